@@ -1,0 +1,1 @@
+//! Measurements: limits and ratios

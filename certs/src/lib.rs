@@ -1,0 +1,1 @@
+//! A development PKI in one command

@@ -1,0 +1,1 @@
+//! The client control manager: a member's daemon

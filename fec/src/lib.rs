@@ -1,0 +1,1 @@
+//! Forward error correction: a rekey message to units and repair units, and back

@@ -1,0 +1,1 @@
+//! The key server: key graphs, access, rekey messages

@@ -1,0 +1,1 @@
+//! The operator's command: demo, pki, mcast, status, evict

@@ -1,0 +1,1 @@
+//! What two daemons share of the network: TLS, Noise, framing, multicast sockets, shutdown, logs

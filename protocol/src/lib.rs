@@ -1,0 +1,1 @@
+//! Every message of Keystone, its key schedule and its signatures

@@ -1,0 +1,1 @@
+//! The registrar: authenticates clients for a key server

@@ -1,0 +1,1 @@
+//! The world in one process: simulated network, reference model, invariants
