@@ -1,0 +1,400 @@
+//! Registration: what goes between client and registrar, and between registrar and key server. Both links are
+//! TLS 1.3; each message is one frame.
+//!
+//! ```text
+//! client                     registrar                        key server
+//!        Register  ------->            FetchNumber  ------->
+//!                           <-------   Number
+//!        Number    <-------
+//!        (both derive the individual key from the TLS exporter)
+//!                                      HandOver     ------->  durable
+//!                           <-------   Durable
+//!        Registered <------
+//! ```
+
+use crate::codec::{DecodeError, Reader, Write};
+use crate::identity::{Identity, MAX_IDENTITY};
+use crate::secret::IndividualKey;
+use crate::{MAX_NAME, MemberId, WIRE_VERSION};
+
+/// Label of the TLS exporter (RFC 8446 §7.5) that makes the individual key.
+pub const EXPORTER_LABEL: &[u8] = b"EXPORTER-keystone-individual-key";
+/// ALPN of the link between client and registrar.
+pub const ALPN_CLIENT: &[u8] = b"keystone-register/1";
+/// ALPN of the link between registrar and key server.
+pub const ALPN_REGISTRAR: &[u8] = b"keystone-registrar/1";
+/// Largest frame on either link: a chunk of the client list.
+pub const MAX_FRAME: usize = 65_536;
+/// Entries of the client list in one frame, each at most 2 + 255 + 4 octets.
+pub const LIST_CHUNK: usize = 128;
+/// Longest refusal text in octets.
+const MAX_TEXT: usize = 200;
+
+/// Context of the exporter: who registers with whom, through whom, and as which registration.
+pub fn exporter_context(
+    identity: &Identity,
+    registrar: &Identity,
+    key_server: &str,
+    client: MemberId,
+    registration: u64,
+) -> Vec<u8> {
+    let mut out = Vec::new();
+    out.put_text(identity.as_str());
+    out.put_text(registrar.as_str());
+    out.put_text(key_server);
+    out.extend_from_slice(&client.0.to_be_bytes());
+    out.extend_from_slice(&registration.to_be_bytes());
+    out
+}
+
+/// Why a registration was refused. Codes are on the wire; nothing was changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum RefusalCode {
+    /// The identity may not register, here or anywhere.
+    Identity = 1,
+    /// The registrar has no key server at the moment; ask again later.
+    Unavailable = 2,
+    /// Another key server is meant.
+    KeyServer = 3,
+    /// A limit is reached; ask again later.
+    Busy = 4,
+    /// The message is not one that was expected.
+    Malformed = 5,
+}
+
+impl TryFrom<u8> for RefusalCode {
+    type Error = DecodeError;
+    fn try_from(value: u8) -> Result<Self, DecodeError> {
+        Ok(match value {
+            1 => Self::Identity,
+            2 => Self::Unavailable,
+            3 => Self::KeyServer,
+            4 => Self::Busy,
+            5 => Self::Malformed,
+            _ => return Err(DecodeError::Value { what: "refusal", value: value.into() }),
+        })
+    }
+}
+
+/// A refusal with its reason in words.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    /// What kind.
+    pub code: RefusalCode,
+    /// In words, at most 200 octets.
+    pub text: String,
+    /// Milliseconds before asking again makes sense; 0 if it never does.
+    pub retry_after_ms: u32,
+}
+
+impl Refusal {
+    /// Cuts `text` to its limit.
+    pub fn new(code: RefusalCode, text: &str, retry_after_ms: u32) -> Self {
+        let mut end = text.len().min(MAX_TEXT);
+        while !text.is_char_boundary(end) {
+            end -= 1;
+        }
+        Self { code, text: text[..end].to_owned(), retry_after_ms }
+    }
+
+    fn encode(&self, out: &mut Vec<u8>) {
+        out.push(self.code as u8);
+        out.put_text(&self.text);
+        out.extend_from_slice(&self.retry_after_ms.to_be_bytes());
+    }
+
+    fn decode(r: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        Ok(Self {
+            code: r.u8("refusal")?.try_into()?,
+            text: r.text(MAX_TEXT, "refusal text")?.to_owned(),
+            retry_after_ms: r.u32("retry after")?,
+        })
+    }
+}
+
+/// Client to registrar.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum FromClient {
+    /// I want to register with the key server of this name. Who I am is in my certificate.
+    Register {
+        /// The key server's name.
+        key_server: String,
+    },
+}
+
+/// Registrar to client.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ToClient {
+    /// Your ID number and the number of this registration; both ends now derive the individual key.
+    Number {
+        /// The client's ID number.
+        client: MemberId,
+        /// Number of the registration.
+        registration: u64,
+    },
+    /// The key server has the individual key, durably.
+    Registered,
+    /// No.
+    Refused(Refusal),
+}
+
+/// Registrar to key server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum FromRegistrar {
+    /// An authenticated client wants to register: which numbers?
+    FetchNumber {
+        /// Names the question, so that answers may overtake each other.
+        tag: u32,
+        /// The client, as its certificate says.
+        identity: Identity,
+    },
+    /// The individual key of a registration whose number was fetched.
+    HandOver {
+        /// As in the question.
+        tag: u32,
+        /// The client's ID number.
+        client: MemberId,
+        /// Number of the registration.
+        registration: u64,
+        /// The key.
+        key: IndividualKey,
+    },
+}
+
+/// An entry of the client list: no access rights.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClientEntry {
+    /// The ID number.
+    pub client: MemberId,
+    /// The identity.
+    pub identity: Identity,
+}
+
+/// Key server to registrar.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ToRegistrar {
+    /// A part of the client list; the first begins a new list.
+    ClientList {
+        /// The key server's name.
+        key_server: String,
+        /// Whether this part begins a new list.
+        first: bool,
+        /// Whether this part ends it.
+        last: bool,
+        /// At most [`LIST_CHUNK`] clients.
+        entries: Vec<ClientEntry>,
+    },
+    /// A client was added.
+    ClientAdded(ClientEntry),
+    /// Answer to `FetchNumber`.
+    Number {
+        /// As in the question.
+        tag: u32,
+        /// The client's ID number.
+        client: MemberId,
+        /// Number of the registration.
+        registration: u64,
+    },
+    /// Answer to `HandOver`: durable.
+    Durable {
+        /// As in the question.
+        tag: u32,
+    },
+    /// Answer to either: no.
+    Refused {
+        /// As in the question.
+        tag: u32,
+        /// Why.
+        refusal: Refusal,
+    },
+}
+
+impl FromClient {
+    /// One frame.
+    pub fn encode(&self) -> Vec<u8> {
+        let Self::Register { key_server } = self;
+        let mut out = vec![WIRE_VERSION, 1];
+        out.put_text(key_server);
+        out
+    }
+
+    /// Reads one frame.
+    pub fn decode(frame: &[u8]) -> Result<Self, DecodeError> {
+        let (mut r, kind) = open(frame)?;
+        let message = match kind {
+            1 => Self::Register { key_server: r.text(MAX_NAME, "key server name")?.to_owned() },
+            _ => return Err(unknown(kind)),
+        };
+        r.end("message").map(|()| message)
+    }
+}
+
+impl ToClient {
+    /// One frame.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut out = vec![WIRE_VERSION];
+        match self {
+            Self::Number { client, registration } => {
+                out.push(1);
+                out.extend_from_slice(&client.0.to_be_bytes());
+                out.extend_from_slice(&registration.to_be_bytes());
+            }
+            Self::Registered => out.push(2),
+            Self::Refused(refusal) => {
+                out.push(3);
+                refusal.encode(&mut out);
+            }
+        }
+        out
+    }
+
+    /// Reads one frame.
+    pub fn decode(frame: &[u8]) -> Result<Self, DecodeError> {
+        let (mut r, kind) = open(frame)?;
+        let message = match kind {
+            1 => Self::Number { client: MemberId(r.u32("client")?), registration: r.u64("registration")? },
+            2 => Self::Registered,
+            3 => Self::Refused(Refusal::decode(&mut r)?),
+            _ => return Err(unknown(kind)),
+        };
+        r.end("message").map(|()| message)
+    }
+}
+
+impl FromRegistrar {
+    /// One frame. It holds a key: the caller wipes it after sending.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut out = vec![WIRE_VERSION];
+        match self {
+            Self::FetchNumber { tag, identity } => {
+                out.push(1);
+                out.extend_from_slice(&tag.to_be_bytes());
+                out.put_text(identity.as_str());
+            }
+            Self::HandOver { tag, client, registration, key } => {
+                out.push(2);
+                out.extend_from_slice(&tag.to_be_bytes());
+                out.extend_from_slice(&client.0.to_be_bytes());
+                out.extend_from_slice(&registration.to_be_bytes());
+                out.extend_from_slice(key.expose());
+            }
+        }
+        out
+    }
+
+    /// Reads one frame.
+    pub fn decode(frame: &[u8]) -> Result<Self, DecodeError> {
+        let (mut r, kind) = open(frame)?;
+        let message = match kind {
+            1 => Self::FetchNumber { tag: r.u32("tag")?, identity: identity(&mut r)? },
+            2 => Self::HandOver {
+                tag: r.u32("tag")?,
+                client: MemberId(r.u32("client")?),
+                registration: r.u64("registration")?,
+                key: IndividualKey::new(r.array("individual key")?),
+            },
+            _ => return Err(unknown(kind)),
+        };
+        r.end("message").map(|()| message)
+    }
+}
+
+impl ToRegistrar {
+    /// One frame.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut out = vec![WIRE_VERSION];
+        match self {
+            Self::ClientList { key_server, first, last, entries } => {
+                out.push(1);
+                out.put_text(key_server);
+                out.push(u8::from(*first));
+                out.push(u8::from(*last));
+                out.put_count(entries.len());
+                entries.iter().for_each(|entry| entry.encode(&mut out));
+            }
+            Self::ClientAdded(entry) => {
+                out.push(2);
+                entry.encode(&mut out);
+            }
+            Self::Number { tag, client, registration } => {
+                out.push(3);
+                out.extend_from_slice(&tag.to_be_bytes());
+                out.extend_from_slice(&client.0.to_be_bytes());
+                out.extend_from_slice(&registration.to_be_bytes());
+            }
+            Self::Durable { tag } => {
+                out.push(4);
+                out.extend_from_slice(&tag.to_be_bytes());
+            }
+            Self::Refused { tag, refusal } => {
+                out.push(5);
+                out.extend_from_slice(&tag.to_be_bytes());
+                refusal.encode(&mut out);
+            }
+        }
+        out
+    }
+
+    /// Reads one frame.
+    pub fn decode(frame: &[u8]) -> Result<Self, DecodeError> {
+        let (mut r, kind) = open(frame)?;
+        let message = match kind {
+            1 => Self::ClientList {
+                key_server: r.text(MAX_NAME, "key server name")?.to_owned(),
+                first: flag(&mut r, "first")?,
+                last: flag(&mut r, "last")?,
+                entries: (0..r.count(LIST_CHUNK, "clients")?)
+                    .map(|_| ClientEntry::decode(&mut r))
+                    .collect::<Result<_, _>>()?,
+            },
+            2 => Self::ClientAdded(ClientEntry::decode(&mut r)?),
+            3 => Self::Number {
+                tag: r.u32("tag")?,
+                client: MemberId(r.u32("client")?),
+                registration: r.u64("registration")?,
+            },
+            4 => Self::Durable { tag: r.u32("tag")? },
+            5 => Self::Refused { tag: r.u32("tag")?, refusal: Refusal::decode(&mut r)? },
+            _ => return Err(unknown(kind)),
+        };
+        r.end("message").map(|()| message)
+    }
+}
+
+impl ClientEntry {
+    fn encode(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&self.client.0.to_be_bytes());
+        out.put_text(self.identity.as_str());
+    }
+
+    fn decode(r: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        Ok(Self { client: MemberId(r.u32("client")?), identity: identity(r)? })
+    }
+}
+
+fn open(frame: &[u8]) -> Result<(Reader<'_>, u8), DecodeError> {
+    let mut r = Reader::new(frame);
+    let version = r.u8("version")?;
+    if version != WIRE_VERSION {
+        return Err(DecodeError::Value { what: "version", value: version.into() });
+    }
+    let kind = r.u8("type")?;
+    Ok((r, kind))
+}
+
+fn unknown(kind: u8) -> DecodeError {
+    DecodeError::Value { what: "type", value: kind.into() }
+}
+
+fn identity(r: &mut Reader<'_>) -> Result<Identity, DecodeError> {
+    Identity::parse(r.text(MAX_IDENTITY, "identity")?).map_err(|_| DecodeError::Text { what: "identity" })
+}
+
+fn flag(r: &mut Reader<'_>, what: &'static str) -> Result<bool, DecodeError> {
+    match r.u8(what)? {
+        0 => Ok(false),
+        1 => Ok(true),
+        other => Err(DecodeError::Value { what, value: other.into() }),
+    }
+}
