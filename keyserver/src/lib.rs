@@ -1,1 +1,11 @@
-//! The key server: key graphs, access, rekey messages
+//! The key server: holds the key graph of each group, decides access, makes and sends rekey messages.
+//!
+//! [`core`] is pure: it is handed time, randomness, octets and completed writes. `shell` owns the clock, the
+//! sockets and the store. A change to a group is staged, persisted, merged, and only then acknowledged and sent.
+
+pub mod config;
+pub mod core;
+
+mod shell;
+
+pub use shell::{Args, main, run};

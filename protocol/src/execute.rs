@@ -9,7 +9,7 @@ use thiserror::Error;
 use zeroize::Zeroize;
 
 use crate::header::Commitment;
-use crate::rekey::{Announcement, Entry, Origin, RekeyMessage, WRAP, parent};
+use crate::rekey::{Announcement, Entry, Origin, RekeyMessage, WRAP};
 use crate::schedule::EpochContext;
 use crate::secret::{NodeSecret, Seed};
 

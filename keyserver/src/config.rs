@@ -1,0 +1,261 @@
+//! The key server's configuration file, and everything about it that can be wrong.
+
+use std::collections::BTreeSet;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use fec::RepairScheme;
+use keygraph::{Degree, Strategy};
+use net::config::{ConfigError, in_range, load};
+use net::noise::StaticKey;
+use net::secret_file;
+use net::tls::{CredentialFiles, Credentials};
+use protocol::identity::{Identity, IdentityPattern};
+use protocol::{GroupId, MAX_NAME, SigningKey};
+use serde::Deserialize;
+
+use crate::core;
+
+/// The file, key by key. Relative paths start from the folder of the file.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FileConfig {
+    /// Name of this key server, 1 to 64 octets, as in its site certificate. Required.
+    pub name: String,
+    /// Address and port for requests of clients (TCP, Noise). Required.
+    pub listen_requests: SocketAddr,
+    /// Address and port for registrars (TCP, TLS). Required.
+    pub listen_registrars: SocketAddr,
+    /// Address of the interface for multicast. Required.
+    pub interface: Ipv4Addr,
+    /// Hops that multicast may travel: 1 (default, this link) to 255.
+    #[serde(default = "ttl")]
+    pub ttl: u8,
+    /// Datagrams sent per second at the most: 10 to 1,000,000; default 2,000 (12 Mbit/s). More fills slow links.
+    #[serde(default = "units_per_second")]
+    pub units_per_second: u32,
+    /// The store: one file, made when it is missing. Required.
+    pub store: PathBuf,
+    /// File of mode 0600 with the key that seals the store; made together with the store. Required.
+    pub store_key: PathBuf,
+    /// File of mode 0600 with the static Noise key. Required.
+    pub noise_key: PathBuf,
+    /// File of mode 0600 with the Ed25519 seed that signs rekey messages. Required.
+    pub signing_key: PathBuf,
+    /// Unix socket for the operator's commands. Required.
+    pub admin_socket: PathBuf,
+    /// User ids that may give commands, besides the server's own and root. Default none.
+    #[serde(default)]
+    pub admin_uids: Vec<u32>,
+    /// Certificate, key and roots for the link with registrars. Required.
+    pub tls: CredentialFiles,
+    /// The registrars; at least one.
+    pub registrar: Vec<RegistrarConfig>,
+    /// The groups; at least one.
+    pub group: Vec<GroupFileConfig>,
+}
+
+/// `[[registrar]]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RegistrarConfig {
+    /// Identity in its certificate. Required.
+    pub identity: String,
+    /// Identities that it may register: exact, or `spiffe://domain/path/*`. Required, not empty.
+    pub may_register: Vec<String>,
+}
+
+/// `[[group]]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GroupFileConfig {
+    /// Number, 1 to 2^32 - 1; never used again for another group. Required.
+    pub id: u32,
+    /// Name, 1 to 64 octets of letters, digits, `.`, `_`, `-`. Required.
+    pub name: String,
+    /// IPv4 multicast address and port of rekey messages and beacons. Required.
+    pub address: SocketAddr,
+    /// Children of a k-node, 2 to 64; default 2. Fixed when the group is made.
+    #[serde(default = "group_degree")]
+    pub degree: u8,
+    /// `chain` (default) or `group`.
+    #[serde(default = "strategy")]
+    pub strategy: String,
+    /// `rs1`, `rs2`, or a target such as the default `loss=0.1,miss=0.001`.
+    #[serde(default = "repair")]
+    pub repair: String,
+    /// Who may join: identities, or prefixes `spiffe://domain/path/*`. Required, not empty.
+    pub allow: Vec<String>,
+    /// Members at the most, 1 to 1,000,000 (default).
+    #[serde(default = "max_members")]
+    pub max_members: usize,
+    /// Seconds between refreshes of the group key, 1 to 31,536,000; 0 for never; default 3,600.
+    #[serde(default = "refresh_s")]
+    pub refresh_s: u64,
+    /// Milliseconds between beacons, 50 to 600,000; default 2,000. Shorter finds losses sooner and costs datagrams.
+    #[serde(default = "beacon_ms")]
+    pub beacon_ms: u64,
+    /// Bound of the random wait before a re-synchronize request in milliseconds, 0 to 600,000; default 1,000. Longer
+    /// spreads the requests of a large group.
+    #[serde(default = "resync_wait_ms")]
+    pub resync_wait_ms: u64,
+    /// Milliseconds that senders wait before they use a new key, 0 to 60,000; default 500.
+    #[serde(default = "send_delay_ms")]
+    pub send_delay_ms: u64,
+    /// Milliseconds for which receivers keep the key before, 0 to 600,000; default 5,000.
+    #[serde(default = "keep_old_ms")]
+    pub keep_old_ms: u64,
+    /// The same after an eviction, 0 to 600,000; default 1,000: what was sent before the switch is still on its way.
+    #[serde(default = "keep_old_revoked_ms")]
+    pub keep_old_revoked_ms: u64,
+}
+
+fn ttl() -> u8 { 1 }
+fn units_per_second() -> u32 { 2_000 }
+fn group_degree() -> u8 { 2 }
+fn strategy() -> String { Strategy::default().to_string() }
+fn repair() -> String { RepairScheme::default().to_string() }
+fn max_members() -> usize { 1_000_000 }
+fn refresh_s() -> u64 { 3_600 }
+fn beacon_ms() -> u64 { 2_000 }
+fn resync_wait_ms() -> u64 { 1_000 }
+fn send_delay_ms() -> u64 { 500 }
+fn keep_old_ms() -> u64 { 5_000 }
+fn keep_old_revoked_ms() -> u64 { 1_000 }
+
+/// Ten thousand groups a server is the size that the design is for; each costs timers and beacons.
+const MAX_GROUPS: usize = 10_000;
+
+/// Everything that the key server needs, checked.
+#[derive(Debug)]
+pub struct Checked {
+    /// For the core.
+    pub core: core::Config,
+    /// The file, with absolute paths.
+    pub file: FileConfig,
+    /// For the link with registrars.
+    pub credentials: Credentials,
+    /// For requests.
+    pub noise: StaticKey,
+}
+
+impl Checked {
+    /// Reads and checks the file and all files that it names. Nothing is bound or written.
+    ///
+    /// # Errors
+    /// The first flaw, with its file, line or key.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let mut file: FileConfig = load(path)?;
+        let folder = path.parent().unwrap_or(Path::new("")).to_owned();
+        let tls = &mut file.tls;
+        for path in [
+            &mut file.store,
+            &mut file.store_key,
+            &mut file.noise_key,
+            &mut file.signing_key,
+            &mut file.admin_socket,
+            &mut tls.certificate,
+            &mut tls.key,
+            &mut tls.roots,
+        ] {
+            *path = folder.join(&*path);
+        }
+        let credentials = Credentials::load(&file.tls).map_err(|e| ConfigError::invalid("tls", e))?;
+        let noise = StaticKey::load(&file.noise_key).map_err(|e| ConfigError::invalid("noise_key", e))?;
+        let seed = secret_file::read(&file.signing_key).map_err(|e| ConfigError::invalid("signing_key", e))?;
+        let signing = SigningKey::from_seed(&seed).map_err(|e| ConfigError::invalid("signing_key", e))?;
+        let core = file.core(signing)?;
+        Ok(Self { core, file, credentials, noise })
+    }
+}
+
+impl FileConfig {
+    fn core(&self, signing: SigningKey) -> Result<core::Config, ConfigError> {
+        name("name", &self.name)?;
+        in_range("ttl", self.ttl, 1..=255)?;
+        in_range("units_per_second", self.units_per_second, 10..=1_000_000)?;
+        in_range("number of [[registrar]] tables", self.registrar.len(), 1..=1_000)?;
+        in_range("number of [[group]] tables", self.group.len(), 1..=MAX_GROUPS)?;
+        let registrars = (self.registrar.iter())
+            .map(|registrar| {
+                let identity = Identity::parse(&registrar.identity)
+                    .map_err(|e| ConfigError::invalid("registrar.identity", e))?;
+                Ok((identity, patterns("registrar.may_register", &registrar.may_register)?))
+            })
+            .collect::<Result<Vec<_>, ConfigError>>()?;
+        unique("registrar.identity", self.registrar.iter().map(|registrar| &registrar.identity))?;
+        unique("group.id", self.group.iter().map(|group| group.id))?;
+        unique("group.name", self.group.iter().map(|group| &group.name))?;
+        let groups = self.group.iter().map(GroupFileConfig::check).collect::<Result<_, _>>()?;
+        Ok(core::Config {
+            name: self.name.clone(),
+            registrars,
+            groups,
+            units_per_second: self.units_per_second,
+            signing,
+        })
+    }
+}
+
+impl GroupFileConfig {
+    fn check(&self) -> Result<core::GroupConfig, ConfigError> {
+        let key = |field: &str| format!("group `{}`: {field}", self.name);
+        name(&key("name"), &self.name)?;
+        in_range(key("id"), self.id, 1..=u32::MAX)?;
+        let SocketAddr::V4(address) = self.address else {
+            return Err(ConfigError::invalid(key("address"), "an IPv4 multicast address is needed"));
+        };
+        if !address.ip().is_multicast() || address.port() == 0 {
+            return Err(ConfigError::invalid(key("address"), "not a multicast address with a port"));
+        }
+        let millis = |field, value, low, high| {
+            in_range(key(field), value, low..=high).map(Duration::from_millis)
+        };
+        let repair: RepairScheme = self.repair.parse().map_err(|e| ConfigError::invalid(key("repair"), e))?;
+        // What the scheme cannot do for the largest message it must not promise for any.
+        fec::Layout::new(fec::MAX_MESSAGE, &repair).map_err(|e| ConfigError::invalid(key("repair"), e))?;
+        in_range(key("refresh_s"), self.refresh_s, 0..=31_536_000)?;
+        Ok(core::GroupConfig {
+            id: GroupId(self.id),
+            name: self.name.clone(),
+            destination: self.address,
+            degree: Degree::new(self.degree).map_err(|e| ConfigError::invalid(key("degree"), e))?,
+            strategy: self.strategy.parse().map_err(|e| ConfigError::invalid(key("strategy"), e))?,
+            repair,
+            allow: patterns(&key("allow"), &self.allow)?,
+            max_members: in_range(key("max_members"), self.max_members, 1..=1_000_000)?,
+            refresh: (self.refresh_s > 0).then(|| Duration::from_secs(self.refresh_s)),
+            beacon: millis("beacon_ms", self.beacon_ms, 50, 600_000)?,
+            resync_wait: millis("resync_wait_ms", self.resync_wait_ms, 0, 600_000)?,
+            send_delay: millis("send_delay_ms", self.send_delay_ms, 0, 60_000)?,
+            keep_old: millis("keep_old_ms", self.keep_old_ms, 0, 600_000)?,
+            keep_old_revoked: millis("keep_old_revoked_ms", self.keep_old_revoked_ms, 0, 600_000)?,
+        })
+    }
+}
+
+fn name(key: &str, name: &str) -> Result<(), ConfigError> {
+    in_range(format!("{key}: length"), name.len(), 1..=MAX_NAME)?;
+    match name.chars().all(|c| c.is_ascii_alphanumeric() || "._-".contains(c)) {
+        true => Ok(()),
+        false => Err(ConfigError::invalid(key, "only letters, digits, `.`, `_`, `-`")),
+    }
+}
+
+fn patterns(key: &str, texts: &[String]) -> Result<Vec<IdentityPattern>, ConfigError> {
+    in_range(format!("{key}: number of entries"), texts.len(), 1..=10_000)?;
+    let parse = |text: &String| IdentityPattern::parse(text).map_err(|e| ConfigError::invalid(key, e));
+    texts.iter().map(parse).collect()
+}
+
+fn unique<T: Ord + std::fmt::Debug>(key: &str, values: impl Iterator<Item = T>) -> Result<(), ConfigError> {
+    let mut seen = BTreeSet::new();
+    for value in values {
+        let text = format!("{value:?} stands here twice");
+        if !seen.insert(value) {
+            return Err(ConfigError::invalid(key, text));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,165 @@
+//! Operators' commands.
+
+use protocol::identity::Identity;
+use protocol::{GroupId, MemberId, Reason};
+use thiserror::Error;
+
+use super::transaction::Intent;
+use super::{Core, Output};
+
+/// A command.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Admin {
+    /// How are you?
+    Status,
+    /// Who is in this group?
+    Members {
+        /// The group.
+        group: String,
+    },
+    /// Take this member out now, and do not let it join again.
+    Evict {
+        /// The group.
+        group: String,
+        /// The member.
+        identity: Identity,
+    },
+    /// Let an evicted client join again.
+    Admit {
+        /// The group.
+        group: String,
+        /// The client.
+        identity: Identity,
+    },
+    /// A new group key now.
+    Refresh {
+        /// The group.
+        group: String,
+    },
+}
+
+/// An answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AdminReply {
+    /// Done and durable.
+    Done,
+    /// Done and durable; the epoch that it made.
+    Epoch(u64),
+    /// Answer to `Status`.
+    Status(Status),
+    /// Answer to `Members`: ID number, identity, epoch of the join.
+    Members(Vec<(MemberId, Identity, u64)>),
+}
+
+/// Why a command was not carried out. Nothing was changed.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum AdminError {
+    /// No group of this name.
+    #[error("there is no group of this name")]
+    UnknownGroup,
+    /// Nobody of this identity has registered.
+    #[error("no client of this identity has registered")]
+    UnknownClient,
+    /// The client is not a member of the group.
+    #[error("the client is not a member of this group")]
+    NotMember,
+    /// Too many commands are waiting.
+    #[error("too many changes are waiting; try again")]
+    Busy,
+    /// It could not be done.
+    #[error("{0}")]
+    Failed(String),
+}
+
+/// State of the key server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Status {
+    /// Name of the key server.
+    pub name: String,
+    /// Number of the reign.
+    pub term: u64,
+    /// Clients that have registered.
+    pub clients: usize,
+    /// Registrars that are connected.
+    pub registrars: usize,
+    /// The groups.
+    pub groups: Vec<GroupStatus>,
+}
+
+/// State of a group.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GroupStatus {
+    /// Name.
+    pub name: String,
+    /// Number.
+    pub id: GroupId,
+    /// Number of the key.
+    pub epoch: u64,
+    /// Members.
+    pub members: usize,
+    /// Edges from the deepest leaf to the root.
+    pub height: usize,
+}
+
+impl Core {
+    pub(super) fn admin(&mut self, ticket: u64, command: Admin) {
+        let answer = match command {
+            Admin::Status => Ok(AdminReply::Status(self.status())),
+            Admin::Members { group } => self.group_named(&group).map(|id| AdminReply::Members(self.members(id))),
+            Admin::Evict { group, identity } => match self.group_and_client(&group, &identity) {
+                Ok((group, member)) => return self.order(ticket, Intent::Evict { ticket, group, member }),
+                Err(error) => Err(error),
+            },
+            Admin::Admit { group, identity } => match self.group_and_client(&group, &identity) {
+                Ok((group, member)) => return self.order(ticket, Intent::Admit { ticket, group, member }),
+                Err(error) => Err(error),
+            },
+            Admin::Refresh { group } => match self.group_named(&group) {
+                Ok(group) => {
+                    let intent = Intent::Refresh { group, reason: Reason::Refresh, ticket: Some(ticket) };
+                    return self.order(ticket, intent);
+                }
+                Err(error) => Err(error),
+            },
+        };
+        self.outputs.push_back(Output::AdminReply { ticket, result: answer });
+    }
+
+    fn order(&mut self, ticket: u64, intent: Intent) {
+        if self.intend(intent).is_err() {
+            self.outputs.push_back(Output::AdminReply { ticket, result: Err(AdminError::Busy) });
+        }
+    }
+
+    fn group_named(&self, name: &str) -> Result<GroupId, AdminError> {
+        let group = self.groups.values().find(|group| group.config.name == name);
+        group.map(super::Group::id).ok_or(AdminError::UnknownGroup)
+    }
+
+    fn group_and_client(&self, group: &str, identity: &Identity) -> Result<(GroupId, MemberId), AdminError> {
+        Ok((self.group_named(group)?, self.clients.find(identity).ok_or(AdminError::UnknownClient)?))
+    }
+
+    fn members(&self, group: GroupId) -> Vec<(MemberId, Identity, u64)> {
+        let Some(group) = self.groups.get(&group) else { return Vec::new() };
+        let known = |member: &MemberId| self.clients.get(*member).map(|client| client.identity.clone());
+        group.joined.iter().filter_map(|(member, epoch)| Some((*member, known(member)?, *epoch))).collect()
+    }
+
+    fn status(&self) -> Status {
+        let groups = self.groups.values().map(|group| GroupStatus {
+            name: group.config.name.clone(),
+            id: group.id(),
+            epoch: group.epoch(),
+            members: group.tree.len(),
+            height: group.tree.height(),
+        });
+        Status {
+            name: self.config.name.clone(),
+            term: self.term,
+            clients: self.clients.len(),
+            registrars: self.links.len(),
+            groups: groups.collect(),
+        }
+    }
+}

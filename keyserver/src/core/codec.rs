@@ -1,0 +1,188 @@
+//! Records of the journal, octet by octet. The store seals them.
+
+use keygraph::{Change, Strategy};
+use protocol::codec::{Reader, Write};
+use protocol::identity::{Identity, MAX_IDENTITY};
+use protocol::rekey::Announcement;
+use protocol::request::RequestId;
+use protocol::{DecodeError, GroupId, Incarnation, IndividualKey, MemberId, Seed};
+use zeroize::Zeroizing;
+
+use super::group::{Recipe, degree};
+
+/// Version of records and snapshots, and of the planner whose trees they describe. A store of another version is
+/// refused, because replaying it might give another tree.
+pub(super) const STATE_VERSION: u8 = 1;
+
+/// Changes in one epoch: a batch that fills a group.
+const MAX_CHANGES: u32 = 1 << 24;
+
+/// One thing that happened.
+pub(super) enum Record {
+    /// A reign begins.
+    Reign { term: u64, incarnation: Incarnation },
+    /// A registrar handed over an individual key.
+    Registered { client: MemberId, identity: Identity, registration: u64, key: IndividualKey },
+    /// The client proved its newest key.
+    Promoted { client: MemberId },
+    /// A group was made: degree, first root.
+    Created { group: GroupId, degree: u8, strategy: Strategy, seed: Seed },
+    /// A group has a new epoch.
+    Epoch { recipe: Recipe, digest: [u8; 32] },
+    /// An evicted client may join again.
+    Admitted { group: GroupId, member: MemberId },
+}
+
+impl Record {
+    pub(super) fn encode(&self) -> Zeroizing<Vec<u8>> {
+        let mut out = Zeroizing::new(Vec::with_capacity(256));
+        out.push(STATE_VERSION);
+        match self {
+            Self::Reign { term, incarnation } => {
+                out.push(1);
+                out.extend_from_slice(&term.to_be_bytes());
+                out.extend_from_slice(&incarnation.0);
+            }
+            Self::Registered { client, identity, registration, key } => {
+                out.push(2);
+                out.extend_from_slice(&client.0.to_be_bytes());
+                out.put_text(identity.as_str());
+                out.extend_from_slice(&registration.to_be_bytes());
+                out.extend_from_slice(key.expose());
+            }
+            Self::Promoted { client } => {
+                out.push(3);
+                out.extend_from_slice(&client.0.to_be_bytes());
+            }
+            Self::Created { group, degree, strategy, seed } => {
+                out.push(4);
+                out.extend_from_slice(&group.0.to_be_bytes());
+                out.push(*degree);
+                out.push(strategy_number(*strategy));
+                out.extend_from_slice(seed.expose());
+            }
+            Self::Epoch { recipe, digest } => {
+                out.push(5);
+                recipe.encode(&mut out);
+                out.extend_from_slice(digest);
+            }
+            Self::Admitted { group, member } => {
+                out.push(6);
+                out.extend_from_slice(&group.0.to_be_bytes());
+                out.extend_from_slice(&member.0.to_be_bytes());
+            }
+        }
+        out
+    }
+
+    pub(super) fn decode(octets: &[u8]) -> Result<Self, DecodeError> {
+        let mut r = Reader::new(octets);
+        let version = r.u8("version of the record")?;
+        if version != STATE_VERSION {
+            return Err(DecodeError::Value { what: "version of the record", value: version.into() });
+        }
+        let kind = r.u8("kind of record")?;
+        let record = match kind {
+            1 => Self::Reign { term: r.u64("term")?, incarnation: Incarnation(r.array("incarnation")?) },
+            2 => Self::Registered {
+                client: MemberId(r.u32("client")?),
+                identity: identity(&mut r)?,
+                registration: r.u64("registration")?,
+                key: IndividualKey::new(r.array("individual key")?),
+            },
+            3 => Self::Promoted { client: MemberId(r.u32("client")?) },
+            4 => Self::Created {
+                group: GroupId(r.u32("group")?),
+                degree: degree(r.u8("degree")?)?.get(),
+                strategy: strategy(r.u8("strategy")?)?,
+                seed: Seed::new(r.array("seed")?),
+            },
+            5 => Self::Epoch { recipe: Recipe::decode(&mut r)?, digest: r.array("digest")? },
+            6 => Self::Admitted { group: GroupId(r.u32("group")?), member: MemberId(r.u32("member")?) },
+            _ => return Err(DecodeError::Value { what: "kind of record", value: kind.into() }),
+        };
+        r.end("record").map(|()| record)
+    }
+}
+
+impl Recipe {
+    fn encode(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&self.group.0.to_be_bytes());
+        out.extend_from_slice(&self.incarnation.0);
+        out.extend_from_slice(&self.term.to_be_bytes());
+        out.extend_from_slice(&self.epoch.to_be_bytes());
+        out.push(strategy_number(self.strategy));
+        self.announcement.encode(out);
+        out.extend_from_slice(self.seed.expose());
+        out.push(u8::from(self.request.is_some()));
+        self.request.iter().for_each(|id| out.extend_from_slice(&id.0));
+        out.extend_from_slice(&u32::try_from(self.changes.len()).unwrap_or(u32::MAX).to_be_bytes());
+        for change in &self.changes {
+            let (kind, member) = match change {
+                Change::Join(member) => (1, member.0),
+                Change::Leave(member) => (2, member.0),
+                Change::Renew(member) => (3, member.0),
+                Change::Refresh => (4, 0),
+            };
+            out.push(kind);
+            out.extend_from_slice(&member.to_be_bytes());
+        }
+    }
+
+    fn decode(r: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        Ok(Self {
+            group: GroupId(r.u32("group")?),
+            incarnation: Incarnation(r.array("incarnation")?),
+            term: r.u64("term")?,
+            epoch: r.u64("epoch")?,
+            strategy: strategy(r.u8("strategy")?)?,
+            announcement: Announcement::decode(r)?,
+            seed: Seed::new(r.array("seed")?),
+            request: match r.u8("request flag")? {
+                0 => None,
+                1 => Some(RequestId(r.array("request id")?)),
+                other => return Err(DecodeError::Value { what: "request flag", value: other.into() }),
+            },
+            changes: changes(r)?,
+        })
+    }
+}
+
+fn changes(r: &mut Reader<'_>) -> Result<Vec<Change>, DecodeError> {
+    let count = r.u32("changes")?;
+    if count > MAX_CHANGES {
+        return Err(DecodeError::Value { what: "changes", value: count.into() });
+    }
+    (0..count)
+        .map(|_| {
+            let kind = r.u8("change")?;
+            let member = MemberId(r.u32("member")?);
+            Ok(match kind {
+                1 => Change::Join(member),
+                2 => Change::Leave(member),
+                3 => Change::Renew(member),
+                4 => Change::Refresh,
+                _ => return Err(DecodeError::Value { what: "change", value: kind.into() }),
+            })
+        })
+        .collect()
+}
+
+pub(super) fn identity(r: &mut Reader<'_>) -> Result<Identity, DecodeError> {
+    Identity::parse(r.text(MAX_IDENTITY, "identity")?).map_err(|_| DecodeError::Text { what: "identity" })
+}
+
+pub(super) fn strategy_number(strategy: Strategy) -> u8 {
+    match strategy {
+        Strategy::Group => 1,
+        Strategy::Chain => 2,
+    }
+}
+
+pub(super) fn strategy(number: u8) -> Result<Strategy, DecodeError> {
+    match number {
+        1 => Ok(Strategy::Group),
+        2 => Ok(Strategy::Chain),
+        _ => Err(DecodeError::Value { what: "strategy", value: number.into() }),
+    }
+}

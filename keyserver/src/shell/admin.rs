@@ -1,0 +1,156 @@
+//! The operator's Unix socket: HTTP/1.1 and JSON; the kernel says who asks.
+
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use axum::extract::connect_info::Connected;
+use axum::extract::{ConnectInfo, DefaultBodyLimit, Path as UrlPath, Request, State};
+use axum::http::StatusCode;
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::serve::IncomingStream;
+use axum::{Json, Router};
+use protocol::identity::Identity;
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tokio::net::{UnixListener, UnixStream};
+
+use super::engine::{Command, Handle};
+use crate::core::{Admin, AdminError, AdminReply};
+
+/// Octets of a command's body: an identity and a little JSON.
+const MAX_BODY: usize = 4_096;
+
+/// The bound socket; the file goes when this goes.
+pub(super) struct Socket {
+    listener: UnixListener,
+    path: PathBuf,
+}
+
+impl Socket {
+    pub(super) fn bind(path: &Path) -> io::Result<Self> {
+        // A socket file that a killed process left behind answers nobody.
+        if path.exists() && std::os::unix::net::UnixStream::connect(path).is_err() {
+            std::fs::remove_file(path)?;
+        }
+        let listener = UnixListener::bind(path)?;
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660))?;
+        Ok(Self { listener, path: path.to_owned() })
+    }
+
+    pub(super) async fn serve(self, uids: Vec<u32>, engine: Handle) {
+        let Self { listener, path } = self;
+        let _remove = Remove(path);
+        let own = std::fs::metadata("/proc/self").map(|me| std::os::unix::fs::MetadataExt::uid(&me)).unwrap_or(0);
+        let allowed = move |uid: u32| uid == 0 || uid == own || uids.contains(&uid);
+        let router = Router::new()
+            .route("/v1/status", get(status))
+            .route("/v1/groups/{group}/members", get(members))
+            .route("/v1/groups/{group}/evict", post(evict))
+            .route("/v1/groups/{group}/admit", post(admit))
+            .route("/v1/groups/{group}/refresh", post(refresh))
+            .layer(DefaultBodyLimit::max(MAX_BODY))
+            .layer(middleware::from_fn(move |peer: ConnectInfo<Peer>, request: Request, next: Next| {
+                let allowed = peer.0.0.is_some_and(&allowed);
+                async move { if allowed { next.run(request).await } else { StatusCode::FORBIDDEN.into_response() } }
+            }))
+            .with_state(engine);
+        if let Err(error) = axum::serve(listener, router.into_make_service_with_connect_info::<Peer>()).await {
+            tracing::error!(%error, "the operator's socket is gone");
+        }
+    }
+}
+
+struct Remove(PathBuf);
+
+impl Drop for Remove {
+    fn drop(&mut self) {
+        drop(std::fs::remove_file(&self.0));
+    }
+}
+
+#[derive(Clone)]
+struct Peer(Option<u32>);
+
+impl Connected<IncomingStream<'_, UnixListener>> for Peer {
+    fn connect_info(stream: IncomingStream<'_, UnixListener>) -> Self {
+        let stream: &UnixStream = stream.io();
+        Self(stream.peer_cred().ok().map(|credentials| credentials.uid()))
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Who {
+    identity: String,
+}
+
+async fn status(State(engine): State<Handle>) -> Response {
+    order(&engine, Admin::Status).await
+}
+
+async fn members(State(engine): State<Handle>, UrlPath(group): UrlPath<String>) -> Response {
+    order(&engine, Admin::Members { group }).await
+}
+
+async fn refresh(State(engine): State<Handle>, UrlPath(group): UrlPath<String>) -> Response {
+    order(&engine, Admin::Refresh { group }).await
+}
+
+async fn evict(State(engine): State<Handle>, UrlPath(group): UrlPath<String>, Json(who): Json<Who>) -> Response {
+    match Identity::parse(&who.identity) {
+        Ok(identity) => order(&engine, Admin::Evict { group, identity }).await,
+        Err(error) => failure(StatusCode::BAD_REQUEST, &error.to_string()),
+    }
+}
+
+async fn admit(State(engine): State<Handle>, UrlPath(group): UrlPath<String>, Json(who): Json<Who>) -> Response {
+    match Identity::parse(&who.identity) {
+        Ok(identity) => order(&engine, Admin::Admit { group, identity }).await,
+        Err(error) => failure(StatusCode::BAD_REQUEST, &error.to_string()),
+    }
+}
+
+async fn order(engine: &Handle, command: Admin) -> Response {
+    match engine.ask(|answer| Command::Admin(command, answer)).await {
+        Some(Ok(reply)) => Json(render(reply)).into_response(),
+        Some(Err(error)) => {
+            let status = match error {
+                AdminError::UnknownGroup | AdminError::UnknownClient | AdminError::NotMember => StatusCode::NOT_FOUND,
+                AdminError::Busy => StatusCode::SERVICE_UNAVAILABLE,
+                AdminError::Failed(_) => StatusCode::INTERNAL_SERVER_ERROR,
+            };
+            failure(status, &error.to_string())
+        }
+        None => failure(StatusCode::SERVICE_UNAVAILABLE, "the key server is stopping"),
+    }
+}
+
+fn failure(status: StatusCode, why: &str) -> Response {
+    (status, Json(json!({ "error": why }))).into_response()
+}
+
+fn render(reply: AdminReply) -> Value {
+    match reply {
+        AdminReply::Done => json!({ "ok": true }),
+        AdminReply::Epoch(epoch) => json!({ "ok": true, "epoch": epoch }),
+        AdminReply::Members(members) => {
+            let row = |(client, identity, epoch): (protocol::MemberId, Identity, u64)| {
+                json!({ "client_id": client.0, "identity": identity.as_str(), "joined_epoch": epoch })
+            };
+            json!({ "members": members.into_iter().map(row).collect::<Vec<_>>() })
+        }
+        AdminReply::Status(status) => json!({
+            "name": status.name,
+            "term": status.term,
+            "clients": status.clients,
+            "registrars": status.registrars,
+            "groups": status.groups.iter().map(|group| json!({
+                "name": group.name, "id": group.id.0, "epoch": group.epoch,
+                "members": group.members, "height": group.height,
+            })).collect::<Vec<_>>(),
+        }),
+    }
+}

@@ -1,0 +1,274 @@
+//! One task owns the core. Everything else talks to it through a [`Handle`].
+
+use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+use net::multicast::{MulticastError, Sender};
+use net::shutdown::Shutdown;
+use protocol::identity::Identity;
+use protocol::{IndividualKey, MemberId};
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+use zeroize::Zeroizing;
+
+use super::RunError;
+use crate::core::{Admin, AdminError, AdminReply, Core, Event, Input, Output};
+use crate::store::{Store, StoreError};
+
+/// Commands that wait for the core: what all doors together let in at once. Beyond it they wait, and so do peers.
+const QUEUE: usize = 1_024;
+/// Frames that wait for one registrar; one that does not read is cut off.
+const REGISTRAR_QUEUE: usize = 16_384;
+
+type Reply = oneshot::Sender<Option<Zeroizing<Vec<u8>>>>;
+
+pub(super) enum Command {
+    Key(MemberId, u64, oneshot::Sender<Option<IndividualKey>>),
+    Request(MemberId, u64, Zeroizing<Vec<u8>>, Reply),
+    Admin(Admin, oneshot::Sender<Result<AdminReply, AdminError>>),
+    RegistrarUp(u64, Identity, mpsc::Sender<Vec<u8>>),
+    RegistrarDown(u64),
+    FromRegistrar(u64, Zeroizing<Vec<u8>>),
+}
+
+/// Talks to the engine. Clones are the same engine.
+#[derive(Clone)]
+pub(super) struct Handle(mpsc::Sender<Command>);
+
+impl Handle {
+    pub(super) async fn send(&self, command: Command) {
+        // The engine ends only with the process.
+        drop(self.0.send(command).await);
+    }
+
+    pub(super) async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Option<T> {
+        let (answer, answered) = oneshot::channel();
+        self.send(command(answer)).await;
+        answered.await.ok()
+    }
+
+    /// A channel for frames to a registrar.
+    pub(super) fn registrar_channel() -> (mpsc::Sender<Vec<u8>>, mpsc::Receiver<Vec<u8>>) {
+        mpsc::channel(REGISTRAR_QUEUE)
+    }
+}
+
+type Write = JoinHandle<(Box<dyn Store>, Result<(), StoreError>)>;
+
+pub(super) struct Engine {
+    core: Core,
+    /// Away while a write is under way.
+    store: Option<Box<dyn Store>>,
+    write: Option<Write>,
+    started: Instant,
+    senders: BTreeMap<SocketAddr, Sender>,
+    registrars: BTreeMap<u64, mpsc::Sender<Vec<u8>>>,
+    replies: BTreeMap<u64, Reply>,
+    answers: BTreeMap<u64, oneshot::Sender<Result<AdminReply, AdminError>>>,
+    numbers: u64,
+    queue: (mpsc::Sender<Command>, mpsc::Receiver<Command>),
+    halted: bool,
+}
+
+impl Engine {
+    pub(super) fn new(core: Core, store: Box<dyn Store>) -> Self {
+        Self {
+            core,
+            store: Some(store),
+            write: None,
+            started: Instant::now(),
+            senders: BTreeMap::new(),
+            registrars: BTreeMap::new(),
+            replies: BTreeMap::new(),
+            answers: BTreeMap::new(),
+            numbers: 0,
+            queue: mpsc::channel(QUEUE),
+            halted: false,
+        }
+    }
+
+    pub(super) fn add_destination(
+        &mut self,
+        destination: SocketAddr,
+        interface: Ipv4Addr,
+        ttl: u8,
+    ) -> Result<(), MulticastError> {
+        if !self.senders.contains_key(&destination) {
+            self.senders.insert(destination, Sender::open(destination, interface, ttl)?);
+        }
+        Ok(())
+    }
+
+    pub(super) fn handle(&self) -> Handle {
+        Handle(self.queue.0.clone())
+    }
+
+    /// Runs until `shutdown` and all that was accepted is done, at most `drain` longer.
+    pub(super) async fn run(mut self, shutdown: Shutdown, drain: Duration) -> Result<(), RunError> {
+        self.drain().await;
+        let mut stopping: Option<Instant> = None;
+        loop {
+            if self.halted {
+                return Err(RunError::Halted);
+            }
+            let over = stopping.is_some_and(|since| since.elapsed() >= drain);
+            if stopping.is_some() && (over || (self.core.is_idle() && self.write.is_none())) {
+                tracing::info!(complete = !over, "drained; key server ends");
+                return Ok(());
+            }
+            let timer = self.core.poll_timeout().map(|(at, _)| self.started + at);
+            let wake = timer.unwrap_or_else(|| Instant::now() + Duration::from_secs(3_600));
+            let wake = stopping.map_or(wake, |since| wake.min(since + drain));
+            tokio::select! {
+                result = finished(&mut self.write) => self.written(result),
+                command = self.queue.1.recv(), if stopping.is_none() => match command {
+                    Some(command) => self.command(command),
+                    None => return Ok(()),
+                },
+                () = tokio::time::sleep_until(wake) => self.feed(Input::Timeout),
+                () = shutdown.wait(), if stopping.is_none() => {
+                    tracing::info!("stopping: no more requests are taken, what was accepted is finished");
+                    stopping = Some(Instant::now());
+                }
+            }
+            self.drain().await;
+        }
+    }
+
+    fn feed(&mut self, input: Input<'_>) {
+        self.core.handle(self.started.elapsed(), input);
+    }
+
+    fn number(&mut self) -> u64 {
+        self.numbers += 1;
+        self.numbers
+    }
+
+    fn command(&mut self, command: Command) {
+        match command {
+            Command::Key(client, registration, answer) => {
+                drop(answer.send(self.core.individual_key(client, registration)));
+            }
+            Command::Request(client, registration, message, reply) => {
+                let session = self.number();
+                self.replies.insert(session, reply);
+                self.feed(Input::Request { session, client, registration, message: &message });
+            }
+            Command::Admin(command, answer) => {
+                let ticket = self.number();
+                self.answers.insert(ticket, answer);
+                self.feed(Input::Admin { ticket, command });
+            }
+            Command::RegistrarUp(link, identity, frames) => {
+                tracing::info!(%identity, "registrar is connected");
+                self.registrars.insert(link, frames);
+                self.feed(Input::RegistrarUp { link, identity });
+            }
+            Command::RegistrarDown(link) => {
+                self.registrars.remove(&link);
+                self.feed(Input::RegistrarDown { link });
+            }
+            Command::FromRegistrar(link, frame) => self.feed(Input::FromRegistrar { link, frame: &frame }),
+        }
+    }
+
+    fn written(&mut self, result: Option<(Box<dyn Store>, Result<(), StoreError>)>) {
+        self.write = None;
+        let ok = match result {
+            Some((store, result)) => {
+                self.store = Some(store);
+                result.inspect_err(|error| tracing::error!(%error, "the store failed")).is_ok()
+            }
+            None => false,
+        };
+        self.feed(Input::Persisted(ok));
+    }
+
+    async fn drain(&mut self) {
+        while let Some(output) = self.core.poll_output() {
+            match output {
+                Output::Persist(records) => self.start_write(move |store| {
+                    let records: Vec<&[u8]> = records.iter().map(|record| record.as_slice()).collect();
+                    store.append(&records)
+                }),
+                Output::Snapshot(snapshot) => self.start_write(move |store| store.snapshot(&snapshot)),
+                Output::ToRegistrar { link, frame } => {
+                    let sent = self.registrars.get(&link).map(|frames| frames.try_send(frame));
+                    if sent.is_some_and(|sent| sent.is_err()) {
+                        tracing::warn!(link, "a registrar does not read; its connection is cut");
+                        self.registrars.remove(&link);
+                    }
+                }
+                Output::CloseRegistrar { link } => drop(self.registrars.remove(&link)),
+                Output::Reply { session, message } => {
+                    // A client that went away asks again, and gets the same answer.
+                    self.replies.remove(&session).map(|reply| reply.send(Some(message)));
+                }
+                Output::Refuse { session } => {
+                    self.replies.remove(&session).map(|reply| reply.send(None));
+                }
+                Output::Datagram { destination, octets } => self.multicast(destination, &octets).await,
+                Output::AdminReply { ticket, result } => {
+                    self.answers.remove(&ticket).map(|answer| answer.send(result));
+                }
+                Output::Event(event) => log(&event),
+                Output::Halt => self.halted = true,
+            }
+        }
+    }
+
+    fn start_write(&mut self, work: impl FnOnce(&mut dyn Store) -> Result<(), StoreError> + Send + 'static) {
+        let Some(mut store) = self.store.take() else { return };
+        self.write = Some(tokio::task::spawn_blocking(move || {
+            let result = work(store.as_mut());
+            (store, result)
+        }));
+    }
+
+    async fn multicast(&self, destination: SocketAddr, octets: &[u8]) {
+        if let Some(sender) = self.senders.get(&destination)
+            && let Err(error) = sender.send(octets).await
+        {
+            // Lost like any datagram: members notice by the next beacon.
+            tracing::warn!(%destination, %error, "cannot multicast");
+        }
+    }
+}
+
+/// The end of the write, if one is under way; `None` if its task died.
+async fn finished(write: &mut Option<Write>) -> Option<(Box<dyn Store>, Result<(), StoreError>)> {
+    match write {
+        Some(task) => task.await.ok(),
+        None => std::future::pending().await,
+    }
+}
+
+fn log(event: &Event) {
+    match event {
+        Event::Reign { term, incarnation } => {
+            tracing::info!(term, incarnation = %hex::encode(incarnation.0), "a new reign");
+        }
+        Event::Registered { client, identity, registration } => {
+            tracing::info!(%client, %identity, registration, "registered");
+        }
+        Event::Epoch(epoch) => tracing::info!(
+            group = %epoch.group,
+            term = epoch.term,
+            epoch = epoch.epoch,
+            reason = ?epoch.reason,
+            members = epoch.members,
+            joined = epoch.plan.joined.len(),
+            left = epoch.plan.left.len(),
+            octets = epoch.octets,
+            units = epoch.units,
+            repair_units = epoch.repair_units,
+            "new epoch"
+        ),
+        Event::Given { group, client, .. } => tracing::debug!(%group, %client, "keys given"),
+        Event::Denied { group, client, denial } => tracing::info!(group, %client, %denial, "denied"),
+        Event::Misbehaved { peer, how } => tracing::warn!(peer, how, "refused"),
+        Event::Overflow { datagrams } => tracing::warn!(datagrams, "the sending queue is full"),
+    }
+}

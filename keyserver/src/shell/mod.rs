@@ -1,0 +1,174 @@
+//! The tokio shell: owns the clock, the sockets and the store, and holds no rule of the protocol.
+#![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "the shell owns the clock and the sockets")]
+
+mod admin;
+mod engine;
+mod registrars;
+mod requests;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use net::config::ConfigError;
+use net::entropy::OsEntropy;
+use net::exit::Exit;
+use net::secret_file::{self, SecretFileError};
+use net::shutdown::Shutdown;
+use protocol::Entropy;
+use thiserror::Error;
+use tokio::net::TcpListener;
+use zeroize::Zeroizing;
+
+use crate::config::Checked;
+use crate::core::{Core, RestoreError};
+use crate::store::{RedbStore, Store, StoreError};
+use engine::Engine;
+
+/// Arguments of the key server.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Configuration file (TOML).
+    #[arg(long, value_name = "FILE")]
+    pub config: PathBuf,
+    /// Check the configuration and all files that it names, and stop.
+    #[arg(long)]
+    pub check: bool,
+    /// Log as JSON lines.
+    #[arg(long)]
+    pub log_json: bool,
+}
+
+/// Why the key server does not run.
+#[derive(Debug, Error)]
+pub enum RunError {
+    /// The configuration is wrong.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The store's key file cannot be used.
+    #[error(transparent)]
+    StoreKey(#[from] SecretFileError),
+    /// The store cannot be used.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The store holds what this key server cannot start from.
+    #[error(transparent)]
+    Restore(#[from] RestoreError),
+    /// A port or socket cannot be had.
+    #[error("cannot listen on {what}: {source}")]
+    Listen {
+        /// Which.
+        what: String,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A multicast socket cannot be had.
+    #[error(transparent)]
+    Multicast(#[from] net::multicast::MulticastError),
+    /// TLS cannot be set up.
+    #[error(transparent)]
+    Tls(#[from] net::tls::TlsError),
+    /// The store failed while running; what was not acknowledged is lost, what was is not.
+    #[error("the store failed; stopped so that nothing is acknowledged that is not durable")]
+    Halted,
+}
+
+/// What drains at a stop gets this long.
+const DRAIN: Duration = Duration::from_secs(5);
+
+/// The binary `keyserver`.
+pub fn main(args: Args) -> ExitCode {
+    if let Err(error) = net::logs::init(args.log_json) {
+        eprintln!("keyserver: {error}");
+        return Exit::Usage.into();
+    }
+    let checked = match Checked::load(&args.config) {
+        Ok(checked) => checked,
+        Err(error) => {
+            eprintln!("keyserver: {error}");
+            return Exit::Usage.into();
+        }
+    };
+    if args.check {
+        println!("{}: ok", args.config.display());
+        return Exit::Ok.into();
+    }
+    let runtime = match tokio::runtime::Runtime::new() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("keyserver: cannot start the runtime: {error}");
+            return Exit::Failure.into();
+        }
+    };
+    let result = runtime.block_on(async {
+        let shutdown = Shutdown::on_signals()
+            .map_err(|source| RunError::Listen { what: "signals".into(), source })?;
+        run(checked, shutdown).await
+    });
+    match result {
+        Ok(()) => Exit::Ok.into(),
+        Err(error) => {
+            eprintln!("keyserver: {error}");
+            match error {
+                RunError::Config(_) | RunError::StoreKey(_) => Exit::Usage.into(),
+                _ => Exit::Failure.into(),
+            }
+        }
+    }
+}
+
+/// Runs until `shutdown`, then finishes what was accepted.
+pub async fn run(checked: Checked, shutdown: Shutdown) -> Result<(), RunError> {
+    let Checked { core: config, file, credentials, noise } = checked;
+    let mut store = RedbStore::open(&file.store, &store_key(&file)?, Box::new(OsEntropy))?;
+    let loaded = store.load()?;
+    let snapshot = loaded.snapshot.as_ref().map(|snapshot| snapshot.as_slice());
+    let core = Core::start(config, Box::new(OsEntropy), snapshot, &loaded.records)?;
+    drop(loaded);
+
+    let requests = listen("requests", file.listen_requests).await?;
+    let registrars = listen("registrars", file.listen_registrars).await?;
+    let admin = admin::Socket::bind(&file.admin_socket)
+        .map_err(|source| RunError::Listen { what: file.admin_socket.display().to_string(), source })?;
+    let mut engine = Engine::new(core, Box::new(store));
+    for group in &file.group {
+        engine.add_destination(group.address, file.interface, file.ttl)?;
+    }
+    let handle = engine.handle();
+    let tls = net::tls::server_config(&credentials, protocol::registration::ALPN_REGISTRAR)?;
+    tracing::info!(
+        name = %file.name,
+        requests = %file.listen_requests,
+        registrars = %file.listen_registrars,
+        identity = %credentials.identity(),
+        "key server is up"
+    );
+    let doors = async {
+        tokio::join!(
+            requests::serve(requests, file.name.clone(), noise, handle.clone()),
+            registrars::serve(registrars, tls, handle.clone()),
+            admin.serve(file.admin_uids.clone(), handle.clone()),
+        )
+    };
+    let engine = engine.run(shutdown.clone(), DRAIN);
+    tokio::select! {
+        result = engine => result,
+        _ = doors => Ok(()),
+    }
+}
+
+/// The key that seals the store. Store and key are made together; a store without its key is not overwritten.
+fn store_key(file: &crate::config::FileConfig) -> Result<Zeroizing<[u8; 32]>, SecretFileError> {
+    if !file.store.exists() && !file.store_key.exists() {
+        let mut key = Zeroizing::new([0; 32]);
+        OsEntropy.fill(key.as_mut());
+        secret_file::create(&file.store_key, &key)?;
+    }
+    secret_file::read(&file.store_key)
+}
+
+async fn listen(what: &str, address: std::net::SocketAddr) -> Result<TcpListener, RunError> {
+    TcpListener::bind(address)
+        .await
+        .map_err(|source| RunError::Listen { what: format!("{address} for {what}"), source })
+}

@@ -1,0 +1,51 @@
+//! The identity in a certificate: its one URI.
+
+use protocol::identity::{Identity, IdentityError};
+use rustls_pki_types::CertificateDer;
+use thiserror::Error;
+use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
+
+/// Why a certificate names nobody. Whoever issued or presents it is to blame.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum CertificateIdentityError {
+    /// Not one X.509 certificate.
+    #[error("malformed certificate")]
+    Malformed,
+    /// Not exactly one URI among the subject's alternative names.
+    #[error("the certificate has {count} URI names, expected exactly 1")]
+    Count {
+        /// URI names that it has.
+        count: usize,
+    },
+    /// The URI is not an identity.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+}
+
+/// The identity of a certificate: exactly one URI subject alternative name (RFC 5280, section 4.2.1.6) in canonical
+/// spelling. Names of other kinds mean nothing here and are ignored. Says nothing about who signed the certificate.
+///
+/// # Errors
+/// See [`CertificateIdentityError`].
+pub fn from_certificate(certificate: &CertificateDer<'_>) -> Result<Identity, CertificateIdentityError> {
+    let (rest, certificate) =
+        X509Certificate::from_der(certificate).map_err(|_| CertificateIdentityError::Malformed)?;
+    // An error here also covers an extension that stands there twice.
+    let names = certificate.subject_alternative_name().map_err(|_| CertificateIdentityError::Malformed)?;
+    if !rest.is_empty() {
+        return Err(CertificateIdentityError::Malformed);
+    }
+    let mut uris = Vec::new();
+    for name in names.iter().flat_map(|names| &names.value.general_names) {
+        match name {
+            GeneralName::URI(uri) => uris.push(*uri),
+            // It could have been a second URI.
+            GeneralName::Invalid(..) => return Err(CertificateIdentityError::Malformed),
+            _ => {}
+        }
+    }
+    match uris.as_slice() {
+        [uri] => Ok(Identity::parse(uri)?),
+        uris => Err(CertificateIdentityError::Count { count: uris.len() }),
+    }
+}

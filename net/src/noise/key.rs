@@ -1,0 +1,80 @@
+//! The key server's static key.
+
+use std::path::Path;
+
+use aws_lc_rs::agreement::{PrivateKey, X25519};
+use thiserror::Error;
+use zeroize::Zeroizing;
+
+use crate::secret_file::{self, SecretFileError};
+
+/// Why there is no static key.
+#[derive(Debug, Error)]
+pub enum StaticKeyError {
+    /// Its file is refused.
+    #[error(transparent)]
+    File(#[from] SecretFileError),
+    /// The library makes no key of it, or the system gives no randomness.
+    #[error("cannot make an X25519 key")]
+    Key,
+}
+
+/// A private X25519 key (RFC 7748), zeroed when dropped, with its public key.
+pub struct StaticKey {
+    private: Zeroizing<[u8; 32]>,
+    public: [u8; 32],
+}
+
+impl std::fmt::Debug for StaticKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "StaticKey(public {})", hex::encode(self.public))
+    }
+}
+
+impl StaticKey {
+    /// A fresh one.
+    ///
+    /// # Errors
+    /// [`StaticKeyError::Key`].
+    pub fn generate() -> Result<Self, StaticKeyError> {
+        let mut private = Zeroizing::new([0; 32]);
+        aws_lc_rs::rand::fill(&mut *private).map_err(|_| StaticKeyError::Key)?;
+        Self::from_private(private)
+    }
+
+    /// The key with these 32 octets as its private part; every 32 octets are one.
+    ///
+    /// # Errors
+    /// [`StaticKeyError::Key`].
+    pub fn from_private(private: Zeroizing<[u8; 32]>) -> Result<Self, StaticKeyError> {
+        let key = PrivateKey::from_private_key(&X25519, &*private).map_err(|_| StaticKeyError::Key)?;
+        let public = key.compute_public_key().map_err(|_| StaticKeyError::Key)?;
+        let public = public.as_ref().try_into().map_err(|_| StaticKeyError::Key)?;
+        Ok(Self { private, public })
+    }
+
+    /// Reads the private part from a file, see [`secret_file::read`].
+    ///
+    /// # Errors
+    /// See [`StaticKeyError`].
+    pub fn load(path: impl AsRef<Path>) -> Result<Self, StaticKeyError> {
+        Self::from_private(secret_file::read(path)?)
+    }
+
+    /// Writes the private part into a new file, see [`secret_file::create`].
+    ///
+    /// # Errors
+    /// [`StaticKeyError::File`].
+    pub fn save(&self, path: impl AsRef<Path>) -> Result<(), StaticKeyError> {
+        Ok(secret_file::create(path, &self.private)?)
+    }
+
+    /// What clients are configured with.
+    pub fn public(&self) -> &[u8; 32] {
+        &self.public
+    }
+
+    pub(super) fn private(&self) -> &[u8; 32] {
+        &self.private
+    }
+}

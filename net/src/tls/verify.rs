@@ -1,0 +1,139 @@
+//! Whom a handshake accepts: a chain to a root, a signature of this connection, and one identity.
+
+use std::sync::Arc;
+
+use protocol::identity::Identity;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::verify_server_cert_signed_by_trust_anchor;
+use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms, verify_tls13_signature};
+use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use rustls::server::{ParsedCertificate, WebPkiClientVerifier};
+use rustls::{
+    CertificateError, DigitallySignedStruct, DistinguishedName, Error, OtherError, PeerIncompatible, RootCertStore,
+    SignatureScheme,
+};
+use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
+use thiserror::Error;
+
+use crate::identity::{CertificateIdentityError, from_certificate};
+
+#[derive(Debug, Error)]
+enum PeerError {
+    #[error(transparent)]
+    Certificate(#[from] CertificateIdentityError),
+    #[error("the peer is `{got}`, expected `{expected}`")]
+    Other { got: Identity, expected: Identity },
+}
+
+impl From<PeerError> for Error {
+    fn from(error: PeerError) -> Self {
+        CertificateError::Other(OtherError(Arc::new(error))).into()
+    }
+}
+
+/// A client's check of the server: under the roots, and exactly the one that was configured.
+#[derive(Debug)]
+pub(super) struct OneIdentity {
+    roots: Arc<RootCertStore>,
+    expected: Identity,
+    algorithms: WebPkiSupportedAlgorithms,
+}
+
+impl OneIdentity {
+    pub(super) fn new(roots: Arc<RootCertStore>, expected: Identity, provider: &CryptoProvider) -> Self {
+        Self { roots, expected, algorithms: provider.signature_verification_algorithms }
+    }
+}
+
+impl ServerCertVerifier for OneIdentity {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        _name: &ServerName<'_>,
+        _ocsp: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        let certificate = ParsedCertificate::try_from(end_entity)?;
+        verify_server_cert_signed_by_trust_anchor(&certificate, &self.roots, intermediates, now, self.algorithms.all)?;
+        let got = from_certificate(end_entity).map_err(PeerError::from)?;
+        if got != self.expected {
+            return Err(PeerError::Other { got, expected: self.expected.clone() }.into());
+        }
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _message: &[u8],
+        _certificate: &CertificateDer<'_>,
+        _signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        Err(PeerIncompatible::Tls12NotOffered.into())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls13_signature(message, certificate, signature, &self.algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.algorithms.supported_schemes()
+    }
+}
+
+/// A server's check of a client: under the roots, with one identity, whichever it is.
+#[derive(Debug)]
+pub(super) struct AnyIdentity(Arc<dyn ClientCertVerifier>);
+
+impl AnyIdentity {
+    pub(super) fn new(roots: Arc<RootCertStore>, provider: Arc<CryptoProvider>) -> Result<Self, Error> {
+        WebPkiClientVerifier::builder_with_provider(roots, provider)
+            .build()
+            .map(Self)
+            .map_err(|error| Error::General(error.to_string()))
+    }
+}
+
+impl ClientCertVerifier for AnyIdentity {
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        self.0.root_hint_subjects()
+    }
+
+    fn verify_client_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<ClientCertVerified, Error> {
+        let verified = self.0.verify_client_cert(end_entity, intermediates, now)?;
+        from_certificate(end_entity).map_err(PeerError::from)?;
+        Ok(verified)
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _message: &[u8],
+        _certificate: &CertificateDer<'_>,
+        _signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        Err(PeerIncompatible::Tls12NotOffered.into())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.0.verify_tls13_signature(message, certificate, signature)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.supported_verify_schemes()
+    }
+}
