@@ -5,6 +5,7 @@
 
 pub mod config;
 pub mod core;
+pub mod store;
 
 mod shell;
 

@@ -8,8 +8,8 @@ use protocol::codec::{Reader, Write};
 use protocol::rekey::Announcement;
 use protocol::request::{MAX_EARLIER, RequestId};
 use protocol::{
-    Commitment, DataKey, DecodeError, Entropy, EpochContext, GroupId, HeaderHash, Incarnation, IndividualKey, MemberId,
-    NodeSecret, Reason, Seed, Suite,
+    Commitment, DataKey, DecodeError, Entropy, EpochContext, GroupId, HeaderHash, Incarnation,
+    IndividualKey, MemberId, NodeSecret, Reason, Seed, Suite,
 };
 use thiserror::Error;
 use zeroize::Zeroizing;
@@ -96,23 +96,40 @@ impl Core {
     fn begin_reign(&mut self) -> Result<(), RestoreError> {
         self.term = self.term.checked_add(1).ok_or(RestoreError::Terms)?;
         self.entropy.fill(&mut self.incarnation.0);
-        let mut records = vec![Record::Reign { term: self.term, incarnation: self.incarnation }];
+        let mut records = vec![Record::Reign {
+            term: self.term,
+            incarnation: self.incarnation,
+        }];
         for config in self.config.groups.clone() {
             if !self.groups.contains_key(&config.id) {
                 let mut seed = Zeroizing::new([0; 32]);
                 self.entropy.fill(seed.as_mut());
                 let (seed, degree) = (Seed::new(*seed), config.degree.get());
                 let (group, strategy) = (config.id, config.strategy);
-                self.groups.insert(group, Group::create(config, self.incarnation, self.term, &seed));
-                records.push(Record::Created { group, degree, strategy, seed });
+                self.groups.insert(
+                    group,
+                    Group::create(config, self.incarnation, self.term, &seed),
+                );
+                records.push(Record::Created {
+                    group,
+                    degree,
+                    strategy,
+                    seed,
+                });
             }
         }
         for config in &self.config.groups {
-            let intent = Intent::Refresh { group: config.id, reason: Reason::Restart, ticket: None };
+            let intent = Intent::Refresh {
+                group: config.id,
+                reason: Reason::Restart,
+                ticket: None,
+            };
             self.intents.push_back(intent);
         }
         self.records += records.len();
-        self.outputs.push_back(Output::Persist(records.iter().map(Record::encode).collect()));
+        self.outputs.push_back(Output::Persist(
+            records.iter().map(Record::encode).collect(),
+        ));
         self.in_flight = Some(Transaction::Start);
         Ok(())
     }
@@ -121,28 +138,57 @@ impl Core {
         let failed = |why: String| RestoreError::Replay { number, why };
         let unknown = |group: GroupId| failed(format!("group {group} was never made"));
         match Record::decode(record).map_err(|error| RestoreError::Record { number, error })? {
-            Record::Reign { term, incarnation } => (self.term, self.incarnation) = (term, incarnation),
-            Record::Registered { client, identity, registration, key } => {
+            Record::Reign { term, incarnation } => {
+                (self.term, self.incarnation) = (term, incarnation)
+            }
+            Record::Registered {
+                client,
+                identity,
+                registration,
+                key,
+            } => {
                 self.clients.register(client, &identity, registration, key);
             }
             Record::Promoted { client } => self.clients.promote(client),
-            Record::Created { group, degree: made_with, strategy, seed } => {
+            Record::Created {
+                group,
+                degree: made_with,
+                strategy,
+                seed,
+            } => {
                 let mut config = self.group_config(group, made_with)?;
                 config.strategy = strategy;
-                self.groups.insert(group, Group::create(config, self.incarnation, self.term, &seed));
+                self.groups.insert(
+                    group,
+                    Group::create(config, self.incarnation, self.term, &seed),
+                );
                 self.configure(group);
             }
             Record::Epoch { recipe, digest } => {
-                let group = self.groups.get_mut(&recipe.group).ok_or_else(|| unknown(recipe.group))?;
+                let group = self
+                    .groups
+                    .get_mut(&recipe.group)
+                    .ok_or_else(|| unknown(recipe.group))?;
                 let epoch = recipe.epoch;
-                let staged = group.stage(recipe).map_err(|error| failed(error.to_string()))?;
+                let staged = group
+                    .stage(recipe)
+                    .map_err(|error| failed(error.to_string()))?;
                 if staged.digest != digest {
-                    return Err(failed(format!("epoch {epoch} of group {} came out different", group.id())));
+                    return Err(failed(format!(
+                        "epoch {epoch} of group {} came out different",
+                        group.id()
+                    )));
                 }
-                group.merge(Now::ZERO, staged).map_err(|error| failed(error.to_string()))?;
+                group
+                    .merge(Now::ZERO, staged)
+                    .map_err(|error| failed(error.to_string()))?;
             }
             Record::Admitted { group, member } => {
-                self.groups.get_mut(&group).ok_or_else(|| unknown(group))?.barred.remove(&member);
+                self.groups
+                    .get_mut(&group)
+                    .ok_or_else(|| unknown(group))?
+                    .barred
+                    .remove(&member);
             }
         }
         Ok(())
@@ -154,7 +200,11 @@ impl Core {
         if let Some(config) = self.config.groups.iter().find(|config| config.id == group) {
             let configured = config.degree.get();
             if configured != stored {
-                return Err(RestoreError::Degree { group, stored, configured });
+                return Err(RestoreError::Degree {
+                    group,
+                    stored,
+                    configured,
+                });
             }
             return Ok(config.clone());
         }
@@ -203,13 +253,16 @@ impl Core {
             }
         }
         put_len(&mut out, self.groups.len());
-        self.groups.values().for_each(|group| group.encode(now, &mut out));
+        self.groups
+            .values()
+            .for_each(|group| group.encode(now, &mut out));
         out
     }
 
     fn restore(&mut self, snapshot: &[u8]) -> Result<(), RestoreError> {
         let mut r = Reader::new(snapshot);
-        self.restore_clients(&mut r).map_err(RestoreError::Snapshot)?;
+        self.restore_clients(&mut r)
+            .map_err(RestoreError::Snapshot)?;
         let groups = r.u32("groups").map_err(RestoreError::Snapshot)?;
         for _ in 0..groups {
             let (id, stored) = group_head(&mut r).map_err(RestoreError::Snapshot)?;
@@ -223,7 +276,10 @@ impl Core {
     fn restore_clients(&mut self, r: &mut Reader<'_>) -> Result<(), DecodeError> {
         let version = r.u8("version of the snapshot")?;
         if version != STATE_VERSION {
-            return Err(DecodeError::Value { what: "version of the snapshot", value: version.into() });
+            return Err(DecodeError::Value {
+                what: "version of the snapshot",
+                value: version.into(),
+            });
         }
         self.term = r.u64("term")?;
         self.incarnation = Incarnation(r.array("incarnation")?);
@@ -234,12 +290,28 @@ impl Core {
             let mut key = || -> Result<Option<(u64, IndividualKey)>, DecodeError> {
                 Ok(match r.u8("key flag")? {
                     0 => None,
-                    1 => Some((r.u64("registration")?, IndividualKey::new(r.array("individual key")?))),
-                    other => return Err(DecodeError::Value { what: "key flag", value: other.into() }),
+                    1 => Some((
+                        r.u64("registration")?,
+                        IndividualKey::new(r.array("individual key")?),
+                    )),
+                    other => {
+                        return Err(DecodeError::Value {
+                            what: "key flag",
+                            value: other.into(),
+                        });
+                    }
                 })
             };
             let (current, pending) = (key()?, key()?);
-            self.clients.restore(id, Client { identity, current, pending, numbered });
+            self.clients.restore(
+                id,
+                Client {
+                    identity,
+                    current,
+                    pending,
+                    numbered,
+                },
+            );
         }
         Ok(())
     }
@@ -255,7 +327,13 @@ fn put_len(out: &mut Vec<u8>, len: usize) {
 
 impl Group {
     fn encode(&self, now: Now, out: &mut Vec<u8>) {
-        let Position { context, header_hash, commitment, announcement, digest } = &self.at;
+        let Position {
+            context,
+            header_hash,
+            commitment,
+            announcement,
+            digest,
+        } = &self.at;
         out.extend_from_slice(&self.id().0.to_be_bytes());
         out.push(self.tree.degree().get());
         out.push(strategy_number(self.tree.strategy()));
@@ -286,7 +364,9 @@ impl Group {
             out.extend_from_slice(&epoch.to_be_bytes());
         }
         put_len(out, self.barred.len());
-        self.barred.iter().for_each(|member| out.extend_from_slice(&member.0.to_be_bytes()));
+        self.barred
+            .iter()
+            .for_each(|member| out.extend_from_slice(&member.0.to_be_bytes()));
         put_len(out, self.left.len());
         for (member, (request, epoch)) in &self.left {
             out.extend_from_slice(&member.0.to_be_bytes());
@@ -297,7 +377,11 @@ impl Group {
         for key in &self.earlier {
             out.extend_from_slice(&key.epoch.to_be_bytes());
             let remaining = (key.superseded + key.keep).saturating_sub(now);
-            out.extend_from_slice(&u32::try_from(remaining.as_millis()).unwrap_or(u32::MAX).to_be_bytes());
+            out.extend_from_slice(
+                &u32::try_from(remaining.as_millis())
+                    .unwrap_or(u32::MAX)
+                    .to_be_bytes(),
+            );
             out.extend_from_slice(key.key.expose());
         }
     }
@@ -306,7 +390,13 @@ impl Group {
         let stored_strategy = strategy(r.u8("strategy")?)?;
         let incarnation = Incarnation(r.array("incarnation")?);
         let (term, epoch) = (r.u64("term")?, r.u64("epoch")?);
-        let context = EpochContext { suite: Suite::Aes256, group: config.id, incarnation, term, epoch };
+        let context = EpochContext {
+            suite: Suite::Aes256,
+            group: config.id,
+            incarnation,
+            term,
+            epoch,
+        };
         let at = Position {
             context,
             header_hash: HeaderHash(r.array("header hash")?),
@@ -320,9 +410,16 @@ impl Group {
             let (node, version) = (NodeId(r.u32("k-node")?), r.u64("version")?);
             slots.push(match r.u32("member")? {
                 0 => (node, Slot::KNode { version }),
-                member => (node, Slot::UNode { member: MemberId(member), version }),
+                member => (
+                    node,
+                    Slot::UNode {
+                        member: MemberId(member),
+                        version,
+                    },
+                ),
             });
-            held.0.insert(node, (version, NodeSecret::new(r.array("secret")?)));
+            held.0
+                .insert(node, (version, NodeSecret::new(r.array("secret")?)));
         }
         let tree = Tree::from_slots(config.degree, stored_strategy, epoch, slots)
             .map_err(|_| DecodeError::Text { what: "key tree" })?;
@@ -336,7 +433,10 @@ impl Group {
         }
         let mut left = BTreeMap::new();
         for _ in 0..r.u32("left")? {
-            left.insert(MemberId(r.u32("member")?), (RequestId(r.array("request id")?), r.u64("epoch")?));
+            left.insert(
+                MemberId(r.u32("member")?),
+                (RequestId(r.array("request id")?), r.u64("epoch")?),
+            );
         }
         let mut earlier = VecDeque::new();
         for _ in 0..r.count(MAX_EARLIER, "earlier keys")? {
@@ -347,6 +447,8 @@ impl Group {
                 key: DataKey::new(r.array("data key")?),
             });
         }
-        Ok(Self::restore(config, tree, held, at, joined, barred, left, earlier))
+        Ok(Self::restore(
+            config, tree, held, at, joined, barred, left, earlier,
+        ))
     }
 }
