@@ -1,5 +1,12 @@
 //! What the chain strategy costs, and how its plans look.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
+
 mod common;
 
 use common::{degree, members, wraps};

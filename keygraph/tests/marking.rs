@@ -1,5 +1,12 @@
 //! The tree is that of the marking algorithm, written down naively: every place in one array, every step a scan.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
+
 mod common;
 
 use std::collections::{BTreeMap, BTreeSet};

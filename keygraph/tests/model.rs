@@ -1,5 +1,12 @@
 //! Everybody in the group can follow: from what a member holds and what a plan sends, it computes exactly its path.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
+
 mod common;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -1,5 +1,12 @@
 //! Plans with a fault, and the same check of secrecy that the true ones pass: each must be caught.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
+
 mod common;
 
 use common::{STRATEGIES, World, degree, members};

@@ -1,5 +1,12 @@
 //! What is wrong with a request is said, and the tree stays as it was.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
+
 mod common;
 
 use common::{degree, members};

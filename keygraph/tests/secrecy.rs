@@ -1,5 +1,12 @@
 //! For every epoch, all principals without a right to it, with every plan ever sent, do not reach its root.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
+
 mod common;
 
 use common::{Rng, STRATEGIES, World, degree, members, random_batch, seeds};

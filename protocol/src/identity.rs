@@ -27,7 +27,10 @@ impl Identity {
     pub fn parse(text: &str) -> Result<Self, IdentityError> {
         match flaw(text) {
             None => Ok(Self(text.to_owned())),
-            Some(why) => Err(IdentityError { text: text.chars().take(80).collect(), why }),
+            Some(why) => Err(IdentityError {
+                text: text.chars().take(80).collect(),
+                why,
+            }),
         }
     }
 
@@ -47,8 +50,12 @@ fn flaw(text: &str) -> Option<&'static str> {
     if text.len() > MAX_IDENTITY {
         return Some("longer than 255 octets");
     }
-    let Some(rest) = text.strip_prefix("spiffe://") else { return Some("does not begin with `spiffe://`") };
-    let Some((domain, path)) = rest.split_once('/') else { return Some("has no path") };
+    let Some(rest) = text.strip_prefix("spiffe://") else {
+        return Some("does not begin with `spiffe://`");
+    };
+    let Some((domain, path)) = rest.split_once('/') else {
+        return Some("has no path");
+    };
     let in_domain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "._-".contains(c);
     if domain.is_empty() || !domain.chars().all(in_domain) {
         return Some("the trust domain must be of a-z, 0-9, `.`, `_`, `-`");
@@ -77,7 +84,9 @@ pub enum IdentityPattern {
 impl IdentityPattern {
     /// Reads `URI` or `URI-prefix/*`.
     pub fn parse(text: &str) -> Result<Self, IdentityError> {
-        let Some(prefix) = text.strip_suffix("/*") else { return Identity::parse(text).map(Self::Exact) };
+        let Some(prefix) = text.strip_suffix("/*") else {
+            return Identity::parse(text).map(Self::Exact);
+        };
         // `spiffe://domain/*` allows a whole trust domain; with a path the path must be well spelt.
         Identity::parse(&format!("{prefix}/x"))?;
         Ok(Self::Prefix(format!("{prefix}/")))
@@ -126,14 +135,33 @@ mod tests {
 
     #[test]
     fn one_spelling_only() {
-        for good in ["spiffe://demo/member/m1", "spiffe://a.b-c_d/x", "spiffe://d/A/b.c"] {
+        for good in [
+            "spiffe://demo/member/m1",
+            "spiffe://a.b-c_d/x",
+            "spiffe://d/A/b.c",
+        ] {
             assert_eq!(Identity::parse(good).unwrap().as_str(), good);
         }
         let long = format!("spiffe://d/{}", "x".repeat(300));
         for bad in [
-            "", "http://demo/x", "spiffe://demo", "spiffe://demo/", "spiffe:///x", "spiffe://Demo/x", "spiffe://demo/x/",
-            "spiffe://demo//x", "spiffe://demo/./x", "spiffe://demo/../x", "spiffe://demo/%41", "spiffe://demo/a b",
-            "spiffe://demo/x?y", "spiffe://demo/x#y", "SPIFFE://demo/x", "spiffe://de:mo/x", "spiffe://demo/\u{e9}", &long,
+            "",
+            "http://demo/x",
+            "spiffe://demo",
+            "spiffe://demo/",
+            "spiffe:///x",
+            "spiffe://Demo/x",
+            "spiffe://demo/x/",
+            "spiffe://demo//x",
+            "spiffe://demo/./x",
+            "spiffe://demo/../x",
+            "spiffe://demo/%41",
+            "spiffe://demo/a b",
+            "spiffe://demo/x?y",
+            "spiffe://demo/x#y",
+            "SPIFFE://demo/x",
+            "spiffe://de:mo/x",
+            "spiffe://demo/\u{e9}",
+            &long,
         ] {
             assert!(Identity::parse(bad).is_err(), "{bad}");
         }
@@ -144,10 +172,21 @@ mod tests {
         let p = IdentityPattern::parse("spiffe://demo/member/*").unwrap();
         assert!(p.matches(&Identity::parse("spiffe://demo/member/m1").unwrap()));
         assert!(p.matches(&Identity::parse("spiffe://demo/member/a/b").unwrap()));
-        for other in ["spiffe://demo/memberx", "spiffe://demo/member", "spiffe://demo/Member/m1", "spiffe://other/member/m1"] {
+        for other in [
+            "spiffe://demo/memberx",
+            "spiffe://demo/member",
+            "spiffe://demo/Member/m1",
+            "spiffe://other/member/m1",
+        ] {
             assert!(!p.matches(&Identity::parse(other).unwrap()), "{other}");
         }
-        for bad in ["*", "spiffe://*", "spiffe://demo/mem*", "spiffe://demo/../*", "spiffe:///*"] {
+        for bad in [
+            "*",
+            "spiffe://*",
+            "spiffe://demo/mem*",
+            "spiffe://demo/../*",
+            "spiffe:///*",
+        ] {
             assert!(IdentityPattern::parse(bad).is_err(), "{bad}");
         }
     }

@@ -135,7 +135,12 @@ impl Request {
                         let act = match r.u8("operation")? {
                             1 => Act::Join,
                             2 => Act::Leave,
-                            other => return Err(DecodeError::Value { what: "operation", value: other.into() }),
+                            other => {
+                                return Err(DecodeError::Value {
+                                    what: "operation",
+                                    value: other.into(),
+                                });
+                            }
                         };
                         Ok((act, group_name(&mut r)?))
                     })
@@ -152,17 +157,27 @@ impl Request {
                     })
                     .collect::<Result<_, _>>()?,
             ),
-            _ => return Err(DecodeError::Value { what: "kind of operations", value: kind.into() }),
+            _ => {
+                return Err(DecodeError::Value {
+                    what: "kind of operations",
+                    value: kind.into(),
+                });
+            }
         };
         r.end("request")?;
         let request = Self { id, operations };
         let mut groups = request.groups();
         groups.sort_unstable();
         if groups.is_empty() {
-            return Err(DecodeError::Value { what: "number of operations", value: 0 });
+            return Err(DecodeError::Value {
+                what: "number of operations",
+                value: 0,
+            });
         }
         if groups.windows(2).any(|pair| pair[0] == pair[1]) {
-            return Err(DecodeError::Text { what: "list of groups (one stands in it twice)" });
+            return Err(DecodeError::Text {
+                what: "list of groups (one stands in it twice)",
+            });
         }
         Ok(request)
     }
@@ -170,8 +185,12 @@ impl Request {
     /// The groups, in the order of the operations.
     pub fn groups(&self) -> Vec<&str> {
         match &self.operations {
-            Operations::Changes(changes) => changes.iter().map(|(_, group)| group.as_str()).collect(),
-            Operations::Resyncs(resyncs) => resyncs.iter().map(|resync| resync.group.as_str()).collect(),
+            Operations::Changes(changes) => {
+                changes.iter().map(|(_, group)| group.as_str()).collect()
+            }
+            Operations::Resyncs(resyncs) => {
+                resyncs.iter().map(|resync| resync.group.as_str()).collect()
+            }
         }
     }
 }
@@ -224,7 +243,12 @@ impl TryFrom<u8> for Denial {
             4 => Self::Full,
             5 => Self::Unavailable,
             6 => Self::Behind,
-            _ => return Err(DecodeError::Value { what: "denial", value: value.into() }),
+            _ => {
+                return Err(DecodeError::Value {
+                    what: "denial",
+                    value: value.into(),
+                });
+            }
         })
     }
 }
@@ -313,9 +337,16 @@ impl Reply {
             .map(|_| {
                 Ok(match r.u8("outcome")? {
                     1 => Outcome::Granted(Box::new(Membership::decode(&mut r)?)),
-                    2 => Outcome::Left { epoch: r.u64("epoch")? },
+                    2 => Outcome::Left {
+                        epoch: r.u64("epoch")?,
+                    },
                     3 => Outcome::Denied(r.u8("denial")?.try_into()?),
-                    other => return Err(DecodeError::Value { what: "outcome", value: other.into() }),
+                    other => {
+                        return Err(DecodeError::Value {
+                            what: "outcome",
+                            value: other.into(),
+                        });
+                    }
                 })
             })
             .collect::<Result<_, DecodeError>>()?;
@@ -353,7 +384,12 @@ impl Membership {
         let ip: IpAddr = match r.u8("address family")? {
             4 => r.array::<4>("address")?.into(),
             6 => r.array::<16>("address")?.into(),
-            other => return Err(DecodeError::Value { what: "address family", value: other.into() }),
+            other => {
+                return Err(DecodeError::Value {
+                    what: "address family",
+                    value: other.into(),
+                });
+            }
         };
         Ok(Self {
             destination: SocketAddr::new(ip, r.u16("port")?),
@@ -378,7 +414,10 @@ fn versioned(message: &[u8]) -> Result<Reader<'_>, DecodeError> {
     let mut r = Reader::new(message);
     match r.u8("version")? {
         WIRE_VERSION => Ok(r),
-        other => Err(DecodeError::Value { what: "version", value: other.into() }),
+        other => Err(DecodeError::Value {
+            what: "version",
+            value: other.into(),
+        }),
     }
 }
 

@@ -56,8 +56,15 @@ impl EpochContext {
 
     /// The one-time key that wraps `target` under `kek`.
     pub(crate) fn wrap(&self, secret: &NodeSecret, kek: KeyRef, target: KeyRef) -> WrapKey {
-        let mut out: [u8; 48] = self.expand(secret.expose(), b"wrap", &[name(kek), name(target)].concat());
-        let mut wrap = WrapKey { key: [0; 32], iv: [0; 16] };
+        let mut out: [u8; 48] = self.expand(
+            secret.expose(),
+            b"wrap",
+            &[name(kek), name(target)].concat(),
+        );
+        let mut wrap = WrapKey {
+            key: [0; 32],
+            iv: [0; 16],
+        };
         wrap.key.copy_from_slice(&out[..32]);
         wrap.iv.copy_from_slice(&out[32..]);
         out.zeroize();

@@ -29,7 +29,9 @@ impl std::fmt::Debug for SigningKey {
 impl SigningKey {
     /// From the 32-octet seed of RFC 8032.
     pub fn from_seed(seed: &[u8; 32]) -> Result<Self, SignatureError> {
-        Ed25519KeyPair::from_seed_unchecked(seed).map(Self).map_err(|_| SignatureError::Key)
+        Ed25519KeyPair::from_seed_unchecked(seed)
+            .map(Self)
+            .map_err(|_| SignatureError::Key)
     }
 
     /// The key that verifies.
@@ -61,6 +63,12 @@ impl VerifyingKey {
 }
 
 /// `Ok` with the key that made `signature`, tried in order: more than one is trusted while a key is rolled.
-pub fn verify_any(keys: &[VerifyingKey], message: &[u8], signature: &[u8]) -> Result<(), SignatureError> {
-    keys.iter().find_map(|key| key.verify(message, signature).ok()).ok_or(SignatureError::Invalid)
+pub fn verify_any(
+    keys: &[VerifyingKey],
+    message: &[u8],
+    signature: &[u8],
+) -> Result<(), SignatureError> {
+    keys.iter()
+        .find_map(|key| key.verify(message, signature).ok())
+        .ok_or(SignatureError::Invalid)
 }

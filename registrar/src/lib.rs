@@ -1,1 +1,10 @@
-//! The registrar: authenticates clients for a key server
+//! The registrar: authenticates clients, so that the key server never does a certificate handshake with a client.
+//!
+//! [`core`] is pure; `shell` owns the clock and the sockets.
+
+pub mod config;
+pub mod core;
+
+mod shell;
+
+pub use shell::{Args, main, run};

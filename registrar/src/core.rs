@@ -1,0 +1,468 @@
+//! The pure core of the registrar: one small state machine for each client that is registering.
+//!
+//! ```text
+//! Register -> FetchNumber -> Number -> Export -> HandOver -> Durable -> Registered
+//! ```
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+use protocol::identity::{Identity, IdentityPattern};
+use protocol::registration::{
+    FromClient, FromRegistrar, Refusal, RefusalCode, ToClient, ToRegistrar, exporter_context,
+};
+use protocol::{IndividualKey, MemberId};
+
+/// Time since an arbitrary start.
+pub type Now = Duration;
+
+/// Clients that register at once: ten times the handshakes in flight, 1 KB each.
+const MAX_SESSIONS: usize = 1_000;
+/// A registration takes two questions to the key server and one write there.
+const SESSION_TIME: Duration = Duration::from_secs(10);
+/// What a client is told to wait when the key server is away; its own jitter spreads the return.
+const RETRY_MS: u32 = 1_000;
+/// Clients in the list: more than one key server admits.
+const MAX_CLIENTS: usize = 4_000_000;
+
+/// What the registrar is told once.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Its own identity.
+    pub identity: Identity,
+    /// The clients that it serves; the key server has the last word.
+    pub clients: Vec<IdentityPattern>,
+}
+
+/// What happens to the core.
+#[derive(Debug)]
+pub enum Input<'a> {
+    /// The key server is connected.
+    LinkUp,
+    /// The key server is gone.
+    LinkDown,
+    /// A frame from the key server.
+    FromKeyServer(&'a [u8]),
+    /// A client has connected and proved its identity.
+    ClientUp {
+        /// Names the session.
+        session: u64,
+        /// From its certificate.
+        identity: Identity,
+    },
+    /// A frame from a client.
+    FromClient {
+        /// Names the session.
+        session: u64,
+        /// The frame.
+        frame: &'a [u8],
+    },
+    /// The answer to [`Output::Export`].
+    Exported {
+        /// Names the session.
+        session: u64,
+        /// The individual key.
+        key: IndividualKey,
+    },
+    /// A client is gone.
+    ClientDown {
+        /// Names the session.
+        session: u64,
+    },
+    /// The time of [`Core::poll_timeout`] has come.
+    Timeout,
+}
+
+/// What the core wants done.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Output {
+    /// Send a frame to the key server.
+    ToKeyServer(Vec<u8>),
+    /// The key server broke the protocol: cut it off and connect anew.
+    CutKeyServer,
+    /// Make the individual key of a session from its TLS exporter with this context.
+    Export {
+        /// Names the session.
+        session: u64,
+        /// The exporter's context.
+        context: Vec<u8>,
+    },
+    /// Send a frame to a client.
+    ToClient {
+        /// Names the session.
+        session: u64,
+        /// The frame.
+        frame: Vec<u8>,
+        /// Whether the session ends with it.
+        close: bool,
+    },
+    /// For the log.
+    Event(Event),
+}
+
+/// What happened, without a secret.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// The key server has sent its whole client list.
+    ClientList {
+        /// Clients in it.
+        clients: usize,
+    },
+    /// A client is registered.
+    Registered {
+        /// The client.
+        client: MemberId,
+        /// Its identity.
+        identity: Identity,
+    },
+    /// A client was refused.
+    Refused {
+        /// Its identity.
+        identity: Identity,
+        /// Why.
+        why: String,
+    },
+}
+
+enum State {
+    /// Authenticated; has not said anything.
+    Silent,
+    /// Its number was asked for.
+    Asked,
+    /// It was told its number, the key is being made.
+    Numbered(MemberId, u64),
+    /// Its key was handed over.
+    HandedOver(MemberId),
+}
+
+struct Session {
+    identity: Identity,
+    state: State,
+    deadline: Now,
+}
+
+/// The registrar's state and rules.
+pub struct Core {
+    config: Config,
+    /// Name of the key server while it is connected and has sent its list.
+    key_server: Option<String>,
+    linked: bool,
+    clients: BTreeMap<Identity, MemberId>,
+    sessions: BTreeMap<u64, Session>,
+    /// Sessions by the tag of their question; tags are the low half of a counter.
+    tags: BTreeMap<u32, u64>,
+    next_tag: u32,
+    outputs: VecDeque<Output>,
+}
+
+impl Core {
+    /// A registrar that is not connected yet.
+    pub fn new(config: Config) -> Self {
+        Self {
+            config,
+            key_server: None,
+            linked: false,
+            clients: BTreeMap::new(),
+            sessions: BTreeMap::new(),
+            tags: BTreeMap::new(),
+            next_tag: 0,
+            outputs: VecDeque::new(),
+        }
+    }
+
+    /// The client list: the ID number of an identity.
+    pub fn client(&self, identity: &Identity) -> Option<MemberId> {
+        self.clients.get(identity).copied()
+    }
+
+    /// Takes one input. Drain [`Core::poll_output`] before the next.
+    pub fn handle(&mut self, now: Now, input: Input<'_>) {
+        match input {
+            Input::LinkUp => self.linked = true,
+            Input::LinkDown => {
+                self.linked = false;
+                self.key_server = None;
+                let waiting: Vec<u64> = self.tags.values().copied().collect();
+                self.tags.clear();
+                for session in waiting {
+                    self.refuse(session, unavailable());
+                }
+            }
+            Input::FromKeyServer(frame) => self.from_key_server(frame),
+            Input::ClientUp { session, identity } => self.client_up(now, session, identity),
+            Input::FromClient { session, frame } => self.from_client(session, frame),
+            Input::Exported { session, key } => self.exported(session, key),
+            Input::ClientDown { session } => self.forget(session),
+            Input::Timeout => {}
+        }
+        let late: Vec<u64> = self
+            .sessions
+            .iter()
+            .filter(|(_, s)| s.deadline <= now)
+            .map(|(session, _)| *session)
+            .collect();
+        for session in late {
+            self.refuse(
+                session,
+                Refusal::new(
+                    RefusalCode::Unavailable,
+                    "the registration took too long",
+                    RETRY_MS,
+                ),
+            );
+        }
+    }
+
+    /// The next thing to be done, until there is none.
+    pub fn poll_output(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    /// When to call [`Core::handle`] with a time-out at the latest, and why.
+    pub fn poll_timeout(&self) -> Option<(Now, &'static str)> {
+        self.sessions
+            .values()
+            .map(|session| (session.deadline, "a registration takes too long"))
+            .min()
+    }
+
+    /// Whether no registration is under way.
+    pub fn is_idle(&self) -> bool {
+        self.sessions.is_empty()
+    }
+
+    fn client_up(&mut self, now: Now, session: u64, identity: Identity) {
+        let served = self
+            .config
+            .clients
+            .iter()
+            .any(|pattern| pattern.matches(&identity));
+        let full = self.sessions.len() >= MAX_SESSIONS;
+        self.sessions.insert(
+            session,
+            Session {
+                identity,
+                state: State::Silent,
+                deadline: now + SESSION_TIME,
+            },
+        );
+        if !served {
+            let text = "this registrar does not serve this identity";
+            self.refuse(session, Refusal::new(RefusalCode::Identity, text, 0));
+        } else if full {
+            self.refuse(
+                session,
+                Refusal::new(
+                    RefusalCode::Busy,
+                    "too many registrations at once",
+                    RETRY_MS,
+                ),
+            );
+        }
+    }
+
+    fn from_client(&mut self, session: u64, frame: &[u8]) {
+        let Some(known) = self.sessions.get(&session) else {
+            return;
+        };
+        let message = FromClient::decode(frame);
+        let Ok(FromClient::Register { key_server }) = message else {
+            return self.refuse(
+                session,
+                Refusal::new(RefusalCode::Malformed, "not a registration", 0),
+            );
+        };
+        if !matches!(known.state, State::Silent) {
+            return self.refuse(
+                session,
+                Refusal::new(RefusalCode::Malformed, "asked twice", 0),
+            );
+        }
+        match &self.key_server {
+            None => self.refuse(session, unavailable()),
+            Some(name) if *name != key_server => {
+                let text = format!("this registrar serves key server {name}");
+                self.refuse(session, Refusal::new(RefusalCode::KeyServer, &text, 0));
+            }
+            Some(_) => {
+                let identity = known.identity.clone();
+                let tag = self.ask(session);
+                self.outputs.push_back(Output::ToKeyServer(
+                    FromRegistrar::FetchNumber { tag, identity }.encode(),
+                ));
+                self.advance(session, State::Asked);
+            }
+        }
+    }
+
+    fn exported(&mut self, session: u64, key: IndividualKey) {
+        let Some(State::Numbered(client, registration)) =
+            self.sessions.get(&session).map(|s| &s.state)
+        else {
+            return;
+        };
+        let (client, registration) = (*client, *registration);
+        let tag = self.ask(session);
+        let frame = FromRegistrar::HandOver {
+            tag,
+            client,
+            registration,
+            key,
+        }
+        .encode();
+        self.outputs.push_back(Output::ToKeyServer(frame));
+        self.advance(session, State::HandedOver(client));
+    }
+
+    fn from_key_server(&mut self, frame: &[u8]) {
+        let message = match ToRegistrar::decode(frame) {
+            Ok(message) if self.linked => message,
+            _ => return self.outputs.push_back(Output::CutKeyServer),
+        };
+        match message {
+            ToRegistrar::ClientList {
+                key_server,
+                first,
+                last,
+                entries,
+            } => {
+                if first {
+                    self.clients.clear();
+                }
+                entries
+                    .into_iter()
+                    .for_each(|entry| self.list(entry.identity, entry.client));
+                if last {
+                    self.key_server = Some(key_server);
+                    self.outputs.push_back(Output::Event(Event::ClientList {
+                        clients: self.clients.len(),
+                    }));
+                }
+            }
+            ToRegistrar::ClientAdded(entry) => self.list(entry.identity, entry.client),
+            ToRegistrar::Number {
+                tag,
+                client,
+                registration,
+            } => self.numbered(tag, client, registration),
+            ToRegistrar::Durable { tag } => self.durable(tag),
+            ToRegistrar::Refused { tag, refusal } => {
+                if let Some(session) = self.tags.remove(&tag) {
+                    self.refuse(session, refusal);
+                }
+            }
+        }
+    }
+
+    fn list(&mut self, identity: Identity, client: MemberId) {
+        if self.clients.len() < MAX_CLIENTS {
+            self.clients.insert(identity, client);
+        }
+    }
+
+    fn numbered(&mut self, tag: u32, client: MemberId, registration: u64) {
+        let (Some(session), Some(key_server)) = (self.tags.remove(&tag), self.key_server.clone())
+        else {
+            return;
+        };
+        let Some(known) = self.sessions.get(&session) else {
+            return;
+        };
+        let context = exporter_context(
+            &known.identity,
+            &self.config.identity,
+            &key_server,
+            client,
+            registration,
+        );
+        let frame = ToClient::Number {
+            client,
+            registration,
+        }
+        .encode();
+        self.outputs.push_back(Output::ToClient {
+            session,
+            frame,
+            close: false,
+        });
+        self.outputs.push_back(Output::Export { session, context });
+        self.advance(session, State::Numbered(client, registration));
+    }
+
+    fn durable(&mut self, tag: u32) {
+        let Some(session) = self.tags.remove(&tag) else {
+            return;
+        };
+        if let Some(Session {
+            identity,
+            state: State::HandedOver(client),
+            ..
+        }) = self.sessions.remove(&session)
+        {
+            let frame = ToClient::Registered.encode();
+            self.outputs.push_back(Output::ToClient {
+                session,
+                frame,
+                close: true,
+            });
+            self.outputs
+                .push_back(Output::Event(Event::Registered { client, identity }));
+        }
+    }
+
+    /// A tag for a question about `session`.
+    fn ask(&mut self, session: u64) -> u32 {
+        // At most as many tags are out as there are sessions, so a free one is near.
+        while self.tags.contains_key(&self.next_tag) {
+            self.next_tag = self.next_tag.wrapping_add(1);
+        }
+        self.tags.insert(self.next_tag, session);
+        self.next_tag
+    }
+
+    fn advance(&mut self, session: u64, state: State) {
+        if let Some(session) = self.sessions.get_mut(&session) {
+            session.state = state;
+        }
+    }
+
+    fn refuse(&mut self, session: u64, refusal: Refusal) {
+        let Some(Session { identity, .. }) = self.sessions.get(&session) else {
+            return;
+        };
+        let (identity, why) = (identity.clone(), refusal.text.clone());
+        self.forget(session);
+        let frame = ToClient::Refused(refusal).encode();
+        self.outputs.push_back(Output::ToClient {
+            session,
+            frame,
+            close: true,
+        });
+        self.outputs
+            .push_back(Output::Event(Event::Refused { identity, why }));
+    }
+
+    fn forget(&mut self, session: u64) {
+        self.sessions.remove(&session);
+        self.tags.retain(|_, asked| *asked != session);
+    }
+}
+
+impl std::fmt::Debug for Core {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Core")
+            .field("sessions", &self.sessions.len())
+            .finish_non_exhaustive()
+    }
+}
+
+fn unavailable() -> Refusal {
+    Refusal::new(
+        RefusalCode::Unavailable,
+        "the key server cannot be reached",
+        RETRY_MS,
+    )
+}
+
+#[cfg(test)]
+mod tests;
