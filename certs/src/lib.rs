@@ -1,1 +1,384 @@
-//! A development PKI in one command
+//! A development PKI in one command: certificates, Noise and signing keys, the site key and site certificates.
+//!
+//! For trying Keystone out and for tests. A production site has an authority of its own; what has to be in its
+//! certificates is one URI SAN for each principal, and nothing else that Keystone looks at.
+#![allow(
+    clippy::disallowed_methods,
+    reason = "certificates begin today, so the clock is asked"
+)]
+
+use std::fs::{self, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use aws_lc_rs::agreement::{PrivateKey, X25519};
+use protocol::identity::{Identity, IdentityError};
+use protocol::site::SiteCertificate;
+use protocol::{SigningKey, VerifyingKey};
+use rcgen::{
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose, SanType,
+};
+use thiserror::Error;
+use zeroize::Zeroizing;
+
+/// Certificates begin this long ago, so that clocks that are a little behind accept them.
+const EARLIER: Duration = Duration::from_secs(300);
+
+/// Who is to get certificates.
+#[derive(Debug, Clone)]
+pub struct Spec {
+    /// Trust domain of all identities.
+    pub domain: String,
+    /// Names of key servers: `spiffe://DOMAIN/keyserver/NAME`.
+    pub key_servers: Vec<String>,
+    /// Names of registrars: `spiffe://DOMAIN/registrar/NAME`.
+    pub registrars: Vec<String>,
+    /// Names of members: `spiffe://DOMAIN/member/NAME`.
+    pub members: Vec<String>,
+    /// Days for which everything holds, 1 to 3,650.
+    pub days: u32,
+}
+
+/// Why no PKI was made. Files that were made before the failure stay in the folder.
+#[derive(Debug, Error)]
+pub enum PkiError {
+    /// The folder holds something already; nothing was changed.
+    #[error("{} is not empty; a PKI is never written over another", .0.display())]
+    NotEmpty(PathBuf),
+    /// A name or number that cannot be.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    /// Days out of range.
+    #[error("days must be 1 to 3650, not {0}")]
+    Days(u32),
+    /// A file cannot be written.
+    #[error("{}: {source}", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// A certificate cannot be made.
+    #[error("cannot make a certificate: {0}")]
+    Certificate(#[from] rcgen::Error),
+    /// A key cannot be made.
+    #[error("cannot make a key")]
+    Key,
+}
+
+/// An authority that certifies identities.
+pub struct Authority {
+    issuer: Issuer<'static, KeyPair>,
+    pem: String,
+}
+
+/// A certificate and its private key, both PEM.
+pub struct Leaf {
+    /// The certificate.
+    pub certificate: String,
+    /// The private key (PKCS#8).
+    pub key: Zeroizing<String>,
+}
+
+impl std::fmt::Debug for Leaf {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Leaf(***)")
+    }
+}
+
+impl std::fmt::Debug for Authority {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Authority(***)")
+    }
+}
+
+impl Authority {
+    /// A new one, which holds for `days`.
+    ///
+    /// # Errors
+    /// See [`PkiError`].
+    pub fn new(name: &str, days: u32) -> Result<Self, PkiError> {
+        let mut params = params(&validity(days));
+        params.distinguished_name.push(DnType::CommonName, name);
+        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        let key = KeyPair::generate()?;
+        let pem = params.self_signed(&key)?.pem();
+        Ok(Self {
+            issuer: Issuer::new(params, key),
+            pem,
+        })
+    }
+
+    /// Its certificate, PEM: the root that others are configured with.
+    pub fn pem(&self) -> &str {
+        &self.pem
+    }
+
+    /// A certificate for `identity`, for `days` from now.
+    ///
+    /// # Errors
+    /// See [`PkiError`].
+    pub fn issue(&self, identity: &Identity, days: u32) -> Result<Leaf, PkiError> {
+        self.issue_uris(&[identity.as_str()], &validity(days))
+    }
+
+    /// A certificate with any URI SANs and validity (seconds since 1970), for tests of refusals.
+    ///
+    /// # Errors
+    /// See [`PkiError`].
+    pub fn issue_uris(&self, uris: &[&str], (begin, end): &(u64, u64)) -> Result<Leaf, PkiError> {
+        let mut params = params(&(*begin, *end));
+        for uri in uris {
+            params
+                .subject_alt_names
+                .push(SanType::URI((*uri).try_into()?));
+        }
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.extended_key_usages = vec![
+            ExtendedKeyUsagePurpose::ClientAuth,
+            ExtendedKeyUsagePurpose::ServerAuth,
+        ];
+        let key = KeyPair::generate()?;
+        let certificate = params.signed_by(&key, &self.issuer)?.pem();
+        Ok(Leaf {
+            certificate,
+            key: Zeroizing::new(key.serialize_pem()),
+        })
+    }
+}
+
+/// Makes a whole PKI in `folder`:
+///
+/// ```text
+/// ca.pem ca.key              the authority
+/// NAME.pem NAME.key          certificate and key of each principal
+/// NAME.noise NAME.signing    static Noise key and Ed25519 seed of each key server
+/// NAME.site                  its site certificate, hexadecimal
+/// site.key site.pub          the site's own key, Ed25519, hexadecimal
+/// ```
+///
+/// # Errors
+/// See [`PkiError`].
+pub fn create(folder: &Path, spec: &Spec) -> Result<(), PkiError> {
+    if !(1..=3_650).contains(&spec.days) {
+        return Err(PkiError::Days(spec.days));
+    }
+    let io = |source| PkiError::Io {
+        path: folder.to_owned(),
+        source,
+    };
+    fs::create_dir_all(folder).map_err(io)?;
+    if fs::read_dir(folder).map_err(io)?.next().is_some() {
+        return Err(PkiError::NotEmpty(folder.to_owned()));
+    }
+    let roles = [
+        ("keyserver", &spec.key_servers),
+        ("registrar", &spec.registrars),
+        ("member", &spec.members),
+    ];
+    let mut principals = Vec::new();
+    for (role, names) in roles {
+        for name in names {
+            principals.push((
+                name,
+                Identity::parse(&format!("spiffe://{}/{role}/{name}", spec.domain))?,
+            ));
+        }
+    }
+    let authority = Authority::new(
+        &format!("Keystone development authority of {}", spec.domain),
+        spec.days,
+    )?;
+    public(folder, "ca.pem", authority.pem())?;
+    private(folder, "ca.key", &authority.issuer.key().serialize_pem())?;
+    for (name, identity) in principals {
+        let leaf = authority.issue(&identity, spec.days)?;
+        public(folder, &format!("{name}.pem"), &leaf.certificate)?;
+        private(folder, &format!("{name}.key"), &leaf.key)?;
+    }
+    site(folder, spec)
+}
+
+/// The site's key, and for each key server its keys and a site certificate for them.
+fn site(folder: &Path, spec: &Spec) -> Result<(), PkiError> {
+    let (site_seed, site) = signing_key()?;
+    private(folder, "site.key", &hex_line(&*site_seed))?;
+    public(folder, "site.pub", &hex_line(&site.public().0))?;
+    let (not_before, not_after) = validity(spec.days);
+    for name in &spec.key_servers {
+        let (seed, signing) = signing_key()?;
+        private(folder, &format!("{name}.signing"), &hex_line(&*seed))?;
+        let noise = random()?;
+        private(folder, &format!("{name}.noise"), &hex_line(&*noise))?;
+        let noise = PrivateKey::from_private_key(&X25519, &*noise).map_err(|_| PkiError::Key)?;
+        let noise = noise.compute_public_key().map_err(|_| PkiError::Key)?;
+        let certificate = SiteCertificate {
+            key_server: name.clone(),
+            not_before,
+            not_after,
+            signing: vec![signing.public()],
+            noise: vec![noise.as_ref().try_into().map_err(|_| PkiError::Key)?],
+        };
+        public(
+            folder,
+            &format!("{name}.site"),
+            &hex_line(&certificate.sign(&site)),
+        )?;
+    }
+    Ok(())
+}
+
+/// The site's public key from `site.pub`.
+///
+/// # Errors
+/// The file cannot be read or does not hold 64 hexadecimal digits.
+pub fn site_public(folder: &Path) -> Result<VerifyingKey, PkiError> {
+    let path = folder.join("site.pub");
+    let text = fs::read_to_string(&path).map_err(|source| PkiError::Io { path, source })?;
+    protocol::codec::from_hex(&text, "site.pub")
+        .map(VerifyingKey)
+        .map_err(|_| PkiError::Key)
+}
+
+fn params((begin, end): &(u64, u64)) -> CertificateParams {
+    let mut params = CertificateParams::default();
+    let epoch = rcgen::date_time_ymd(1970, 1, 1);
+    params.not_before = epoch + Duration::from_secs(*begin);
+    params.not_after = epoch + Duration::from_secs(*end);
+    params
+}
+
+/// First and last second, since 1970.
+fn validity(days: u32) -> (u64, u64) {
+    let now = SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap_or_default();
+    (
+        now.saturating_sub(EARLIER).as_secs(),
+        now.as_secs() + u64::from(days) * 86_400,
+    )
+}
+
+fn random() -> Result<Zeroizing<[u8; 32]>, PkiError> {
+    let mut out = Zeroizing::new([0; 32]);
+    aws_lc_rs::rand::fill(out.as_mut()).map_err(|_| PkiError::Key)?;
+    Ok(out)
+}
+
+fn signing_key() -> Result<(Zeroizing<[u8; 32]>, SigningKey), PkiError> {
+    let seed = random()?;
+    let key = SigningKey::from_seed(&seed).map_err(|_| PkiError::Key)?;
+    Ok((seed, key))
+}
+
+fn hex_line(octets: &[u8]) -> Zeroizing<String> {
+    let mut line = Zeroizing::new(hex::encode(octets));
+    line.push('\n');
+    line
+}
+
+fn public(folder: &Path, name: &str, content: &str) -> Result<(), PkiError> {
+    write(folder, name, content, 0o644)
+}
+
+fn private(folder: &Path, name: &str, content: &str) -> Result<(), PkiError> {
+    write(folder, name, content, 0o600)
+}
+
+fn write(folder: &Path, name: &str, content: &str, mode: u32) -> Result<(), PkiError> {
+    let path = folder.join(name);
+    let file = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(mode)
+        .open(&path);
+    file.and_then(|mut file| file.write_all(content.as_bytes()))
+        .map_err(|source| PkiError::Io { path, source })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    fn spec() -> Spec {
+        let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+        Spec {
+            domain: "demo".into(),
+            key_servers: names(&["ks"]),
+            registrars: names(&["r1"]),
+            members: names(&["m1", "m2"]),
+            days: 30,
+        }
+    }
+
+    #[test]
+    fn private_files_are_private_and_the_site_certificate_opens_under_the_site_key() {
+        let folder = tempfile::tempdir().unwrap();
+        create(folder.path(), &spec()).unwrap();
+        for name in [
+            "ca.key",
+            "ks.key",
+            "r1.key",
+            "m1.key",
+            "ks.noise",
+            "ks.signing",
+            "site.key",
+        ] {
+            let mode = fs::metadata(folder.path().join(name))
+                .unwrap()
+                .permissions()
+                .mode();
+            assert_eq!(mode & 0o777, 0o600, "{name}");
+        }
+        let octets = hex::decode(
+            fs::read_to_string(folder.path().join("ks.site"))
+                .unwrap()
+                .trim(),
+        )
+        .unwrap();
+        let (now, _) = validity(1);
+        let site = site_public(folder.path()).unwrap();
+        let opened = SiteCertificate::open(&octets, &site, now + 400).unwrap();
+        assert_eq!(opened.key_server, "ks");
+        let seed = fs::read_to_string(folder.path().join("ks.signing")).unwrap();
+        let seed = protocol::codec::from_hex(&seed, "seed").unwrap();
+        assert_eq!(
+            opened.signing,
+            [SigningKey::from_seed(&seed).unwrap().public()]
+        );
+        assert!(SiteCertificate::open(&octets, &site, now + 31 * 86_400).is_err());
+        assert!(SiteCertificate::open(&octets, &opened.signing[0], now + 400).is_err());
+        assert!(SiteCertificate::open(&octets[1..], &site, now + 400).is_err());
+    }
+
+    #[test]
+    fn nothing_is_overwritten_and_bad_names_are_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("mine"), "x").unwrap();
+        assert!(matches!(
+            create(folder.path(), &spec()),
+            Err(PkiError::NotEmpty(_))
+        ));
+        let empty = tempfile::tempdir().unwrap();
+        let bad = Spec {
+            members: vec!["m 1".into()],
+            ..spec()
+        };
+        assert!(matches!(
+            create(empty.path(), &bad),
+            Err(PkiError::Identity(_))
+        ));
+        assert_eq!(fs::read_dir(empty.path()).unwrap().count(), 0);
+        assert!(matches!(
+            create(empty.path(), &Spec { days: 0, ..spec() }),
+            Err(PkiError::Days(0))
+        ));
+    }
+}
