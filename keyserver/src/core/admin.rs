@@ -99,6 +99,10 @@ pub struct GroupStatus {
     pub members: usize,
     /// Edges from the deepest leaf to the root.
     pub height: usize,
+    /// Rekey messages multicast in this reign.
+    pub rekey_messages: u64,
+    /// Units and repair units multicast in this reign.
+    pub units_sent: u64,
 }
 
 impl Core {
@@ -202,6 +206,8 @@ impl Core {
             epoch: group.epoch(),
             members: group.tree.len(),
             height: group.tree.height(),
+            rekey_messages: group.sent.0,
+            units_sent: group.sent.1,
         });
         Status {
             name: self.config.name.clone(),

@@ -102,6 +102,8 @@ pub(super) struct Group {
     /// Members that left: by which request, and the first epoch without them. Asking again gets the same answer.
     pub(super) left: BTreeMap<MemberId, (RequestId, u64)>,
     pub(super) earlier: VecDeque<Earlier>,
+    /// Rekey messages, and units and repair units, that were multicast in this reign.
+    pub(super) sent: (u64, u64),
     beacon: Vec<u8>,
     beacon_counter: u64,
     next_beacon: Option<Now>,
@@ -169,6 +171,7 @@ impl Group {
             barred,
             left,
             earlier,
+            sent: (0, 0),
             beacon: Vec::new(),
             beacon_counter: 0,
             next_beacon: None,

@@ -544,6 +544,8 @@ impl Core {
         );
         let (datagrams, units, repair_units) = datagrams.unwrap_or_default();
         if members > 0 {
+            group.sent.0 += 1;
+            group.sent.1 += u64::try_from(datagrams.len()).unwrap_or(u64::MAX);
             for datagram in datagrams.into_iter().chain([beacon]) {
                 match reason.revokes() {
                     true => self.outbox.push_urgent(destination, datagram),

@@ -179,6 +179,7 @@ fn render(reply: AdminReply) -> Value {
             "groups": status.groups.iter().map(|group| json!({
                 "name": group.name, "id": group.id.0, "epoch": group.epoch,
                 "members": group.members, "height": group.height,
+                "rekey_messages": group.rekey_messages, "units_sent": group.units_sent,
             })).collect::<Vec<_>>(),
         }),
     }

@@ -1,0 +1,265 @@
+//! The configuration file. All of it, and every file that it names, is checked before anything is bound or connected.
+#![allow(
+    clippy::disallowed_methods,
+    reason = "the validity of a site certificate is checked against the clock"
+)]
+
+use std::collections::BTreeSet;
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use net::ConfigError;
+use net::config::in_range;
+use net::multicast::Impairment;
+use net::tls::{CredentialFiles, Credentials};
+use protocol::identity::Identity;
+use protocol::site::SiteCertificate;
+use protocol::{MAX_NAME, VerifyingKey};
+use serde::Deserialize;
+
+use crate::core::MAX_GROUPS;
+
+/// Registrars in a configuration: each is tried for up to 10 s, and a minute is the longest that a try may take.
+const MAX_REGISTRARS: usize = 6;
+/// User ids in a configuration.
+const MAX_UIDS: usize = 64;
+/// Longest path of a Unix socket in octets, with its final zero (`sockaddr_un`).
+const MAX_SOCKET_PATH: usize = 108;
+
+/// The file as written. Relative paths are meant from the file's folder.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FileConfig {
+    /// Name of the key server, 1 to 64 octets, as its site certificate has it. Required.
+    pub key_server: String,
+    /// Where the key server takes requests: `host:port`. Required.
+    pub key_server_address: String,
+    /// Registrars, tried in this order, 1 to 6. Required.
+    pub registrars: Vec<RegistrarConfig>,
+    /// The site's public key (Ed25519), 64 hexadecimal digits: the root of all trust in rekey messages. Required.
+    pub site_key: String,
+    /// File with the site certificate of the key server, in hexadecimal digits. Required.
+    pub site_certificate: PathBuf,
+    /// PEM file with this client's certificate and those between it and a root. Required.
+    pub certificate: PathBuf,
+    /// PEM file, mode 0600, with the private key of that certificate. Required.
+    pub private_key: PathBuf,
+    /// PEM file with the certificates of the authorities that registrars must be under. Required.
+    pub trust_roots: PathBuf,
+    /// Groups to join at the start, 0 to 64 names of 1 to 64 octets. Default: none.
+    #[serde(default)]
+    pub groups: Vec<String>,
+    /// IPv4 address of the interface that multicast comes in by. Default: 0.0.0.0, the system's choice.
+    #[serde(default = "any_interface")]
+    pub interface: Ipv4Addr,
+    /// Path of the Unix socket that feeds data processors, at most 107 octets; mode 0660. Required.
+    pub socket: PathBuf,
+    /// User ids, besides this process's own and root, that may use the socket, at most 64. Default: none.
+    #[serde(default)]
+    pub allow_uids: Vec<u32>,
+    /// What SIGTERM means for memberships: `leave` ends them, `stay` keeps them for the next start. Default: `leave`.
+    #[serde(default)]
+    pub on_stop: OnStop,
+    /// For demonstrations and tests only. Default: nothing dangerous.
+    #[serde(default)]
+    pub danger: Danger,
+}
+
+/// One registrar.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RegistrarConfig {
+    /// Where it takes registrations: `host:port`. Required.
+    pub address: String,
+    /// The identity in its certificate, byte for byte. Required.
+    pub identity: String,
+}
+
+/// What happens to memberships when the daemon is told to end.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnStop {
+    /// They end, if the key server can be asked within 2 s.
+    #[default]
+    Leave,
+    /// They go on; the next start joins again as the same client.
+    Stay,
+}
+
+/// For demonstrations and tests only.
+#[derive(Debug, Clone, Copy, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Danger {
+    /// Share of rekey datagrams to drop at random on receipt, in per cent, 0 to 90. Default: 0.
+    #[serde(default)]
+    pub receive_loss_percent: u8,
+    /// Seed of that chance: the same one drops the same positions in the sequence. Default: 0.
+    #[serde(default)]
+    pub seed: u64,
+}
+
+fn any_interface() -> Ipv4Addr {
+    Ipv4Addr::UNSPECIFIED
+}
+
+/// A configuration that was checked, with the files that it names.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    pub(crate) key_server_address: String,
+    pub(crate) registrars: Vec<(String, Identity)>,
+    pub(crate) site: SiteCertificate,
+    pub(crate) credentials: Credentials,
+    pub(crate) groups: Vec<String>,
+    pub(crate) interface: Ipv4Addr,
+    pub(crate) socket: PathBuf,
+    pub(crate) allow_uids: BTreeSet<u32>,
+    pub(crate) on_stop: OnStop,
+    pub(crate) impairment: Impairment,
+}
+
+impl FileConfig {
+    /// Reads a file and checks it and every file that it names.
+    ///
+    /// # Errors
+    /// Whatever is wrong first, with its key.
+    pub fn load(path: &Path) -> Result<Settings, ConfigError> {
+        let folder = path.parent().unwrap_or(Path::new("."));
+        net::config::load::<Self>(path)?.check(folder)
+    }
+
+    /// Checks; relative paths are meant from `folder`.
+    ///
+    /// # Errors
+    /// Whatever is wrong first, with its key.
+    pub fn check(self, folder: &Path) -> Result<Settings, ConfigError> {
+        name("key_server", &self.key_server)?;
+        address("key_server_address", &self.key_server_address)?;
+        count("registrars", self.registrars.len(), 1, MAX_REGISTRARS)?;
+        let registrars = self.registrars.iter().enumerate().map(|(i, registrar)| {
+            address(&format!("registrars[{i}].address"), &registrar.address)?;
+            let identity = Identity::parse(&registrar.identity)
+                .map_err(|why| ConfigError::invalid(format!("registrars[{i}].identity"), why))?;
+            Ok((registrar.address.clone(), identity))
+        });
+        let registrars = registrars.collect::<Result<Vec<_>, ConfigError>>()?;
+        count("groups", self.groups.len(), 0, MAX_GROUPS)?;
+        let mut seen = BTreeSet::new();
+        for group in &self.groups {
+            name("groups", group)?;
+            if !seen.insert(group) {
+                return Err(ConfigError::invalid(
+                    "groups",
+                    format!("`{group}` stands there twice"),
+                ));
+            }
+        }
+        count("allow_uids", self.allow_uids.len(), 0, MAX_UIDS)?;
+        let loss = in_range(
+            "danger.receive_loss_percent",
+            self.danger.receive_loss_percent,
+            0..=90,
+        )?;
+        let socket = folder.join(&self.socket);
+        if socket.as_os_str().len() >= MAX_SOCKET_PATH {
+            let why = format!(
+                "{} has {} octets, at most 107 are possible",
+                socket.display(),
+                socket.as_os_str().len()
+            );
+            return Err(ConfigError::invalid("socket", why));
+        }
+        if !socket
+            .parent()
+            .is_some_and(|parent| parent.as_os_str().is_empty() || parent.is_dir())
+        {
+            return Err(ConfigError::invalid(
+                "socket",
+                format!("{}: its folder does not exist", socket.display()),
+            ));
+        }
+        let site = site(&self, folder)?;
+        let credentials = Credentials::load(&CredentialFiles {
+            certificate: folder.join(&self.certificate),
+            key: folder.join(&self.private_key),
+            roots: folder.join(&self.trust_roots),
+        })
+        .map_err(|why| ConfigError::invalid("certificate, private_key, trust_roots", why))?;
+        Ok(Settings {
+            key_server_address: self.key_server_address,
+            registrars,
+            site,
+            credentials,
+            groups: self.groups,
+            interface: self.interface,
+            socket,
+            allow_uids: self.allow_uids.into_iter().collect(),
+            on_stop: self.on_stop,
+            impairment: Impairment {
+                loss: f64::from(loss) / 100.0,
+                seed: self.danger.seed,
+            },
+        })
+    }
+}
+
+/// The site certificate, signed by the site's key, valid today, for the key server that is meant.
+fn site(config: &FileConfig, folder: &Path) -> Result<SiteCertificate, ConfigError> {
+    let key = protocol::codec::from_hex(&config.site_key, "site key")
+        .map_err(|_| ConfigError::invalid("site_key", "expected 64 hexadecimal digits"))?;
+    let path = folder.join(&config.site_certificate);
+    let wrong = |why: &dyn std::fmt::Display| {
+        ConfigError::invalid("site_certificate", format!("{}: {why}", path.display()))
+    };
+    let text = std::fs::read_to_string(&path).map_err(|why| wrong(&why))?;
+    let digits: String = text
+        .lines()
+        .filter(|line| !line.starts_with(['#', '-']))
+        .flat_map(str::split_whitespace)
+        .collect();
+    let octets = hex::decode(digits).map_err(|why| wrong(&why))?;
+    let now = SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .map_err(|why| wrong(&why))?;
+    let site = SiteCertificate::open(&octets, &VerifyingKey(key), now.as_secs())
+        .map_err(|why| wrong(&why))?;
+    if site.key_server != config.key_server {
+        return Err(wrong(&format!(
+            "it is for key server `{}`, expected `{}`",
+            site.key_server, config.key_server
+        )));
+    }
+    Ok(site)
+}
+
+fn name(key: &str, text: &str) -> Result<(), ConfigError> {
+    if text.is_empty() || text.len() > MAX_NAME {
+        let why = format!(
+            "`{text}` has {} octets, expected 1 to {MAX_NAME}",
+            text.len()
+        );
+        return Err(ConfigError::invalid(key, why));
+    }
+    Ok(())
+}
+
+fn address(key: &str, text: &str) -> Result<(), ConfigError> {
+    let is_address = text.rsplit_once(':').is_some_and(|(host, port)| {
+        !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port != 0)
+    });
+    if !is_address {
+        return Err(ConfigError::invalid(
+            key,
+            format!("`{text}` is not `host:port`"),
+        ));
+    }
+    Ok(())
+}
+
+fn count(key: &str, have: usize, least: usize, most: usize) -> Result<(), ConfigError> {
+    in_range(format!("number of {key}"), have, least..=most).map(|_| ())
+}
+
+#[cfg(test)]
+#[path = "config_tests.rs"]
+pub(crate) mod tests;

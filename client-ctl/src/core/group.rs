@@ -1,0 +1,322 @@
+//! One group as this client sees it: what it wants, what it may believe, what it tells.
+
+mod answers;
+mod hear;
+
+use std::collections::{BTreeMap, VecDeque};
+
+use protocol::request::Resync;
+use protocol::unit::UnitVerifier;
+use protocol::{Entropy, GroupId, MemberId};
+
+use super::fence::Fence;
+use super::member::Member;
+use super::output::{Counters, Event, GroupStatus, LiveKey, Output, Snapshot, Status};
+use super::{Now, requests::Ask};
+
+/// Data processors whose reports are remembered: far more than share one host's keys.
+const MAX_CONSUMERS: usize = 64;
+/// Hold time told before anything was announced, in milliseconds.
+const HOLD_MS: u64 = 10_000;
+
+/// What a group may use of the core around it.
+pub(super) struct Env<'a> {
+    pub(super) now: Now,
+    pub(super) entropy: &'a mut Box<dyn Entropy>,
+    pub(super) verifier: &'a mut UnitVerifier,
+    pub(super) outputs: &'a mut VecDeque<Output>,
+}
+
+impl Env<'_> {
+    fn event(&mut self, event: Event) {
+        self.outputs.push_back(Output::Event(event));
+    }
+}
+
+/// What is to be asked, and when.
+struct Want {
+    ask: Ask,
+    at: Now,
+    /// Not the first time: it waits alone.
+    again: bool,
+}
+
+/// A membership that is over: messages of epochs before the first one without this client still count for a moment.
+struct Ending {
+    epoch: u64,
+    at: Now,
+}
+
+pub(super) struct Group {
+    name: String,
+    status: Status,
+    detail: String,
+    want: Option<Want>,
+    /// An operation of this group is on its way to the key server.
+    asking: Option<Ask>,
+    /// Failures in a row.
+    attempt: u32,
+    fence: Fence,
+    member: Option<Member>,
+    ending: Option<Ending>,
+    joined_epoch: Option<u64>,
+    left_epoch: Option<u64>,
+    counters: Counters,
+    applied: BTreeMap<String, u64>,
+    changed: bool,
+}
+
+impl Group {
+    pub(super) fn new(now: Now, name: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            status: Status::Joining,
+            detail: String::new(),
+            want: Some(Want {
+                ask: Ask::Join,
+                at: now,
+                again: false,
+            }),
+            asking: None,
+            attempt: 0,
+            fence: Fence::default(),
+            member: None,
+            ending: None,
+            joined_epoch: None,
+            left_epoch: None,
+            counters: Counters::default(),
+            applied: BTreeMap::new(),
+            changed: true,
+        }
+    }
+
+    /// The user wants to be a member.
+    pub(super) fn join(&mut self, now: Now) {
+        if matches!(self.status, Status::Member | Status::Stale) && !self.wants(Ask::Leave) {
+            return;
+        }
+        self.set(Status::Joining, "");
+        self.want = Some(Want {
+            ask: Ask::Join,
+            at: now,
+            again: false,
+        });
+    }
+
+    /// The user does not want to be a member any more.
+    pub(super) fn leave(&mut self, now: Now) {
+        if self.may_be_member() {
+            self.want = Some(Want {
+                ask: Ask::Leave,
+                at: now,
+                again: false,
+            });
+        } else {
+            self.want = None;
+            self.set(Status::Left, "");
+        }
+    }
+
+    /// The client has registered anew: its old leaf is worth nothing, so it joins again.
+    pub(super) fn renew(&mut self, now: Now) {
+        let leaving = self.asking.take() == Some(Ask::Leave) || self.wants(Ask::Leave);
+        let ask = match self.status {
+            Status::Joining | Status::Member | Status::Stale if leaving => Ask::Leave,
+            Status::Joining | Status::Member | Status::Stale => Ask::Join,
+            Status::Left | Status::Evicted | Status::Refused => return,
+        };
+        self.want = Some(Want {
+            ask,
+            at: now,
+            again: false,
+        });
+        self.changed = true;
+    }
+
+    /// Registration was refused for good.
+    pub(super) fn refuse(&mut self, why: &str) {
+        (self.want, self.member, self.ending) = (None, None, None);
+        self.set(Status::Refused, why);
+    }
+
+    /// The key server may hold this client for a member.
+    pub(super) fn may_be_member(&self) -> bool {
+        (self.member.is_some() && self.ending.is_none()) || self.asking == Some(Ask::Join)
+    }
+
+    fn wants(&self, ask: Ask) -> bool {
+        self.want.as_ref().is_some_and(|want| want.ask == ask)
+    }
+
+    pub(super) fn wanted_at(&self) -> Option<Now> {
+        self.want.as_ref().map(|want| want.at)
+    }
+
+    /// Takes a due join or leave out, to be asked.
+    pub(super) fn take_change(&mut self, now: Now) -> Option<Ask> {
+        let due = self
+            .want
+            .take_if(|want| want.ask != Ask::Resync && want.at <= now)?;
+        self.asking = Some(due.ask);
+        Some(due.ask)
+    }
+
+    /// Whether a re-synchronization is due.
+    pub(super) fn resync_due(&self, now: Now) -> bool {
+        self.want
+            .as_ref()
+            .is_some_and(|want| want.ask == Ask::Resync && want.at <= now)
+    }
+
+    /// Takes a re-synchronization out, to be asked now: one that is due, or that waits for its first time and
+    /// saves a request by going along.
+    pub(super) fn take_resync(&mut self, now: Now) -> Option<Resync> {
+        self.want
+            .take_if(|want| want.ask == Ask::Resync && (want.at <= now || !want.again))?;
+        let member = self.member.as_ref()?;
+        let have = member.context.epoch;
+        self.asking = Some(Ask::Resync);
+        self.counters.resyncs += 1;
+        let detail = if self.detail.is_empty() {
+            "asking for the present keys"
+        } else {
+            &self.detail
+        };
+        let detail = detail.to_owned();
+        self.set(Status::Stale, &detail);
+        Some(Resync {
+            group: self.name.clone(),
+            seen: self.fence.seen(),
+            have,
+        })
+    }
+
+    /// What was asked goes on being asked elsewhere, or never again.
+    pub(super) fn forget_asking(&mut self) {
+        self.asking = None;
+    }
+
+    pub(super) fn id(&self) -> Option<GroupId> {
+        self.member.as_ref().map(|member| member.context.group)
+    }
+
+    pub(super) fn destination(&self) -> Option<std::net::SocketAddr> {
+        self.member.as_ref().map(|member| member.destination)
+    }
+
+    /// Time has passed.
+    pub(super) fn advance(&mut self, env: &mut Env<'_>) {
+        let Some(member) = &mut self.member else {
+            return;
+        };
+        self.changed |= member.keys.expire(env.now);
+        if self
+            .ending
+            .as_ref()
+            .is_some_and(|ending| ending.at <= env.now)
+        {
+            (self.member, self.ending, self.changed) = (None, None, true);
+            return;
+        }
+        if self.listens_for_silence() && self.silent_at() <= Some(env.now) {
+            if let Some(member) = &mut self.member {
+                member.silence();
+            }
+            self.counters.silences += 1;
+            self.need(env, "no beacon");
+            self.set(Status::Stale, "no beacon");
+        }
+    }
+
+    fn silent_at(&self) -> Option<Now> {
+        self.member.as_ref().map(Member::silent_at)
+    }
+
+    fn listens_for_silence(&self) -> bool {
+        self.member.is_some()
+            && self.want.is_none()
+            && self.asking.is_none()
+            && self.ending.is_none()
+    }
+
+    /// When [`Group::advance`] has something to do, and what.
+    pub(super) fn next(&self) -> Option<(Now, &'static str)> {
+        let expiry = self
+            .member
+            .as_ref()
+            .and_then(|m| m.keys.next_expiry())
+            .map(|at| (at, "a key expires"));
+        let ending = self
+            .ending
+            .as_ref()
+            .map(|ending| (ending.at, "a membership ends"));
+        let silence = self
+            .silent_at()
+            .filter(|_| self.listens_for_silence())
+            .map(|at| (at, "silence"));
+        [expiry, ending, silence].into_iter().flatten().min()
+    }
+
+    /// A data processor has told which epoch it uses.
+    pub(super) fn applied(&mut self, env: &mut Env<'_>, consumer: String, epoch: u64) {
+        if self.applied.len() >= MAX_CONSUMERS && !self.applied.contains_key(&consumer) {
+            return env.event(Event::Dropped {
+                cause: "a report of one data processor too many",
+            });
+        }
+        self.applied.insert(consumer.clone(), epoch);
+        env.event(Event::Applied {
+            group: self.name.clone(),
+            consumer,
+            epoch,
+        });
+    }
+
+    fn set(&mut self, status: Status, detail: &str) {
+        self.changed |= self.status != status || self.detail != detail;
+        self.status = status;
+        self.detail = detail.to_owned();
+    }
+
+    /// Whether data processors must be told of a change; asked once.
+    pub(super) fn take_changed(&mut self) -> bool {
+        std::mem::take(&mut self.changed)
+    }
+
+    pub(super) fn data_key(&self, epoch: u64) -> Option<&protocol::DataKey> {
+        self.member
+            .as_ref()
+            .and_then(|member| member.keys.get(epoch))
+    }
+
+    pub(super) fn snapshot(&self, client: Option<MemberId>) -> Snapshot {
+        let member = self.member.as_ref();
+        Snapshot {
+            group: self.name.clone(),
+            group_id: self.fence.id(),
+            status: self.status,
+            detail: self.detail.clone(),
+            sender_id: client,
+            joined_epoch: self.joined_epoch,
+            left_epoch: self.left_epoch,
+            hold_ms: member.map_or(HOLD_MS, Member::hold_ms),
+            keys: member.map_or_else(Vec::<LiveKey>::new, |member| member.keys.to_vec()),
+        }
+    }
+
+    pub(super) fn status(&self) -> GroupStatus {
+        let at = self.member.as_ref().map(Member::at);
+        GroupStatus {
+            group: self.name.clone(),
+            status: self.status,
+            detail: self.detail.clone(),
+            term: at.map(|(term, _)| term),
+            epoch: at.map(|(_, epoch)| epoch),
+            joined_epoch: self.joined_epoch,
+            left_epoch: self.left_epoch,
+            destination: self.destination(),
+            counters: self.counters,
+            applied: self.applied.clone(),
+        }
+    }
+}

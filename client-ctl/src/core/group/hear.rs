@@ -1,0 +1,196 @@
+//! What comes by multicast: units and beacons, and what follows from them.
+
+use std::time::Duration;
+
+use protocol::Beacon;
+use protocol::unit::Unit;
+
+use super::super::fence::Conflict;
+use super::super::member::{Broken, Taken, Unusable};
+use super::super::output::{Event, How, Status};
+use super::super::requests::Ask;
+use super::{Env, Group, Want};
+
+impl Group {
+    /// An unverified unit of this group.
+    pub(in super::super) fn unit(&mut self, env: &mut Env<'_>, unit: &Unit<'_>) {
+        let Some(member) = &mut self.member else {
+            return;
+        };
+        self.counters.units_received += 1;
+        let header = unit.header.epoch;
+        let over = self
+            .ending
+            .as_ref()
+            .is_some_and(|ending| header.epoch >= ending.epoch);
+        let (term, epoch) = member.at();
+        if over || header.term < term || header.epoch <= epoch || self.fence.is_past(header.term) {
+            self.counters.units_old += 1;
+            return;
+        }
+        let Ok(unit) = env.verifier.verify(unit) else {
+            self.counters.units_bad_signature += 1;
+            return;
+        };
+        if let Err(conflict) = self.fence.same_reign(&header.context()) {
+            return self.conflict(env, conflict);
+        }
+        match member.take(&unit) {
+            Err(Unusable::Conflict(conflict)) => return self.conflict(env, conflict),
+            Err(error) => {
+                self.counters.units_malformed += 1;
+                env.event(Event::Dropped {
+                    cause: "a signed unit that cannot be used",
+                });
+                self.fence.raise(&header.context());
+                return self.need(env, unusable(&error));
+            }
+            Ok(Taken::Nothing) => self.fence.raise(&header.context()),
+            Ok(Taken::Whole { recovered }) => {
+                self.fence.raise(&header.context());
+                self.counters.messages += 1;
+                self.counters.messages_recovered += u64::from(recovered);
+                self.catch_up(env);
+            }
+        }
+        if self
+            .member
+            .as_ref()
+            .is_some_and(|member| header.epoch > member.context.epoch + 1)
+        {
+            self.need(env, "a rekey message is missing");
+        }
+    }
+
+    /// An unverified beacon of this group.
+    pub(in super::super) fn beacon(&mut self, env: &mut Env<'_>, beacon: &Beacon, datagram: &[u8]) {
+        let Some(member) = &mut self.member else {
+            return;
+        };
+        if self.fence.is_replay(beacon) {
+            self.counters.beacon_replays += 1;
+            return;
+        }
+        if Beacon::verify(datagram, env.verifier.keys()).is_err() {
+            self.counters.beacons_bad_signature += 1;
+            return;
+        }
+        let at = (beacon.context.term, beacon.context.epoch);
+        let checked = self
+            .fence
+            .same_reign(&beacon.context)
+            .and_then(|()| member.agrees(beacon))
+            .and_then(|()| {
+                self.fence
+                    .same_claim(at, &beacon.commitment, &beacon.header_hash)
+            });
+        if let Err(conflict) = checked {
+            return self.conflict(env, conflict);
+        }
+        self.counters.beacons += 1;
+        self.fence.raise_by(beacon);
+        let hold_ms = member.hold_ms();
+        member.hear(env.now, beacon);
+        self.changed |= member.hold_ms() != hold_ms;
+        if at > member.at() {
+            self.need(env, "the beacon is ahead");
+        } else {
+            self.settle();
+        }
+    }
+
+    /// Applies whatever continues the installed epoch.
+    pub(super) fn catch_up(&mut self, env: &mut Env<'_>) {
+        while let Some(member) = &mut self.member
+            && let Some(step) = member.step(env.now, &self.fence)
+        {
+            let (term, epoch) = member.at();
+            match step {
+                Ok(recovered) => {
+                    let (group, how) = (self.name.clone(), How::Multicast);
+                    env.event(Event::Installed {
+                        group,
+                        term,
+                        epoch,
+                        recovered,
+                        how,
+                    });
+                    self.changed = true;
+                    if let Some(ending) = &self.ending {
+                        member.keys.retire(env.now, ending.at);
+                    }
+                }
+                Err(Broken::Conflict(conflict)) => {
+                    self.conflict(env, conflict);
+                    self.need(env, "the chain of epochs is broken");
+                }
+                Err(Broken::Elsewhere) => self.need(env, "a new reign goes on from another epoch"),
+                Err(Broken::Apply(error)) => {
+                    self.counters.messages_unusable += 1;
+                    env.event(Event::Unusable {
+                        group: self.name.clone(),
+                        why: error.to_string(),
+                    });
+                    self.need(env, "the rekey message gives no way to the next key");
+                }
+            }
+        }
+        self.settle();
+    }
+
+    /// If nothing newer is known than what is installed, nothing is needed.
+    pub(super) fn settle(&mut self) {
+        let Some(member) = &self.member else { return };
+        if member.at() < self.fence.seen() || self.ending.is_some() || self.asking.is_some() {
+            return;
+        }
+        self.want.take_if(|want| want.ask == Ask::Resync);
+        if self.want.is_none() {
+            self.attempt = 0;
+        }
+        self.set(
+            if self.status == Status::Stale {
+                Status::Member
+            } else {
+                self.status
+            },
+            "",
+        );
+    }
+
+    /// Something is missing: after a random wait, chosen once, it is asked for.
+    pub(super) fn need(&mut self, env: &mut Env<'_>, why: &'static str) {
+        let Some(member) = &self.member else { return };
+        if self.want.is_some() || self.asking.is_some() || self.ending.is_some() {
+            return;
+        }
+        let wait_ms = env.entropy.below(u64::from(member.resync_wait_ms) + 1);
+        let at = env.now + Duration::from_millis(wait_ms);
+        self.want = Some(Want {
+            ask: Ask::Resync,
+            at,
+            again: false,
+        });
+        self.detail = why.to_owned();
+        env.event(Event::Waiting {
+            group: self.name.clone(),
+            wait_ms,
+            why,
+        });
+    }
+
+    fn conflict(&mut self, env: &mut Env<'_>, what: Conflict) {
+        self.counters.conflicts += 1;
+        env.event(Event::Conflict {
+            group: self.name.clone(),
+            what,
+        });
+    }
+}
+
+fn unusable(error: &Unusable) -> &'static str {
+    match error {
+        Unusable::Messages(_) => "an epoch of several messages",
+        _ => "a signed unit that makes no sense",
+    }
+}

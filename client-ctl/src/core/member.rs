@@ -1,0 +1,290 @@
+//! A membership: the secrets of the path, the live data keys, and the rekey messages on their way to the next epoch.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use fec::{Progress, Reassembly};
+use protocol::codec::DecodeError;
+use protocol::member::ApplyError;
+use protocol::rekey::Announcement;
+use protocol::unit::VerifiedUnit;
+use protocol::{Beacon, Commitment, EpochContext, EpochHeader, HeaderHash, KeyPath, RekeyMessage};
+use thiserror::Error;
+
+use super::Now;
+use super::fence::{Conflict, Fence};
+use super::keys::LiveKeys;
+
+/// Rekey messages of a group that are in progress or wait for one before them. More than are ever under way within
+/// a re-synchronization wait; at 1 MiB each it is the bound of a member's memory.
+const MAX_AHEAD: usize = 16;
+/// Silence is noticed no sooner and no later than after three of these, whatever is announced.
+const INTERVALS: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(600)];
+/// Longest pause between re-synchronizations for silence.
+const MAX_SILENCE: Duration = Duration::from_secs(30);
+
+/// Names a rekey message, older ones first.
+type MessageKey = (u64, u64);
+
+pub(super) struct Member {
+    pub(super) destination: SocketAddr,
+    pub(super) context: EpochContext,
+    pub(super) announcement: Announcement,
+    pub(super) keys: LiveKeys,
+    pub(super) resync_wait_ms: u32,
+    commitment: Commitment,
+    header_hash: HeaderHash,
+    path: KeyPath,
+    interval: Duration,
+    heard: Now,
+    /// Silences since the last beacon that came by multicast.
+    silences: u32,
+    headers: BTreeMap<MessageKey, EpochHeader>,
+    reassembly: Reassembly<MessageKey>,
+    later: BTreeMap<MessageKey, Whole>,
+}
+
+/// A rekey message that has all its units.
+struct Whole {
+    header: EpochHeader,
+    message: RekeyMessage,
+    recovered: bool,
+}
+
+/// What a unit has brought.
+pub(super) enum Taken {
+    Nothing,
+    Whole { recovered: bool },
+}
+
+/// A signed unit that cannot be used. The key server is to blame.
+#[derive(Debug, Error)]
+pub(super) enum Unusable {
+    #[error("{0}")]
+    Conflict(Conflict),
+    #[error("{0} messages in one epoch, expected 1")]
+    Messages(u16),
+    #[error(transparent)]
+    Units(#[from] fec::AssemblyError),
+    #[error(transparent)]
+    Message(#[from] DecodeError),
+}
+
+/// The next epoch did not follow from its rekey message.
+pub(super) enum Broken {
+    Conflict(Conflict),
+    /// A new reign goes on from another epoch than ours.
+    Elsewhere,
+    Apply(ApplyError),
+}
+
+impl Member {
+    /// From a sealed reply that was checked. `keys` are those of the membership so far.
+    pub(super) fn new(
+        now: Now,
+        destination: SocketAddr,
+        path: KeyPath,
+        beacon: &Beacon,
+        announcement: Announcement,
+        keys: LiveKeys,
+    ) -> Self {
+        let mut member = Self {
+            destination,
+            context: beacon.context,
+            announcement,
+            keys,
+            resync_wait_ms: 0,
+            commitment: beacon.commitment,
+            header_hash: beacon.header_hash,
+            path,
+            interval: INTERVALS[0],
+            heard: now,
+            silences: 0,
+            headers: BTreeMap::new(),
+            reassembly: Reassembly::new(MAX_AHEAD),
+            later: BTreeMap::new(),
+        };
+        member.announced(now, beacon);
+        member
+    }
+
+    /// Keeps what a former state of the same membership had collected for later epochs.
+    pub(super) fn inherit(&mut self, former: Self) {
+        self.silences = former.silences;
+        self.headers = former.headers;
+        self.reassembly = former.reassembly;
+        self.later = former.later;
+        self.tidy();
+    }
+
+    pub(super) fn at(&self) -> (u64, u64) {
+        (self.context.term, self.context.epoch)
+    }
+
+    /// Nothing that is signed contradicts what is installed.
+    pub(super) fn agrees(&self, beacon: &Beacon) -> Result<(), Conflict> {
+        let context = &beacon.context;
+        if context.term == self.context.term && context.incarnation != self.context.incarnation {
+            return Err("another incarnation under the same term");
+        }
+        if context.term > self.context.term && context.epoch <= self.context.epoch {
+            return Err("a later reign with an earlier epoch");
+        }
+        if (context.term, context.epoch) != self.at() {
+            return Ok(());
+        }
+        if beacon.commitment != self.commitment {
+            return Err("another commitment for the same epoch");
+        }
+        if beacon.header_hash != self.header_hash {
+            return Err("another header for the same epoch");
+        }
+        Ok(())
+    }
+
+    /// A new beacon came by multicast.
+    pub(super) fn hear(&mut self, now: Now, beacon: &Beacon) {
+        self.silences = 0;
+        self.announced(now, beacon);
+    }
+
+    fn announced(&mut self, now: Now, beacon: &Beacon) {
+        let [least, most] = INTERVALS;
+        self.heard = now;
+        self.interval = Duration::from_millis(beacon.interval_ms.into()).clamp(least, most);
+        self.resync_wait_ms = beacon.resync_wait_ms;
+    }
+
+    /// When three announced intervals without a beacon are over; later if that was so before.
+    pub(super) fn silent_at(&self) -> Now {
+        let three = self.interval * 3;
+        let backed_off = three.saturating_mul(2u32.saturating_pow(self.silences.min(16)));
+        self.heard + backed_off.min(three.max(MAX_SILENCE))
+    }
+
+    pub(super) fn silence(&mut self) {
+        self.silences += 1;
+    }
+
+    /// Beacon interval, longest wait and two seconds for the request itself.
+    pub(super) fn hold_ms(&self) -> u64 {
+        let interval = u64::try_from(self.interval.as_millis()).unwrap_or(u64::MAX);
+        interval
+            .saturating_add(self.resync_wait_ms.into())
+            .saturating_add(2_000)
+    }
+
+    /// Takes in a verified unit of a later epoch.
+    pub(super) fn take(&mut self, unit: &VerifiedUnit<'_>) -> Result<Taken, Unusable> {
+        let header = unit.header.epoch;
+        let key = (header.term, header.epoch);
+        if header.term == self.context.term && header.incarnation != self.context.incarnation {
+            return Err(Unusable::Conflict(
+                "another incarnation under the same term",
+            ));
+        }
+        if self.headers.get(&key).is_some_and(|known| *known != header) {
+            return Err(Unusable::Conflict("another header for the same epoch"));
+        }
+        if unit.header.messages != 1 {
+            return Err(Unusable::Messages(unit.header.messages));
+        }
+        let piece = fec::Unit {
+            block: unit.header.block,
+            index: unit.index,
+            s: unit.header.s,
+            r: unit.header.r,
+            payload: unit.payload,
+        };
+        let len = usize::try_from(unit.header.message_len).unwrap_or(usize::MAX);
+        let progress = self
+            .reassembly
+            .insert(key, len, unit.header.blocks, piece)?;
+        if progress == Progress::Stale {
+            return Ok(Taken::Nothing);
+        }
+        self.headers.insert(key, header);
+        let mut taken = Taken::Nothing;
+        if let Progress::Complete { message, recovered } = progress {
+            let recovered = recovered > 0;
+            let message = RekeyMessage::decode(&message)?;
+            self.later.insert(
+                key,
+                Whole {
+                    header,
+                    message,
+                    recovered,
+                },
+            );
+            taken = Taken::Whole { recovered };
+        }
+        // What is farthest away is the likeliest to come again by re-synchronization.
+        while self.headers.len() > MAX_AHEAD {
+            self.headers.pop_last();
+        }
+        while self.later.len() > MAX_AHEAD {
+            self.later.pop_last();
+        }
+        Ok(taken)
+    }
+
+    /// Goes one epoch on, if its rekey message is there: `Some(recovered)` then. A message that does not lead on is
+    /// dropped, and nothing is changed.
+    pub(super) fn step(&mut self, now: Now, fence: &Fence) -> Option<Result<bool, Broken>> {
+        let next = self.context.epoch.checked_add(1)?;
+        let key = *self.later.keys().rev().find(|(_, epoch)| *epoch == next)?;
+        let Whole {
+            header,
+            message,
+            recovered,
+        } = self.later.remove(&key)?;
+        let result = self.follow(fence, &header, &message).map(|path| {
+            let context = header.context();
+            if let Some(root) = path.root() {
+                self.keys
+                    .install(now, next, context.data(root), &message.announcement);
+            }
+            self.header_hash = header.hash(&message.commitment);
+            self.commitment = message.commitment;
+            self.announcement = message.announcement;
+            (self.path, self.context) = (path, context);
+            self.tidy();
+            recovered
+        });
+        Some(result)
+    }
+
+    fn follow(
+        &self,
+        fence: &Fence,
+        header: &EpochHeader,
+        message: &RekeyMessage,
+    ) -> Result<KeyPath, Broken> {
+        let context = header.context();
+        fence.same_reign(&context).map_err(Broken::Conflict)?;
+        if header.previous != self.header_hash || fence.is_past(header.term) {
+            let same_reign = header.term == self.context.term && !fence.is_past(header.term);
+            return Err(if same_reign {
+                Broken::Conflict("an epoch that does not continue the one before it")
+            } else {
+                Broken::Elsewhere
+            });
+        }
+        let hash = header.hash(&message.commitment);
+        fence
+            .same_claim((header.term, header.epoch), &message.commitment, &hash)
+            .map_err(Broken::Conflict)?;
+        self.path.apply(&context, message).map_err(Broken::Apply)
+    }
+
+    /// Forgets what was collected for epochs that are no longer ahead.
+    fn tidy(&mut self) {
+        let (term, epoch) = self.at();
+        let ahead = |key: &MessageKey| key.0 >= term && key.1 > epoch;
+        self.headers.retain(|key, _| ahead(key));
+        self.later.retain(|key, _| ahead(key));
+        self.reassembly
+            .forget_below(&(term, epoch.saturating_add(1)));
+    }
+}

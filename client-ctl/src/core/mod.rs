@@ -1,0 +1,357 @@
+//! The pure core of the client control manager.
+//!
+//! ```text
+//! registered -> joined -+-> unit -> verified -> rekey message -> next epoch ----> feed
+//!                       |-> beacon ahead, gap, silence -> wait -> re-synchronize -^
+//!                       `-> leave, eviction -------------------------------------^
+//! ```
+//!
+//! A client's keys change only by a signed rekey message that continues what is installed, or by a sealed reply whose
+//! signed beacon commits to the keys in it and is not older than anything seen.
+
+mod backoff;
+mod fence;
+mod group;
+mod keys;
+mod member;
+mod output;
+mod reply;
+mod requests;
+#[cfg(test)]
+pub(crate) mod tests;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use protocol::request::RequestId;
+use protocol::unit::{Kind, Unit, UnitVerifier, kind};
+use protocol::{Beacon, DataKey, Entropy, GroupId, MAX_NAME, MemberId, VerifyingKey};
+
+pub use output::{Counters, Event, GroupStatus, How, LiveKey, Output, Snapshot, Status};
+
+use group::{Env, Group};
+use requests::{InFlight, Registration};
+
+/// Time since an arbitrary start. The shell's clock and the simulation's give the same thing.
+pub type Now = Duration;
+
+/// Groups that are or were of interest: what fits one request. Names come from the configuration and from local users.
+pub const MAX_GROUPS: usize = protocol::request::MAX_OPERATIONS;
+/// Time for the leave request at the end; a key server that is away is not waited for.
+const LEAVE_TIME: Duration = Duration::from_secs(2);
+/// Octets of a data processor's name for itself.
+pub const MAX_CONSUMER: usize = 64;
+
+/// What the core is told once, before it starts.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Groups to join.
+    pub groups: Vec<String>,
+    /// Keys that may sign rekey messages and beacons, from the site certificate.
+    pub signing: Vec<VerifyingKey>,
+}
+
+/// What happens to the core.
+#[derive(Debug)]
+pub enum Input<'a> {
+    /// A datagram came on a multicast address that is subscribed to.
+    Datagram(&'a [u8]),
+    /// The key server has this client's individual key; the shell keeps it.
+    Registered {
+        /// The ID number.
+        client: MemberId,
+        /// Number of the registration.
+        registration: u64,
+    },
+    /// No registrar could register this client.
+    RegistrationFailed {
+        /// When asking again makes sense, if a registrar said so.
+        retry_after: Option<Duration>,
+        /// Asking again cannot help.
+        is_final: bool,
+    },
+    /// A reply, opened by the session of this request.
+    Reply {
+        /// The request.
+        id: RequestId,
+        /// The reply.
+        message: &'a [u8],
+    },
+    /// A request found no answer.
+    RequestFailed {
+        /// The request.
+        id: RequestId,
+        /// The key server answered and refused the handshake; otherwise it was not reached.
+        refused: bool,
+    },
+    /// The user wants to be a member of this group.
+    Join(String),
+    /// The user does not want to be a member of this group any more.
+    Leave(String),
+    /// The user wants the daemon to end.
+    Stop {
+        /// All memberships end too.
+        leave: bool,
+    },
+    /// A data processor uses the key of this epoch.
+    Applied {
+        /// The group.
+        group: String,
+        /// The data processor's name for itself, at most 64 octets.
+        consumer: String,
+        /// The epoch.
+        epoch: u64,
+    },
+    /// The time of `poll_timeout` has come.
+    Timeout,
+}
+
+/// One client of one key server.
+pub struct Core {
+    entropy: Box<dyn Entropy>,
+    verifier: UnitVerifier,
+    groups: BTreeMap<String, Group>,
+    registration: Registration,
+    client: Option<MemberId>,
+    in_flight: Option<InFlight>,
+    /// Handshakes refused since the last reply.
+    refusals: u32,
+    subscribed: BTreeSet<SocketAddr>,
+    /// Datagrams that are no unit or beacon of a group of ours.
+    foreign: u64,
+    /// When the core stops, whatever is still on its way.
+    stopping: Option<Now>,
+    is_stopped: bool,
+    outputs: VecDeque<Output>,
+}
+
+impl Core {
+    /// Begins with registration at the first input. Groups beyond [`MAX_GROUPS`] are ignored; configurations are
+    /// checked for that before.
+    pub fn new(config: Config, entropy: Box<dyn Entropy>) -> Self {
+        let names = config.groups.into_iter().take(MAX_GROUPS);
+        Self {
+            entropy,
+            verifier: UnitVerifier::new(config.signing),
+            groups: names
+                .map(|name| (name.clone(), Group::new(Now::ZERO, &name)))
+                .collect(),
+            registration: Registration::Wanted {
+                at: Now::ZERO,
+                attempt: 0,
+            },
+            client: None,
+            in_flight: None,
+            refusals: 0,
+            subscribed: BTreeSet::new(),
+            foreign: 0,
+            stopping: None,
+            is_stopped: false,
+            outputs: VecDeque::new(),
+        }
+    }
+
+    /// Takes in one event. Bad input changes nothing but a counter.
+    pub fn handle(&mut self, now: Now, input: Input<'_>) {
+        if self.is_stopped {
+            return;
+        }
+        match input {
+            Input::Datagram(octets) => self.datagram(now, octets),
+            Input::Registered {
+                client,
+                registration,
+            } => self.registered(now, client, registration),
+            Input::RegistrationFailed {
+                retry_after,
+                is_final,
+            } => {
+                self.registration_failed(now, retry_after, is_final);
+            }
+            Input::Reply { id, message } => self.reply(now, id, message),
+            Input::RequestFailed { id, refused } => self.request_failed(now, id, refused),
+            Input::Join(name) => self.join(now, &name),
+            Input::Leave(name) => self.with(now, &name, |group, env| group.leave(env.now)),
+            Input::Stop { leave } => self.stop(now, leave),
+            Input::Applied {
+                group,
+                consumer,
+                epoch,
+            } => {
+                if consumer.len() <= MAX_CONSUMER {
+                    self.with(now, &group, |group, env| {
+                        group.applied(env, consumer, epoch)
+                    });
+                }
+            }
+            Input::Timeout => {}
+        }
+        self.advance(now);
+    }
+
+    /// The next thing to be done, until there is none.
+    pub fn poll_output(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    /// When to call [`Core::handle`] with a time-out at the latest, and why.
+    pub fn poll_timeout(&self) -> Option<(Now, &'static str)> {
+        if self.is_stopped {
+            return None;
+        }
+        let stop = self.stopping.map(|at| (at, "stop"));
+        let groups = self.groups.values().filter_map(Group::next);
+        groups.chain(stop).chain(self.next_drive()).min()
+    }
+
+    /// Where every group stands, by name.
+    pub fn status(&self) -> Vec<GroupStatus> {
+        self.groups.values().map(Group::status).collect()
+    }
+
+    /// ID number and number of the registration, while there is one.
+    pub fn registration(&self) -> Option<(MemberId, u64)> {
+        match self.registration {
+            Registration::Done { client, number } => Some((client, number)),
+            _ => None,
+        }
+    }
+
+    /// Datagrams that were no unit or beacon of a group of ours.
+    pub fn foreign_datagrams(&self) -> u64 {
+        self.foreign
+    }
+
+    /// The data key of a live epoch, so that a simulation can compare members. Nothing else may call it.
+    pub fn danger_data_key(&self, group: &str, epoch: u64) -> Option<&DataKey> {
+        self.groups.get(group)?.data_key(epoch)
+    }
+
+    fn datagram(&mut self, now: Now, octets: &[u8]) {
+        match kind(octets) {
+            Ok(Kind::Unit) => {
+                if let Ok(unit) = Unit::decode(octets)
+                    && let Some(name) = self.name_of(unit.header.epoch.group)
+                {
+                    return self.with(now, &name, |group, env| group.unit(env, &unit));
+                }
+            }
+            Ok(Kind::Beacon) => {
+                if let Ok(beacon) = Beacon::decode(octets)
+                    && let Some(name) = self.name_of(beacon.context.group)
+                {
+                    return self.with(now, &name, |group, env| group.beacon(env, &beacon, octets));
+                }
+            }
+            Err(_) => {}
+        }
+        self.foreign += 1;
+    }
+
+    fn name_of(&self, id: GroupId) -> Option<String> {
+        self.groups
+            .iter()
+            .find(|(_, group)| group.id() == Some(id))
+            .map(|(name, _)| name.clone())
+    }
+
+    fn join(&mut self, now: Now, name: &str) {
+        if let Some(group) = self.groups.get_mut(name) {
+            group.join(now);
+        } else if self.groups.len() >= MAX_GROUPS || name.is_empty() || name.len() > MAX_NAME {
+            self.event(Event::Dropped {
+                cause: "a join of one group too many or of no valid name",
+            });
+        } else {
+            self.groups.insert(name.to_owned(), Group::new(now, name));
+        }
+    }
+
+    fn stop(&mut self, now: Now, leave: bool) {
+        let asked = leave && self.leave_all(now);
+        self.stopping = Some(if asked { now + LEAVE_TIME } else { now });
+    }
+
+    /// Does what time and the last input have made due, then tells.
+    fn advance(&mut self, now: Now) {
+        let names: Vec<String> = self
+            .groups
+            .iter()
+            .filter(|(_, g)| g.next().is_some_and(|(at, _)| at <= now))
+            .map(|(n, _)| n.clone())
+            .collect();
+        for name in names {
+            self.with(now, &name, |group, env| group.advance(env));
+        }
+        let ending = self
+            .stopping
+            .is_some_and(|at| at <= now || self.in_flight.is_none());
+        if !ending {
+            self.drive(now);
+        }
+        self.publish();
+        if ending {
+            self.is_stopped = true;
+            self.outputs.push_back(Output::Stopped);
+        }
+    }
+
+    fn publish(&mut self) {
+        let wanted: BTreeSet<SocketAddr> = self
+            .groups
+            .values()
+            .filter_map(Group::destination)
+            .collect();
+        self.outputs.extend(
+            wanted
+                .difference(&self.subscribed)
+                .map(|to| Output::Subscribe(*to)),
+        );
+        self.outputs.extend(
+            self.subscribed
+                .difference(&wanted)
+                .map(|to| Output::Unsubscribe(*to)),
+        );
+        self.subscribed = wanted;
+        for (name, group) in &mut self.groups {
+            if group.take_changed() {
+                let snapshot = group.snapshot(self.client);
+                self.outputs.push_back(Output::Feed {
+                    group: name.clone(),
+                    snapshot,
+                });
+            }
+        }
+    }
+
+    fn with(&mut self, now: Now, name: &str, f: impl FnOnce(&mut Group, &mut Env<'_>)) {
+        let Some(group) = self.groups.get_mut(name) else {
+            return;
+        };
+        let (entropy, verifier, outputs) =
+            (&mut self.entropy, &mut self.verifier, &mut self.outputs);
+        f(
+            group,
+            &mut Env {
+                now,
+                entropy,
+                verifier,
+                outputs,
+            },
+        );
+    }
+
+    fn event(&mut self, event: Event) {
+        self.outputs.push_back(Output::Event(event));
+    }
+}
+
+impl std::fmt::Debug for Core {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Core")
+            .field("client", &self.client)
+            .field("groups", &self.groups.len())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,321 @@
+//! What a member believes: units, beacons and replies in order, out of order, lost, old and false.
+
+use super::*;
+
+#[test]
+fn joins_and_follows_in_order() {
+    let (mut client, mut server) = Client::member(4, 9);
+    assert_eq!(client.subscribed.len(), 1);
+    for member in 20..60 {
+        let datagrams = server.change(Reason::Join, &[Change::Join(MemberId(member))]);
+        client.datagrams(&datagrams);
+        client.agrees(&server);
+    }
+    for member in 20..60 {
+        client.datagrams(&server.change(Reason::Leave, &[Change::Leave(MemberId(member))]));
+        client.agrees(&server);
+    }
+    assert_eq!(client.requests.len(), 1, "one join and nothing else");
+    let counters = client.group().counters;
+    assert_eq!(
+        (
+            counters.messages,
+            counters.conflicts,
+            counters.units_malformed
+        ),
+        (80, 0, 0)
+    );
+    assert_eq!(client.feeds["g"].sender_id, Some(ME));
+}
+
+#[test]
+fn a_leaf_displaced_by_a_split_keeps_its_place() {
+    // Degree 2: this client's leaf is the first to be split by the joins that follow.
+    let (mut client, mut server) = Client::member(2, 1);
+    for member in 20..40 {
+        client.datagrams(&server.change(Reason::Join, &[Change::Join(MemberId(member))]));
+        client.agrees(&server);
+    }
+    assert_eq!(client.requests.len(), 1);
+}
+
+#[test]
+fn any_order_of_units_and_messages() {
+    let (mut client, mut server) = Client::member(4, 200);
+    let mut later: Vec<_> = (0..5)
+        .flat_map(|_| {
+            let leavers: Vec<Change> = server
+                .tree
+                .members()
+                .filter(|m| *m != ME)
+                .step_by(9)
+                .map(Change::Leave)
+                .collect();
+            server.change(Reason::Batch, &leavers)
+        })
+        .collect();
+    later.reverse();
+    client.datagrams(&later);
+    client.agrees(&server);
+    client.pass(u64::from(WAIT_MS));
+    assert_eq!(
+        client.requests.len(),
+        1,
+        "the gap was filled, so nothing is asked"
+    );
+    assert_eq!(client.status(), Status::Member);
+    let old = client.group().counters.units_old;
+    client.datagrams(&later);
+    assert_eq!(
+        client.group().counters.units_old - old,
+        u64::try_from(later.len()).unwrap()
+    );
+}
+
+#[test]
+fn repair_units_recover_a_message() {
+    let (mut client, mut server) = Client::member(4, 400);
+    let leavers: Vec<Change> = (1..200)
+        .step_by(5)
+        .map(|m| Change::Leave(MemberId(m)))
+        .collect();
+    let datagrams = server.change(Reason::Batch, &leavers);
+    let s = usize::from(Unit::decode(&datagrams[0]).unwrap().header.s);
+    assert!(s > 1, "more than one unit");
+    client.datagrams(&datagrams[1..]);
+    client.agrees(&server);
+    assert_eq!(client.group().counters.messages_recovered, 1);
+    assert!(client.has_event(|event| matches!(
+        event,
+        Event::Installed {
+            recovered: true,
+            ..
+        }
+    )));
+}
+
+#[test]
+fn a_lost_message_shows_by_the_beacon() {
+    let (mut client, mut server) = Client::member(4, 9);
+    server.refresh();
+    let beacon = server.beacon();
+    client.handle(Input::Datagram(&beacon));
+    assert!(client.has_event(|event| matches!(event, Event::Waiting { .. })));
+    assert!(client.resyncs_within(WAIT_MS.into()));
+    assert_eq!(client.status(), Status::Stale);
+    let Operations::Resyncs(resyncs) = &client.requests[1].operations else {
+        panic!()
+    };
+    assert_eq!((resyncs[0].seen, resyncs[0].have), ((1, 3), 2));
+    client.answer(vec![server.granted()]);
+    client.agrees(&server);
+    assert_eq!(client.status(), Status::Member);
+    assert!(client.has_event(|event| matches!(
+        event,
+        Event::Installed {
+            how: How::Resync,
+            epoch: 3,
+            ..
+        }
+    )));
+    client.datagrams(&server.refresh());
+    client.agrees(&server);
+}
+
+#[test]
+fn a_gap_is_waited_for_and_filled_or_asked_for() {
+    let (mut client, mut server) = Client::member(4, 9);
+    let (missing, later) = (server.refresh(), server.refresh());
+    client.datagrams(&later);
+    client.datagrams(&missing);
+    client.agrees(&server);
+    assert!(!client.resyncs_within(u64::from(WAIT_MS)), "filled in time");
+    server.refresh();
+    client.datagrams(&server.refresh());
+    assert!(client.resyncs_within(WAIT_MS.into()));
+    client.answer(vec![server.granted()]);
+    client.agrees(&server);
+}
+
+#[test]
+fn forged_units_change_nothing() {
+    let (mut client, mut server) = Client::member(4, 400);
+    let genuine = server.change(
+        Reason::Batch,
+        &(1..60)
+            .step_by(7)
+            .map(|m| Change::Leave(MemberId(m)))
+            .collect::<Vec<_>>(),
+    );
+    let before = client.feeds["g"].clone();
+    let stranger = SigningKey::from_seed(&[66; 32]).unwrap();
+    let mut forged = Vec::new();
+    for datagram in &genuine {
+        for at in (0..datagram.len()).step_by(7) {
+            let mut bad = datagram.clone();
+            bad[at] ^= 1;
+            forged.push(bad);
+        }
+    }
+    let header = Unit::decode(&genuine[0]).unwrap().header.epoch;
+    forged.extend(cut(&header, &[0; 700], 1, &stranger));
+    let mut beacon = server.describe();
+    beacon.counter = 1_000;
+    beacon.context.epoch += 5;
+    forged.push(beacon.sign(&stranger));
+    client.datagrams(&forged);
+    assert_eq!(client.feeds["g"], before);
+    assert_eq!(
+        client
+            .events
+            .iter()
+            .filter(|e| matches!(e, Event::Waiting { .. } | Event::Conflict { .. }))
+            .count(),
+        0
+    );
+    assert!(
+        client.group().counters.units_bad_signature > 0
+            && client.group().counters.beacons_bad_signature == 1
+    );
+    client.datagrams(&genuine);
+    client.agrees(&server);
+}
+
+#[test]
+fn old_units_and_replayed_beacons_are_dropped() {
+    let (mut client, mut server) = Client::member(4, 9);
+    let old = server.refresh();
+    client.datagrams(&old);
+    let (first, second) = (server.beacon(), server.beacon());
+    client.datagrams(&[second.clone(), first, second]);
+    client.datagrams(&old);
+    let counters = client.group().counters;
+    assert_eq!((counters.beacons, counters.beacon_replays), (1, 2));
+    assert!(counters.units_old >= 1);
+    client.agrees(&server);
+}
+
+#[test]
+fn contradictions_are_told_and_dropped() {
+    let (mut client, mut server) = Client::member(4, 9);
+    let beacon = |server: &mut Server, alter: &dyn Fn(&mut Beacon)| {
+        server.counter += 1;
+        let mut beacon = server.describe();
+        alter(&mut beacon);
+        beacon.sign(&server.key)
+    };
+    let false_ones: [&dyn Fn(&mut Beacon); 4] = [
+        &|b| b.context.incarnation = Incarnation([2; 16]),
+        &|b| b.commitment = Commitment([0; 32]),
+        &|b| b.header_hash = HeaderHash([0; 32]),
+        &|b| b.context.term += 1,
+    ];
+    for (done, alter) in (1..).zip(false_ones) {
+        let datagram = beacon(&mut server, alter);
+        client.handle(Input::Datagram(&datagram));
+        assert_eq!(client.group().counters.conflicts, done);
+    }
+    assert!(
+        !client.resyncs_within(u64::from(WAIT_MS)),
+        "nothing false moves the client"
+    );
+    let incarnation = std::mem::replace(&mut server.context.incarnation, Incarnation([2; 16]));
+    client.datagrams(&server.refresh());
+    assert_eq!(
+        client.group().epoch,
+        Some(2),
+        "a unit of another incarnation under the same term"
+    );
+    assert!(client.group().counters.conflicts > 4);
+    server.context.incarnation = incarnation;
+    client.agrees_on(2);
+}
+
+impl Client {
+    fn agrees_on(&self, epoch: u64) {
+        assert_eq!(self.group().epoch, Some(epoch));
+        assert_eq!(self.status(), Status::Member);
+    }
+}
+
+#[test]
+fn a_broken_chain_is_not_followed() {
+    let (mut client, mut server) = Client::member(4, 9);
+    let hash = std::mem::replace(&mut server.hash, HeaderHash([5; 32]));
+    client.datagrams(&server.refresh());
+    assert_eq!(client.group().epoch, Some(2));
+    assert_eq!(client.group().counters.conflicts, 1);
+    assert!(client.resyncs_within(WAIT_MS.into()));
+    assert_ne!(hash, server.hash);
+}
+
+#[test]
+fn a_new_reign_goes_on_where_the_old_one_ended() {
+    let (mut client, mut server) = Client::member(4, 9);
+    (
+        server.context.term,
+        server.context.incarnation,
+        server.counter,
+    ) = (2, Incarnation([2; 16]), 0);
+    client.datagrams(&server.change(Reason::Restart, &[Change::Refresh]));
+    client.agrees(&server);
+    assert_eq!(client.group().term, Some(2));
+    let beacon = server.beacon();
+    client.handle(Input::Datagram(&beacon));
+    assert_eq!(
+        client.group().counters.beacons,
+        1,
+        "a new reign counts from the beginning"
+    );
+    assert_eq!(client.requests.len(), 1);
+    // The old reign speaks again: it has no say any more.
+    (server.context.term, server.context.incarnation) = (1, Incarnation([1; 16]));
+    client.datagrams(&server.refresh());
+    assert_eq!(client.group().epoch, Some(3));
+}
+
+#[test]
+fn several_messages_in_an_epoch_are_asked_for() {
+    let (mut client, mut server) = Client::member(4, 9);
+    let datagrams = server.change_with(Reason::Refresh, &[Change::Refresh], 2);
+    client.datagrams(&datagrams);
+    assert_eq!(client.group().epoch, Some(2));
+    assert!(client.resyncs_within(WAIT_MS.into()));
+    client.answer(vec![server.granted()]);
+    client.agrees(&server);
+}
+
+#[test]
+fn no_octets_from_outside_panic() {
+    let (mut client, mut server) = Client::member(4, 9);
+    let seed = 0x5eed;
+    println!("seed {seed}");
+    let mut dice = Dice(seed);
+    let (unit, beacon) = (server.refresh().remove(0), server.beacon());
+    let reply = Reply {
+        id: RequestId([0; 16]),
+        outcomes: vec![server.granted()],
+    }
+    .encode();
+    for _ in 0..3_000 {
+        for original in [&unit, &beacon, &reply] {
+            let mut bad = original.clone();
+            bad.truncate(usize::try_from(dice.below(original.len() as u64 + 1)).unwrap());
+            for _ in 0..dice.below(4) {
+                if let Some(octet) = usize::try_from(dice.below(bad.len().max(1) as u64))
+                    .ok()
+                    .and_then(|at| bad.get_mut(at))
+                {
+                    *octet = dice.array::<1>()[0];
+                }
+            }
+            client.handle(Input::Datagram(&bad));
+            client.handle(Input::Reply {
+                id: RequestId([0; 16]),
+                message: &bad,
+            });
+        }
+    }
+    assert!(client.core.foreign_datagrams() > 0);
+    assert_eq!(client.group().counters.conflicts, 0);
+}

@@ -1,0 +1,312 @@
+//! The shell: owns the clock, the sockets and the individual key, and does what the core wants done.
+#![allow(
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    reason = "this is shell: its purpose are tasks, sockets and the clock; the end of every task is waited for in `tasks`"
+)]
+
+mod events;
+mod multicast;
+mod register;
+mod request;
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use net::{Exit, OsEntropy, Shutdown};
+use protocol::request::RequestId;
+use protocol::{IndividualKey, MemberId};
+use serde_json::{Value, json};
+use thiserror::Error;
+use tokio::sync::mpsc;
+use tokio::task::{AbortHandle, JoinSet};
+use zeroize::Zeroizing;
+
+use crate::config::{OnStop, Settings};
+use crate::core::{self, Core, Event, Input, Output};
+use crate::feed::{Clock, Command, Feed, FeedError};
+
+/// Datagrams and answers that wait for the core: more than a socket's buffer holds, so the socket is where loss happens.
+const MAX_HAPPENED: usize = 4_096;
+
+/// Why the daemon ended.
+#[derive(Debug, Error)]
+pub enum RunError {
+    /// The feed's socket cannot be served.
+    #[error("the feed: {0}")]
+    Feed(#[from] FeedError),
+    /// The registrars refuse this client for good.
+    #[error("every registrar refuses this client; ask the operator which identities may register")]
+    Refused,
+    /// The system refuses the signal handlers.
+    #[error("signals: {0}")]
+    Signals(std::io::Error),
+}
+
+impl From<&RunError> for Exit {
+    fn from(error: &RunError) -> Self {
+        match error {
+            RunError::Refused => Self::Denied,
+            RunError::Feed(_) | RunError::Signals(_) => Self::Failure,
+        }
+    }
+}
+
+/// What the tasks of the shell bring home.
+enum Happened {
+    Datagram(Vec<u8>),
+    Registered {
+        client: MemberId,
+        registration: u64,
+        key: IndividualKey,
+    },
+    RegistrationFailed {
+        retry_after: Option<Duration>,
+        is_final: bool,
+    },
+    Reply {
+        id: RequestId,
+        message: Zeroizing<Vec<u8>>,
+    },
+    RequestFailed {
+        id: RequestId,
+        refused: bool,
+    },
+}
+
+/// Runs the daemon until it is told to end or refused for good. The feed's socket exists as long as it runs.
+///
+/// # Errors
+/// See [`RunError`].
+pub async fn run(settings: Settings, shutdown: Shutdown) -> Result<(), RunError> {
+    let clock = Clock::start();
+    let (commands, mut commanded) = mpsc::channel(crate::feed::MAX_WAITING);
+    let feed = Feed::open(
+        &settings.socket,
+        settings.allow_uids.clone(),
+        clock,
+        commands,
+    )?;
+    let (happens, mut happened) = mpsc::channel(MAX_HAPPENED);
+    let config = core::Config {
+        groups: settings.groups.clone(),
+        signing: settings.site.signing.clone(),
+    };
+    let mut core = Core::new(config, Box::new(OsEntropy));
+    let leave = settings.on_stop == OnStop::Leave;
+    tracing::info!(identity = %settings.credentials.identity(), socket = %settings.socket.display(), "started");
+    if settings.impairment.loss > 0.0 {
+        tracing::warn!(
+            loss = settings.impairment.loss,
+            "rekey datagrams are dropped on purpose"
+        );
+    }
+    let mut shell = Shell {
+        settings: Arc::new(settings),
+        feed,
+        happens,
+        tasks: JoinSet::new(),
+        receivers: BTreeMap::new(),
+        individual_key: None,
+        is_refused: false,
+    };
+    let mut is_stopping = false;
+    loop {
+        while let Some(output) = core.poll_output() {
+            if shell.perform(&core, output) {
+                return shell.end().await;
+            }
+        }
+        let wake = core.poll_timeout().map(|(at, why)| {
+            tracing::trace!(?at, why, "next");
+            clock.at(at)
+        });
+        let sleep = async {
+            match wake {
+                Some(at) => tokio::time::sleep_until(at).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = shutdown.wait(), if !is_stopping => {
+                is_stopping = true;
+                core.handle(clock.now(), Input::Stop { leave });
+            }
+            Some(command) = commanded.recv() => shell.command(&mut core, clock, command),
+            Some(what) = happened.recv() => shell.happened(&mut core, clock, what),
+            () = sleep => core.handle(clock.now(), Input::Timeout),
+            Some(_) = shell.tasks.join_next() => {}
+        }
+    }
+}
+
+struct Shell {
+    settings: Arc<Settings>,
+    feed: Feed,
+    happens: mpsc::Sender<Happened>,
+    tasks: JoinSet<()>,
+    receivers: BTreeMap<SocketAddr, (AbortHandle, Arc<AtomicU64>)>,
+    individual_key: Option<IndividualKey>,
+    is_refused: bool,
+}
+
+impl Shell {
+    /// Whether the core has stopped.
+    fn perform(&mut self, core: &Core, output: Output) -> bool {
+        match output {
+            Output::Register => self.begin(register::register(Arc::clone(&self.settings))),
+            Output::Request { id, message } => {
+                let Some(((client, registration), key)) =
+                    core.registration().zip(self.individual_key.clone())
+                else {
+                    return false;
+                };
+                self.begin(request::request(
+                    Arc::clone(&self.settings),
+                    client,
+                    registration,
+                    key,
+                    id,
+                    message,
+                ));
+            }
+            Output::Subscribe(destination) => {
+                let lost = Arc::new(AtomicU64::new(0));
+                let task = multicast::receive(
+                    Arc::clone(&self.settings),
+                    destination,
+                    Arc::clone(&lost),
+                    self.happens.clone(),
+                );
+                self.receivers
+                    .insert(destination, (self.tasks.spawn(task), lost));
+            }
+            Output::Unsubscribe(destination) => {
+                if let Some((task, _)) = self.receivers.remove(&destination) {
+                    task.abort();
+                }
+            }
+            Output::Feed { group, snapshot } => self.feed.publish(group, snapshot),
+            Output::Event(event) => {
+                events::log(&event);
+                self.is_refused |= event == Event::RegistrationFailed { is_final: true };
+            }
+            Output::Stopped => return true,
+        }
+        false
+    }
+
+    fn begin(&mut self, task: impl Future<Output = Happened> + Send + 'static) {
+        let happens = self.happens.clone();
+        self.tasks.spawn(async move {
+            // Nobody listens any more only when the daemon ends.
+            let _ = happens.send(task.await).await;
+        });
+    }
+
+    fn happened(&mut self, core: &mut Core, clock: Clock, what: Happened) {
+        let now = clock.now();
+        match what {
+            Happened::Datagram(octets) => core.handle(now, Input::Datagram(&octets)),
+            Happened::Registered {
+                client,
+                registration,
+                key,
+            } => {
+                self.individual_key = Some(key);
+                core.handle(
+                    now,
+                    Input::Registered {
+                        client,
+                        registration,
+                    },
+                );
+            }
+            Happened::RegistrationFailed {
+                retry_after,
+                is_final,
+            } => {
+                core.handle(
+                    now,
+                    Input::RegistrationFailed {
+                        retry_after,
+                        is_final,
+                    },
+                );
+            }
+            Happened::Reply { id, message } => core.handle(
+                now,
+                Input::Reply {
+                    id,
+                    message: &message,
+                },
+            ),
+            Happened::RequestFailed { id, refused } => {
+                core.handle(now, Input::RequestFailed { id, refused })
+            }
+        }
+    }
+
+    fn command(&self, core: &mut Core, clock: Clock, command: Command) {
+        let now = clock.now();
+        match command {
+            Command::Join(group) => core.handle(now, Input::Join(group)),
+            Command::Leave(group) => core.handle(now, Input::Leave(group)),
+            Command::Applied {
+                group,
+                consumer,
+                epoch,
+            } => core.handle(
+                now,
+                Input::Applied {
+                    group,
+                    consumer,
+                    epoch,
+                },
+            ),
+            // Who asked may have gone.
+            Command::Status(answer) => _ = answer.send(self.status(core)),
+        }
+    }
+
+    fn status(&self, core: &Core) -> Value {
+        let groups: Vec<Value> = core
+            .status()
+            .into_iter()
+            .map(|group| {
+                let receiver = group
+                    .destination
+                    .and_then(|destination| self.receivers.get(&destination));
+                let lost = receiver.map_or(0, |(_, lost)| lost.load(Ordering::Relaxed));
+                let mut json = json!(group);
+                json["counters"]["units_lost"] = lost.into();
+                json
+            })
+            .collect();
+        let (client, registration) = core.registration().unzip();
+        json!({
+            "identity": self.settings.credentials.identity().as_str(),
+            "client_id": client.map(|client| client.0),
+            "registration": registration,
+            "foreign_datagrams": core.foreign_datagrams(),
+            "groups": groups,
+        })
+    }
+
+    async fn end(mut self) -> Result<(), RunError> {
+        self.tasks.shutdown().await;
+        self.feed.close().await;
+        tracing::info!("ended");
+        if self.is_refused {
+            Err(RunError::Refused)
+        } else {
+            Ok(())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

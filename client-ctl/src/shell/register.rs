@@ -1,0 +1,128 @@
+//! Registers with the first registrar that does it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use net::frame::{FrameError, read_frame, write_frame};
+use net::tls::{self, TlsError};
+use protocol::codec::DecodeError;
+use protocol::identity::Identity;
+use protocol::registration::{
+    ALPN_CLIENT, FromClient, MAX_FRAME, Refusal, RefusalCode, ToClient, exporter_context,
+};
+use thiserror::Error;
+use tokio::io::AsyncWriteExt;
+
+use super::Happened;
+use crate::config::Settings;
+
+/// Time for one registrar: TLS, two answers, and a durable write at the key server between them.
+const LIMIT: Duration = Duration::from_secs(9);
+
+#[derive(Debug, Error)]
+enum RegisterError {
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    #[error("cannot find the address: {0}")]
+    Address(std::io::Error),
+    #[error(transparent)]
+    Frame(#[from] FrameError),
+    #[error(transparent)]
+    Malformed(#[from] DecodeError),
+    #[error("the registrar closed the connection")]
+    Closed,
+    #[error("the registrar answered out of turn")]
+    Turn,
+    #[error("refused ({:?}): {}", .0.code, .0.text)]
+    Refused(Refusal),
+    #[error("no answer within {} s", LIMIT.as_secs())]
+    TimedOut,
+}
+
+/// Tries each registrar once. The failure is final if every one of them says so.
+pub(super) async fn register(settings: Arc<Settings>) -> Happened {
+    let mut retry_after: Option<Duration> = None;
+    let mut is_final = true;
+    for (address, registrar) in &settings.registrars {
+        let result = tokio::time::timeout(LIMIT, attempt(&settings, address, registrar)).await;
+        match result.unwrap_or(Err(RegisterError::TimedOut)) {
+            Ok(registered) => return registered,
+            Err(error) => {
+                tracing::warn!(%registrar, address, %error, "cannot register here");
+                let refusal = if let RegisterError::Refused(refusal) = error {
+                    Some(refusal)
+                } else {
+                    None
+                };
+                is_final &= refusal.as_ref().is_some_and(ends_it);
+                let after = refusal.map(|r| r.retry_after_ms).filter(|ms| *ms > 0);
+                let after = after.map(|ms| Duration::from_millis(ms.into()));
+                retry_after = [retry_after, after].into_iter().flatten().min();
+            }
+        }
+    }
+    Happened::RegistrationFailed {
+        retry_after,
+        is_final,
+    }
+}
+
+fn ends_it(refusal: &Refusal) -> bool {
+    refusal.retry_after_ms == 0
+        && matches!(refusal.code, RefusalCode::Identity | RefusalCode::KeyServer)
+}
+
+async fn attempt(
+    settings: &Settings,
+    address: &str,
+    registrar: &Identity,
+) -> Result<Happened, RegisterError> {
+    let found = tokio::net::lookup_host(address)
+        .await
+        .map_err(RegisterError::Address)?
+        .next();
+    let found = found.ok_or_else(|| RegisterError::Address(std::io::ErrorKind::NotFound.into()))?;
+    let config = tls::client_config(&settings.credentials, registrar.clone(), ALPN_CLIENT)?;
+    let mut stream = tls::connect(found, config, LIMIT).await?;
+    let key_server = &settings.site.key_server;
+    write_frame(
+        &mut stream,
+        &FromClient::Register {
+            key_server: key_server.clone(),
+        }
+        .encode(),
+    )
+    .await?;
+    let (client, registration) = match answer(&mut stream).await? {
+        ToClient::Number {
+            client,
+            registration,
+        } => (client, registration),
+        ToClient::Refused(refusal) => return Err(RegisterError::Refused(refusal)),
+        ToClient::Registered => return Err(RegisterError::Turn),
+    };
+    let me = settings.credentials.identity();
+    let context = exporter_context(me, registrar, key_server, client, registration);
+    let key = tls::individual_key_from(stream.get_ref().1, &context)?;
+    match answer(&mut stream).await? {
+        ToClient::Registered => {}
+        ToClient::Refused(refusal) => return Err(RegisterError::Refused(refusal)),
+        ToClient::Number { .. } => return Err(RegisterError::Turn),
+    }
+    // Everything was said; whether the goodbye arrives does not matter.
+    let _ = stream.shutdown().await;
+    Ok(Happened::Registered {
+        client,
+        registration,
+        key,
+    })
+}
+
+async fn answer<S: tokio::io::AsyncRead + Unpin>(
+    stream: &mut S,
+) -> Result<ToClient, RegisterError> {
+    let frame = read_frame(stream, MAX_FRAME)
+        .await?
+        .ok_or(RegisterError::Closed)?;
+    Ok(ToClient::decode(&frame)?)
+}

@@ -1,0 +1,248 @@
+//! The whole daemon on loopback, against a registrar and a key server made by hand.
+
+use std::path::Path;
+use std::sync::Mutex;
+
+use keygraph::Change;
+use net::frame::{read_frame, write_frame};
+use net::multicast::Sender;
+use net::noise::{self, StaticKey};
+use net::tls::{CredentialFiles, Credentials};
+use protocol::Reason;
+use protocol::identity::Identity;
+use protocol::registration::{
+    ALPN_CLIENT, FromClient, MAX_FRAME, Refusal, RefusalCode, ToClient, exporter_context,
+};
+use protocol::request::{Act, MAX_REQUEST, Operations, Outcome, Preamble, Reply, Request};
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::net::{TcpListener, UnixStream};
+
+use super::*;
+use crate::config::tests::{Files, REGISTRAR};
+use crate::core::tests::{ME, Server};
+
+/// The other side of everything.
+struct World {
+    files: Files,
+    server: Mutex<Server>,
+    static_key: StaticKey,
+    individual_key: Mutex<Option<IndividualKey>>,
+    requests: Mutex<Vec<Operations>>,
+    refuses: bool,
+}
+
+impl World {
+    async fn start(refuses: bool) -> (Arc<Self>, String) {
+        let static_key = StaticKey::generate().unwrap();
+        let files = Files::new(*static_key.public());
+        let (registrar, key_server) = (listen().await, listen().await);
+        let text = files.text(&address(&key_server), &address(&registrar));
+        // Another number than other tests on this host use, as it makes the port.
+        let group = 1_000 + std::process::id() % 20_000;
+        let world = Arc::new(Self {
+            files,
+            server: Mutex::new(Server::new(group, 4, 9)),
+            static_key,
+            individual_key: Mutex::default(),
+            requests: Mutex::default(),
+            refuses,
+        });
+        tokio::spawn(Arc::clone(&world).register(registrar));
+        tokio::spawn(Arc::clone(&world).serve(key_server));
+        (world, text)
+    }
+
+    async fn register(self: Arc<Self>, listener: TcpListener) {
+        let folder = self.files.folder.path();
+        let files = CredentialFiles {
+            certificate: folder.join("registrar.pem"),
+            key: folder.join("registrar.key"),
+            roots: folder.join("ca.pem"),
+        };
+        let config =
+            net::tls::server_config(&Credentials::load(&files).unwrap(), ALPN_CLIENT).unwrap();
+        let door = net::admission::Admission::default();
+        loop {
+            let (stream, _, ticket) = door.next(&listener).await;
+            let (mut stream, who) = net::tls::accept(stream, Arc::clone(&config), ticket)
+                .await
+                .unwrap();
+            let frame = read_frame(&mut stream, MAX_FRAME).await.unwrap().unwrap();
+            let FromClient::Register { key_server } = FromClient::decode(&frame).unwrap();
+            if self.refuses {
+                let refusal = ToClient::Refused(Refusal::new(RefusalCode::Identity, "not here", 0));
+                write_frame(&mut stream, &refusal.encode()).await.unwrap();
+                stream.shutdown().await.unwrap();
+                continue;
+            }
+            let number = ToClient::Number {
+                client: ME,
+                registration: 1,
+            };
+            write_frame(&mut stream, &number.encode()).await.unwrap();
+            let context = exporter_context(
+                &who,
+                &Identity::parse(REGISTRAR).unwrap(),
+                &key_server,
+                ME,
+                1,
+            );
+            let key = net::tls::individual_key_from(stream.get_ref().1, &context).unwrap();
+            *self.individual_key.lock().unwrap() = Some(key);
+            write_frame(&mut stream, &ToClient::Registered.encode())
+                .await
+                .unwrap();
+        }
+    }
+
+    async fn serve(self: Arc<Self>, listener: TcpListener) {
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let preamble = noise::read_preamble(&mut stream).await.unwrap();
+            let Preamble {
+                key_server,
+                client,
+                registration,
+            } = Preamble::decode(&preamble).unwrap();
+            assert_eq!((key_server.as_str(), client, registration), ("ks", ME, 1));
+            let key = self.individual_key.lock().unwrap().clone().unwrap();
+            let mut stream = noise::accept(stream, &preamble, &self.static_key, key.expose())
+                .await
+                .unwrap();
+            let message = stream.receive(MAX_REQUEST).await.unwrap();
+            let request = Request::decode(&message).unwrap();
+            let reply = self.answer(&request);
+            stream.send(&reply.encode()).await.unwrap();
+        }
+    }
+
+    fn answer(&self, request: &Request) -> Reply {
+        let mut server = self.server.lock().unwrap();
+        let outcome = match &request.operations {
+            Operations::Changes(changes) if changes[0].0 == Act::Join => {
+                server.change(Reason::Join, &[Change::Join(ME)]);
+                server.granted()
+            }
+            Operations::Changes(_) => Outcome::Left {
+                epoch: server.context.epoch + 1,
+            },
+            Operations::Resyncs(_) => server.granted(),
+        };
+        self.requests
+            .lock()
+            .unwrap()
+            .push(request.operations.clone());
+        Reply {
+            id: request.id,
+            outcomes: vec![outcome],
+        }
+    }
+}
+
+async fn listen() -> TcpListener {
+    TcpListener::bind("127.0.0.1:0").await.unwrap()
+}
+
+fn address(listener: &TcpListener) -> String {
+    listener.local_addr().unwrap().to_string()
+}
+
+async fn in_time<F: Future>(what: F) -> F::Output {
+    tokio::time::timeout(Duration::from_secs(10), what)
+        .await
+        .expect("in time")
+}
+
+async fn watch(socket: &Path) -> BufReader<UnixStream> {
+    let mut stream = in_time(async {
+        loop {
+            if let Ok(stream) = UnixStream::connect(socket).await {
+                return stream;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await;
+    // The group is there as soon as the core has spoken; try until then.
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    stream
+        .write_all(b"GET /v1/groups/g/watch HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        .await
+        .unwrap();
+    BufReader::new(stream)
+}
+
+/// Reads until the newest key is of `epoch`: its secret.
+async fn key_of(reader: &mut BufReader<UnixStream>, epoch: u64) -> String {
+    in_time(async {
+        loop {
+            let mut text = String::new();
+            assert_ne!(
+                reader.read_line(&mut text).await.unwrap(),
+                0,
+                "the stream has ended before epoch {epoch}"
+            );
+            if let Ok(Value::Object(line)) = serde_json::from_str(text.trim())
+                && let Some(newest) = line["keys"].as_array().and_then(|keys| keys.last())
+                && newest["epoch"] == epoch
+            {
+                return newest["secret"].as_str().unwrap().to_owned();
+            }
+        }
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_daemon_lives_its_life() {
+    let (world, text) = World::start(false).await;
+    let settings = world.files.load(&text).unwrap();
+    let (socket, shutdown) = (settings.socket.clone(), Shutdown::new());
+    let daemon = tokio::spawn(run(settings, shutdown.clone()));
+    let mut reader = watch(&socket).await;
+    let secret = |world: &World| hex::encode(world.server.lock().unwrap().data_key().expose());
+    assert_eq!(key_of(&mut reader, 2).await, secret(&world), "joined");
+
+    let destination = world.server.lock().unwrap().membership().destination;
+    let sender = Sender::open(destination, [127, 0, 0, 1].into(), 1).unwrap();
+    // The socket is opened by a task of its own.
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    let units = world.server.lock().unwrap().refresh();
+    for unit in &units {
+        sender.send(unit).await.unwrap();
+    }
+    assert_eq!(key_of(&mut reader, 3).await, secret(&world), "by multicast");
+
+    let beacon = {
+        let mut server = world.server.lock().unwrap();
+        server.refresh();
+        server.beacon()
+    };
+    sender.send(&beacon).await.unwrap();
+    assert_eq!(
+        key_of(&mut reader, 4).await,
+        secret(&world),
+        "by re-synchronization"
+    );
+
+    shutdown.trigger();
+    in_time(daemon).await.unwrap().unwrap();
+    assert!(!socket.exists());
+    let requests = world.requests.lock().unwrap();
+    assert!(matches!(&requests[..], [
+        Operations::Changes(_),
+        Operations::Resyncs(_),
+        Operations::Changes(leaves)
+    ] if leaves[..] == [(Act::Leave, "g".to_owned())]));
+}
+
+#[tokio::test]
+async fn a_client_that_nobody_registers_ends() {
+    let (world, text) = World::start(true).await;
+    let settings = world.files.load(&text).unwrap();
+    let socket = settings.socket.clone();
+    let error = in_time(run(settings, Shutdown::new())).await.unwrap_err();
+    assert!(matches!(error, RunError::Refused), "{error}");
+    assert_eq!(Exit::from(&error).code(), 3);
+    assert!(!socket.exists());
+}

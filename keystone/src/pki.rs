@@ -1,0 +1,54 @@
+//! `keystone pki`.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use net::exit::Exit;
+
+/// What to make.
+#[derive(Debug, clap::Subcommand)]
+pub(crate) enum Command {
+    /// Make an authority, certificates for all daemons, and the keys of a site, in an empty folder.
+    Init(Init),
+}
+
+/// Who gets certificates.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Init {
+    /// Folder to fill; made when it is missing, refused when it is not empty.
+    #[arg(long, value_name = "FOLDER")]
+    dir: PathBuf,
+    /// Trust domain of all identities.
+    #[arg(long, default_value = "example")]
+    domain: String,
+    /// Names of key servers.
+    #[arg(long, value_name = "NAME", default_value = "ks", value_delimiter = ',')]
+    key_server: Vec<String>,
+    /// Names of registrars.
+    #[arg(long, value_name = "NAME", default_value = "r1", value_delimiter = ',')]
+    registrar: Vec<String>,
+    /// Names of members.
+    #[arg(long, value_name = "NAME", default_value = "m1,m2,m3", value_delimiter = ',')]
+    member: Vec<String>,
+    /// Days for which everything holds, 1 to 3650.
+    #[arg(long, default_value_t = 30)]
+    days: u32,
+}
+
+pub(crate) fn main(command: Command) -> ExitCode {
+    let Command::Init(init) = command;
+    let spec = certs::Spec {
+        domain: init.domain,
+        key_servers: init.key_server,
+        registrars: init.registrar,
+        members: init.member,
+        days: init.days,
+    };
+    if let Err(error) = certs::create(&init.dir, &spec) {
+        eprintln!("keystone pki: {error}");
+        return Exit::Usage.into();
+    }
+    let count = spec.key_servers.len() + spec.registrars.len() + spec.members.len();
+    println!("{}: an authority, a site key and {count} certificates for {} days", init.dir.display(), spec.days);
+    Exit::Ok.into()
+}
