@@ -261,5 +261,4 @@ fn count(key: &str, have: usize, least: usize, most: usize) -> Result<(), Config
 }
 
 #[cfg(test)]
-#[path = "config_tests.rs"]
 pub(crate) mod tests;

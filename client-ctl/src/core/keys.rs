@@ -134,7 +134,7 @@ mod tests {
             (Some(ms(1250)), Some(ms(5000)))
         );
         assert_eq!((six.send_not_before, six.send_until), (ms(1250), None));
-        keys.install(ms(1100), 7, key(), &announce(Reason::Evict, 0, 1000));
+        keys.install(ms(1100), 7, key(), &announce(Reason::Evict, 250, 1000));
         let live = keys.to_vec();
         assert_eq!(
             live.iter().map(|k| k.send_until).collect::<Vec<_>>(),

@@ -263,9 +263,8 @@ impl Member {
     ) -> Result<KeyPath, Broken> {
         let context = header.context();
         fence.same_reign(&context).map_err(Broken::Conflict)?;
-        if header.previous != self.header_hash || fence.is_past(header.term) {
-            let same_reign = header.term == self.context.term && !fence.is_past(header.term);
-            return Err(if same_reign {
+        if header.previous != self.header_hash {
+            return Err(if header.term == self.context.term {
                 Broken::Conflict("an epoch that does not continue the one before it")
             } else {
                 Broken::Elsewhere

@@ -133,8 +133,6 @@ impl Stream {
             Some(end) if end == totals => {}
             None if fits => {
                 self.end = Some(totals);
-                // A receiver that begins here has nothing to read.
-                self.next = self.next.min(totals.packets);
                 self.late_since = self.late_since.or((!self.is_finished()).then_some(now));
                 self.advance(out);
             }
@@ -152,9 +150,10 @@ impl Stream {
         let (counter, octet) = match (self.pending.first_key_value(), self.end) {
             (Some((counter, head)), _) => (*counter, head.offset),
             (None, Some(end)) => (end.packets, end.octets),
-            (None, None) => return,
+            (None, None) => (self.next, self.next_octet),
         };
         if counter <= self.next {
+            self.late_since = None;
             return;
         }
         // A member that sends nonsense may place a later packet before earlier octets.

@@ -96,6 +96,23 @@ fn a_reply_older_than_what_was_seen_is_refused() {
 }
 
 #[test]
+fn a_reply_of_another_group_is_refused() {
+    let (mut client, mut server) = Client::member(4, 9);
+    let mut other = Server::new(7, 4, 9);
+    other.change(Reason::Join, &[Change::Join(ME)]);
+    other.refresh();
+    server.refresh();
+    let beacon = server.beacon();
+    client.handle(Input::Datagram(&beacon));
+    assert!(client.resyncs_within(WAIT_MS.into()));
+    client.answer(vec![other.granted()]);
+    assert!(client.has_event(
+        |event| matches!(event, Event::BadReply { why, .. } if why.contains("group 7"))
+    ));
+    assert_eq!(client.group().epoch, Some(2));
+}
+
+#[test]
 fn an_eviction_takes_the_keys_away() {
     let (mut client, mut server) = Client::member(4, 9);
     let out = server.change(Reason::Evict, &[Change::Leave(ME)]);

@@ -195,47 +195,103 @@ fn old_units_and_replayed_beacons_are_dropped() {
     client.agrees(&server);
 }
 
+/// A signed beacon that says something else than the server knows.
+fn false_beacon(server: &mut Server, alter: impl Fn(&mut Beacon)) -> Vec<u8> {
+    server.counter += 1;
+    let mut beacon = server.describe();
+    alter(&mut beacon);
+    beacon.sign(&server.key)
+}
+
 #[test]
-fn contradictions_are_told_and_dropped() {
-    let (mut client, mut server) = Client::member(4, 9);
-    let beacon = |server: &mut Server, alter: &dyn Fn(&mut Beacon)| {
-        server.counter += 1;
-        let mut beacon = server.describe();
-        alter(&mut beacon);
-        beacon.sign(&server.key)
-    };
-    let false_ones: [&dyn Fn(&mut Beacon); 4] = [
-        &|b| b.context.incarnation = Incarnation([2; 16]),
-        &|b| b.commitment = Commitment([0; 32]),
-        &|b| b.header_hash = HeaderHash([0; 32]),
-        &|b| b.context.term += 1,
+fn beacons_that_contradict_the_installed_epoch_are_dropped() {
+    let alters: [fn(&mut Beacon); 4] = [
+        |b| b.context.incarnation = Incarnation([2; 16]),
+        |b| b.commitment = Commitment([0; 32]),
+        |b| b.header_hash = HeaderHash([0; 32]),
+        |b| b.context.term += 1,
     ];
-    for (done, alter) in (1..).zip(false_ones) {
-        let datagram = beacon(&mut server, alter);
-        client.handle(Input::Datagram(&datagram));
-        assert_eq!(client.group().counters.conflicts, done);
+    let (mut client, mut server) = Client::member(4, 9);
+    // The epoch is known from a reply with its beacon, and then from a rekey message alone.
+    for _ in 0..2 {
+        for alter in alters {
+            let before = client.group().counters.conflicts;
+            let datagram = false_beacon(&mut server, alter);
+            client.handle(Input::Datagram(&datagram));
+            assert_eq!(client.group().counters.conflicts, before + 1);
+        }
+        client.agrees(&server);
+        client.datagrams(&server.refresh());
     }
+    client.agrees(&server);
     assert!(
         !client.resyncs_within(u64::from(WAIT_MS)),
         "nothing false moves the client"
     );
-    let incarnation = std::mem::replace(&mut server.context.incarnation, Incarnation([2; 16]));
+    let before = client.group().counters.conflicts;
+    server.context.incarnation = Incarnation([2; 16]);
     client.datagrams(&server.refresh());
     assert_eq!(
         client.group().epoch,
-        Some(2),
+        Some(4),
         "a unit of another incarnation under the same term"
     );
-    assert!(client.group().counters.conflicts > 4);
-    server.context.incarnation = incarnation;
-    client.agrees_on(2);
+    assert!(client.group().counters.conflicts > before);
+    assert_eq!(client.status(), Status::Member);
 }
 
-impl Client {
-    fn agrees_on(&self, epoch: u64) {
-        assert_eq!(self.group().epoch, Some(epoch));
-        assert_eq!(self.status(), Status::Member);
-    }
+#[test]
+fn statements_that_contradict_an_epoch_to_come_are_dropped() {
+    let (mut client, mut server) = Client::member(4, 9);
+    let message = server.refresh();
+    // The first word on epoch 3 counts, and here it is the false one.
+    let first = false_beacon(&mut server, |b| b.commitment = Commitment([0; 32]));
+    let second = server.beacon();
+    let third = false_beacon(&mut server, |b| {
+        b.commitment = Commitment([0; 32]);
+        b.header_hash = HeaderHash([0; 32]);
+    });
+    client.datagrams(&[first, second, third]);
+    assert_eq!(client.group().counters.conflicts, 2);
+    client.datagrams(&message);
+    assert_eq!(
+        client.group().epoch,
+        Some(2),
+        "the message is not what was announced"
+    );
+    assert_eq!(client.group().counters.conflicts, 3);
+
+    let (mut client, mut server) = Client::member(4, 9);
+    let reign = |b: &mut Beacon, name| {
+        (b.context.term, b.context.epoch) = (2, b.context.epoch + 1);
+        b.context.incarnation = Incarnation([name; 16]);
+    };
+    let one = false_beacon(&mut server, |b| reign(b, 2));
+    let other = false_beacon(&mut server, |b| reign(b, 3));
+    client.datagrams(&[one, other]);
+    assert_eq!(
+        client.group().counters.conflicts,
+        1,
+        "one term has one incarnation"
+    );
+}
+
+#[test]
+fn one_epoch_has_one_header() {
+    let (mut client, mut server) = Client::member(4, 400);
+    let leavers: Vec<Change> = (1..200)
+        .step_by(5)
+        .map(|m| Change::Leave(MemberId(m)))
+        .collect();
+    let datagrams = server.change(Reason::Batch, &leavers);
+    let mut header = Unit::decode(&datagrams[0]).unwrap().header.epoch;
+    header.previous = HeaderHash([5; 32]);
+    let contradiction = cut(&header, &[0; 700], 1, &server.key);
+    client.datagrams(&datagrams[..1]);
+    client.datagrams(&contradiction[..1]);
+    assert_eq!(client.group().counters.conflicts, 1);
+    client.datagrams(&datagrams[1..]);
+    client.agrees(&server);
 }
 
 #[test]
