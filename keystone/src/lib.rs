@@ -1,1 +1,3 @@
 //! The operator's command: demo, pki, mcast, status, evict
+
+pub mod mcast;

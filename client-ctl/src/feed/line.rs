@@ -15,10 +15,10 @@ const VERSION: u8 = 1;
 struct Line<'a> {
     v: u8,
     group: &'a str,
-    group_id: u32,
+    group_id: Option<u32>,
     status: Status,
     detail: &'a str,
-    sender_id: u32,
+    sender_id: Option<u32>,
     joined_epoch: Option<u64>,
     left_epoch: Option<u64>,
     hold_ms: u64,
@@ -71,16 +71,16 @@ impl Serialize for Hex {
     }
 }
 
-/// The state of a group as one JSON object and a line feed. Numbers that are not known yet (`group_id`, `sender_id`) are 0.
+/// The state of a group as one JSON object and a line feed. Numbers that are not known yet (`group_id`, `sender_id`) are null.
 pub fn line(snapshot: &Snapshot, now: Now) -> Zeroizing<Vec<u8>> {
     let newest = snapshot.keys.last().map(|live| live.epoch);
     let line = Line {
         v: VERSION,
         group: &snapshot.group,
-        group_id: snapshot.group_id.map_or(0, |id| id.0),
+        group_id: snapshot.group_id.map(|id| id.0),
         status: snapshot.status,
         detail: &snapshot.detail,
-        sender_id: snapshot.sender_id.map_or(0, |id| id.0),
+        sender_id: snapshot.sender_id.map(|id| id.0),
         joined_epoch: snapshot.joined_epoch,
         left_epoch: snapshot.left_epoch,
         hold_ms: snapshot.hold_ms,

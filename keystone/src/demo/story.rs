@@ -66,7 +66,7 @@ pub(super) async fn tell(args: &Args) -> Result<bool, Failure> {
     let piece = world.path("input");
     let stream = first_octets(&input, octets, &piece)?;
     // A little over the exact rate, for the headers.
-    let mut sender = world.start_sender(SOURCE, stream, octets * 8 / seconds * 108 / 100)?;
+    let mut sender = world.start_sender(SOURCE, stream, octets * 8 / seconds * 120 / 100)?;
     report.say("streaming begins");
 
     let started = Instant::now();

@@ -254,7 +254,7 @@ danger = {{ receive_loss_percent = {}, seed = {number} }}
 pub(super) fn terminate(pid: i32) {
     if let Some(pid) = rustix::process::Pid::from_raw(pid) {
         // A process that is gone already has ended.
-        drop(rustix::process::kill_process(pid, rustix::process::Signal::TERM));
+        let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
     }
 }
 

@@ -23,7 +23,13 @@ pub(super) struct Hold {
 
 impl Hold {
     pub(super) fn new(limit: usize) -> Self {
-        Self { limit, used: 0, arrivals: 0, packets: BTreeMap::new(), ages: BTreeMap::new() }
+        Self {
+            limit,
+            used: 0,
+            arrivals: 0,
+            packets: BTreeMap::new(),
+            ages: BTreeMap::new(),
+        }
     }
 
     /// Holds a packet. Returns those for which there is no room: of the highest epochs, because the key that comes next is
@@ -36,7 +42,9 @@ impl Hold {
         self.packets.insert((epoch, arrival), packet);
         let mut dropped = Vec::new();
         while self.used > self.limit {
-            let Some(((_, arrival), packet)) = self.packets.pop_last() else { break };
+            let Some(((_, arrival), packet)) = self.packets.pop_last() else {
+                break;
+            };
             self.ages.remove(&arrival);
             self.used -= size(&packet);
             dropped.push(packet);
@@ -46,15 +54,14 @@ impl Hold {
 
     /// Takes out all packets of an epoch, in the order of their streams.
     pub(super) fn take_epoch(&mut self, epoch: u64) -> Vec<Packet> {
-        let later = self.packets.split_off(&(epoch, 0));
-        let mut taken = Vec::new();
-        for ((of, arrival), packet) in later {
-            if of == epoch {
-                self.ages.remove(&arrival);
+        let of_epoch = self.packets.range((epoch, 0)..=(epoch, u64::MAX));
+        let arrivals: Vec<u64> = of_epoch.map(|((_, arrival), _)| *arrival).collect();
+        let mut taken = Vec::with_capacity(arrivals.len());
+        for arrival in arrivals {
+            self.ages.remove(&arrival);
+            if let Some(packet) = self.packets.remove(&(epoch, arrival)) {
                 self.used -= size(&packet);
                 taken.push(packet);
-            } else {
-                self.packets.insert((of, arrival), packet);
             }
         }
         taken.sort_by_key(|packet| (packet.header.stream, packet.header.counter));
@@ -64,7 +71,11 @@ impl Hold {
     /// Takes out what arrived at `limit` or before.
     pub(super) fn take_older(&mut self, limit: Duration) -> Vec<Packet> {
         let mut taken = Vec::new();
-        while let Some(entry) = self.ages.first_entry().filter(|entry| entry.get().1 <= limit) {
+        while let Some(entry) = self
+            .ages
+            .first_entry()
+            .filter(|entry| entry.get().1 <= limit)
+        {
             let (arrival, (epoch, _)) = entry.remove_entry();
             if let Some(packet) = self.packets.remove(&(epoch, arrival)) {
                 self.used -= size(&packet);

@@ -67,7 +67,10 @@ pub fn main(args: Args) -> ExitCode {
         eprintln!("keystone: {why}");
         return Exit::from(&why).into();
     }
-    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+    let runtime = match tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+    {
         Ok(runtime) => runtime,
         Err(why) => {
             eprintln!("keystone: cannot start: {why}");
@@ -77,7 +80,12 @@ pub fn main(args: Args) -> ExitCode {
     let exit = runtime.block_on(async {
         let shutdown = match Shutdown::on_signals() {
             Ok(shutdown) => shutdown,
-            Err(why) => return fail(Exit::Failure, format_args!("cannot listen for signals: {why}")),
+            Err(why) => {
+                return fail(
+                    Exit::Failure,
+                    format_args!("cannot listen for signals: {why}"),
+                );
+            }
         };
         match args {
             Args::Send(args) => send::run(args, tokio::io::stdin(), shutdown).await,
@@ -100,7 +108,10 @@ fn fail(exit: Exit, why: impl std::fmt::Display) -> Exit {
 struct Clock(Instant);
 
 impl Clock {
-    #[allow(clippy::disallowed_methods, reason = "this is shell: cores are handed what it reads")]
+    #[allow(
+        clippy::disallowed_methods,
+        reason = "this is shell: cores are handed what it reads"
+    )]
     fn start() -> Self {
         Self(Instant::now())
     }
@@ -128,7 +139,9 @@ impl JsonLines {
     }
 
     fn line(&mut self, value: &impl Serialize) -> io::Result<()> {
-        let Some(file) = &mut self.0 else { return Ok(()) };
+        let Some(file) = &mut self.0 else {
+            return Ok(());
+        };
         let mut line = serde_json::to_vec(value)?;
         line.push(b'\n');
         file.write_all(&line)
@@ -140,6 +153,9 @@ fn group_name(text: &str) -> Result<String, String> {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_.~".contains(c);
     match (1..=protocol::MAX_NAME).contains(&text.len()) && text.chars().all(plain) {
         true => Ok(text.to_owned()),
-        false => Err(format!("1 to {} letters, digits and -_.~ are expected", protocol::MAX_NAME)),
+        false => Err(format!(
+            "1 to {} letters, digits and -_.~ are expected",
+            protocol::MAX_NAME
+        )),
     }
 }

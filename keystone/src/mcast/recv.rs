@@ -1,5 +1,6 @@
 //! `keystone mcast recv`: the shell around [`Receiver`].
 
+use std::collections::VecDeque;
 use std::future::Future;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -19,6 +20,8 @@ use super::stream::Output;
 use super::watch::Feed;
 use super::{Clock, JsonLines, KeyArgs, fail};
 
+/// Octets that a packet takes beside its own while it waits for the first word of the feed.
+const EARLY: usize = 64;
 /// How long a reader that does not read may delay the end after a signal.
 const LAST_WRITE: Duration = Duration::from_secs(2);
 
@@ -66,8 +69,8 @@ enum Stop {
     Output(io::Error),
     #[error("cannot write the log: {0}")]
     Log(io::Error),
-    #[error("a signal before the feed said anything")]
-    Signal,
+    #[error("ended by a signal before the feed told the group's number")]
+    NoFeed,
 }
 
 struct Run<W> {
@@ -82,7 +85,11 @@ struct Run<W> {
 }
 
 /// Receives until every stream has ended, a signal, silence, or the member is out.
-pub(super) async fn run(args: RecvArgs, output: impl AsyncWrite + Unpin, shutdown: Shutdown) -> Exit {
+pub(super) async fn run(
+    args: RecvArgs,
+    output: impl AsyncWrite + Unpin,
+    shutdown: Shutdown,
+) -> Exit {
     let mut socket = match multicast::Receiver::open(args.listen, args.interface) {
         Ok(socket) => socket,
         Err(why @ multicast::MulticastError::Address { .. }) => return fail(Exit::Usage, why),
@@ -92,7 +99,12 @@ pub(super) async fn run(args: RecvArgs, output: impl AsyncWrite + Unpin, shutdow
         .and_then(|log| Ok((log, JsonLines::create(args.output_stats.as_deref())?)));
     let (log, mut stats) = match files {
         Ok(files) => files,
-        Err(why) => return fail(Exit::Usage, format_args!("cannot create the log or summary: {why}")),
+        Err(why) => {
+            return fail(
+                Exit::Usage,
+                format_args!("cannot create the log or summary: {why}"),
+            );
+        }
     };
     let clock = Clock::start();
     let consumer = format!("mcast-recv-{}", std::process::id());
@@ -106,11 +118,23 @@ pub(super) async fn run(args: RecvArgs, output: impl AsyncWrite + Unpin, shutdow
         keep_listening: args.keep_listening,
         idle: (args.idle_ms > 0).then(|| Duration::from_millis(args.idle_ms)),
     };
-    // Until the group's number is known, the socket's buffer holds what comes.
-    let Some(group) = run.group().await else { return fail(Exit::Failure, Stop::Signal) };
-    let limits = Limits { hold_octets: args.hold_octets, streams: args.streams.into() };
+    let (group, early) = match run.group(&mut socket, args.hold_octets).await {
+        Ok(found) => found,
+        Err(why @ Stop::Out(_)) => return fail(Exit::NotMember, why),
+        Err(why) => return fail(Exit::Unreachable, why),
+    };
+    let limits = Limits {
+        hold_octets: args.hold_octets,
+        streams: args.streams.into(),
+    };
     let mut receiver = Receiver::new(group, limits);
-    let mut ended = run.receive(&mut receiver, &mut socket).await;
+    let mut ended = run.news(&mut receiver);
+    for datagram in early {
+        receiver.datagram(clock.now(), &datagram);
+    }
+    if ended.is_ok() {
+        ended = run.receive(&mut receiver, &mut socket).await;
+    }
     receiver.close();
     // What can still be written is; the first fault is the one to tell.
     ended = ended.and(run.write(&mut receiver).await);
@@ -129,27 +153,38 @@ pub(super) async fn run(args: RecvArgs, output: impl AsyncWrite + Unpin, shutdow
 }
 
 impl<W: AsyncWrite + Unpin> Run<W> {
-    /// The number of the group, once the feed says it.
-    async fn group(&mut self) -> Option<u32> {
+    /// The number of the group, once the feed says it, and what came in the meantime: the newest `hold` octets of it,
+    /// because a member that joins needs what is sent from its join on, and the socket's own buffer keeps the oldest.
+    async fn group(
+        &mut self,
+        socket: &mut multicast::Receiver,
+        hold: usize,
+    ) -> Result<(u32, VecDeque<Vec<u8>>), Stop> {
         let shutdown = self.shutdown.clone();
+        let (mut early, mut held, mut buffer) = (VecDeque::new(), 0, [0; MAX_PACKET + 1]);
         loop {
             if let Some(state) = self.feed.link().state {
                 match state.group {
                     Some(group) => {
                         // The state is news to the receiver too.
                         self.feed.unseen();
-                        return Some(group);
+                        return Ok((group, early));
                     }
-                    None if state.status.is_over() => {
-                        eprintln!("keystone: {}", out_of_group(&state));
-                        return None;
-                    }
+                    None if state.status.is_over() => return Err(Stop::Out(out_of_group(&state))),
                     None => {}
                 }
             }
             tokio::select! {
-                () = shutdown.wait() => return None,
+                () = shutdown.wait() => return Err(Stop::NoFeed),
                 () = self.feed.changed() => {}
+                received = socket.recv(&mut buffer) => {
+                    let (length, _) = received.map_err(Stop::Network)?;
+                    early.push_back(buffer[..length].to_vec());
+                    held += EARLY + length;
+                    while held > hold && let Some(oldest) = early.pop_front() {
+                        held -= EARLY + oldest.len();
+                    }
+                }
             }
         }
     }
@@ -209,7 +244,9 @@ impl<W: AsyncWrite + Unpin> Run<W> {
 
     /// Takes what the feed says now.
     fn news(&mut self, receiver: &mut Receiver) -> Result<(), Stop> {
-        let Some(state) = self.feed.link().state else { return Ok(()) };
+        let Some(state) = self.feed.link().state else {
+            return Ok(());
+        };
         match (state.status.is_over(), self.keep_listening) {
             (true, false) => return Err(Stop::Out(out_of_group(&state))),
             (true, true) => {
@@ -229,17 +266,31 @@ impl<W: AsyncWrite + Unpin> Run<W> {
         let mut wrote = false;
         while let Some(output) = receiver.output() {
             match output {
-                Output::Data { stream, epoch, offset, octets } => {
+                Output::Data {
+                    stream,
+                    epoch,
+                    offset,
+                    octets,
+                } => {
                     write(&self.shutdown, self.output.write_all(&octets)).await?;
                     wrote = true;
-                    if let Some(range) = self.ranges.add(stream, epoch, offset, octets_of(octets.len())) {
+                    if let Some(range) =
+                        self.ranges
+                            .add(stream, epoch, offset, octets_of(octets.len()))
+                    {
                         self.log.line(&range).map_err(Stop::Log)?;
                     }
                 }
-                Output::Gap { stream, counters, octets } => {
+                Output::Gap {
+                    stream,
+                    counters,
+                    octets,
+                } => {
                     let (id, packets) = (hex::encode(stream.id), counters.end - counters.start);
                     let (from, to) = (octets.start, octets.end);
-                    tracing::warn!("stream {id}: {packets} packets are missing, octets {from} to {to}");
+                    tracing::warn!(
+                        "stream {id}: {packets} packets are missing, octets {from} to {to}"
+                    );
                 }
             }
         }
@@ -251,7 +302,10 @@ impl<W: AsyncWrite + Unpin> Run<W> {
 }
 
 /// Waits for a write, but not for ever once a signal came.
-async fn write(shutdown: &Shutdown, write: impl Future<Output = io::Result<()>>) -> Result<(), Stop> {
+async fn write(
+    shutdown: &Shutdown,
+    write: impl Future<Output = io::Result<()>>,
+) -> Result<(), Stop> {
     let patience = async {
         shutdown.wait().await;
         tokio::time::sleep(LAST_WRITE).await;

@@ -82,7 +82,11 @@ struct Run {
 }
 
 /// Sends `input` to its end.
-pub(super) async fn run(args: SendArgs, mut input: impl AsyncRead + Unpin, shutdown: Shutdown) -> Exit {
+pub(super) async fn run(
+    args: SendArgs,
+    mut input: impl AsyncRead + Unpin,
+    shutdown: Shutdown,
+) -> Exit {
     let socket = match multicast::Sender::open(args.to, args.interface, args.ttl) {
         Ok(socket) => socket,
         Err(why @ multicast::MulticastError::Address { .. }) => return fail(Exit::Usage, why),
@@ -125,14 +129,25 @@ pub(super) async fn run(args: SendArgs, mut input: impl AsyncRead + Unpin, shutd
             Exit::Ok
         }
         Err(why) => {
-            let exit = if matches!(why, Stop::Out(_)) { Exit::NotMember } else { Exit::Failure };
-            fail(exit, format_args!("{why}; stopped after {octets} octets in {packets} packets"))
+            let exit = if matches!(why, Stop::Out(_)) {
+                Exit::NotMember
+            } else {
+                Exit::Failure
+            };
+            fail(
+                exit,
+                format_args!("{why}; stopped after {octets} octets in {packets} packets"),
+            )
         }
     }
 }
 
 impl Run {
-    async fn stream(&mut self, input: &mut (impl AsyncRead + Unpin), payload: usize) -> Result<(), Stop> {
+    async fn stream(
+        &mut self,
+        input: &mut (impl AsyncRead + Unpin),
+        payload: usize,
+    ) -> Result<(), Stop> {
         let mut buffer = [0; MAX_PAYLOAD];
         loop {
             // Without a key nothing is taken from the input: somebody else may want to read it.
@@ -149,8 +164,8 @@ impl Run {
             if read == 0 {
                 return Ok(());
             }
-            self.turn(HEADER + read + TAG).await?;
-            let (packet, range) = self.sender.data(self.clock.now(), &buffer[..read])?;
+            let now = self.turn(HEADER + read + TAG).await?;
+            let (packet, range) = self.sender.data(now, &buffer[..read])?;
             if let Some(range) = range {
                 self.log.line(&range).map_err(Stop::Log)?;
             }
@@ -162,10 +177,19 @@ impl Run {
         let until = self.clock.now() + linger;
         loop {
             let signalled = self.shutdown.is_triggered();
-            if !signalled {
-                self.turn(0).await?;
-            }
-            let packet = self.sender.end(self.clock.now())?;
+            let now = match signalled {
+                false => self.turn(0).await?,
+                // A signal does not wait for a key.
+                true => {
+                    self.news()?;
+                    let now = self.clock.now();
+                    if !self.connected || self.sender.epoch(now).is_none() {
+                        return Ok(());
+                    }
+                    now
+                }
+            };
+            let packet = self.sender.end(now)?;
             self.socket.send(&packet).await.map_err(Stop::Network)?;
             let next = self.clock.now() + END_EVERY;
             if next > until {
@@ -181,10 +205,13 @@ impl Run {
 
     /// Waits until a packet of so many octets may leave: there is a key, the feed is being read, and the rate allows it.
     /// Without the feed a revocation would not be heard, so nothing leaves then.
-    async fn turn(&mut self, octets: usize) -> Result<(), Stop> {
+    /// Returns the time for which that holds.
+    async fn turn(&mut self, octets: usize) -> Result<Duration, Stop> {
         let (clock, shutdown) = (self.clock, self.shutdown.clone());
         loop {
-            self.news()?;
+            if self.feed.has_changed() {
+                self.news()?;
+            }
             let now = clock.now();
             let epoch = self.sender.epoch(now).filter(|_| self.connected);
             let paced = self.pacer.next();
@@ -194,7 +221,7 @@ impl Run {
                     if octets > 0 {
                         self.pacer.sent(now, octets);
                     }
-                    return Ok(());
+                    return Ok(now);
                 }
                 Some(_) => Some(paced),
                 None => self.sender.timeout(now),
@@ -202,7 +229,7 @@ impl Run {
             tokio::select! {
                 biased;
                 () = shutdown.wait() => return Err(Stop::Signal),
-                () = self.feed.changed() => {}
+                () = self.feed.changed() => self.news()?,
                 () = clock.sleep_until(wake) => {}
             }
         }
@@ -212,7 +239,9 @@ impl Run {
     fn news(&mut self) -> Result<(), Stop> {
         let link = self.feed.link();
         self.connected = link.connected;
-        let Some(state) = link.state else { return Ok(()) };
+        let Some(state) = link.state else {
+            return Ok(());
+        };
         if state.status.is_over() {
             return Err(Stop::Out(out_of_group(&state)));
         }

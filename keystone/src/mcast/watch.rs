@@ -1,5 +1,8 @@
 //! The shell around the feed: HTTP/1.1 over the Unix socket of `client-ctl`, again and again while the process runs.
-#![allow(clippy::disallowed_methods, reason = "this is shell: one task reads the feed and ends with its handle")]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "this is shell: one task reads the feed and ends with its handle"
+)]
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -21,7 +24,7 @@ use super::Clock;
 use super::feed::{FeedError, MAX_LINE, State};
 
 /// First and longest wait before the feed is tried again; it doubles between. The socket is local, so trying is cheap.
-const BACK_OFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
+const BACK_OFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_millis(250));
 
 /// How long `client-ctl` may take to answer, the stream that follows aside.
 const ANSWER: Duration = Duration::from_secs(5);
@@ -78,12 +81,21 @@ impl Feed {
         let (applied, epochs) = watch::channel(None);
         let read = tokio::spawn(place.clone().keep_reading(link, clock));
         let report = tokio::spawn(place.keep_reporting(consumer, epochs));
-        Self { link: links, applied, tasks: [read.abort_handle(), report.abort_handle()] }
+        Self {
+            link: links,
+            applied,
+            tasks: [read.abort_handle(), report.abort_handle()],
+        }
     }
 
     /// What is known now; it counts as seen.
     pub(super) fn link(&mut self) -> Link {
         self.link.borrow_and_update().clone()
+    }
+
+    /// Whether there is news that [`link`](Self::link) has not seen.
+    pub(super) fn has_changed(&self) -> bool {
+        self.link.has_changed().unwrap_or(false)
     }
 
     /// Makes what is known now news again.
@@ -101,7 +113,8 @@ impl Feed {
 
     /// Tells `client-ctl` which epoch this process uses, once for each.
     pub(super) fn applied(&self, epoch: u64) {
-        self.applied.send_if_modified(|last| last.replace(epoch) != Some(epoch));
+        self.applied
+            .send_if_modified(|last| last.replace(epoch) != Some(epoch));
     }
 }
 
@@ -130,7 +143,10 @@ impl Place {
             let why = why.to_string();
             if why != told {
                 let socket = self.socket.display();
-                tracing::warn!("the feed of group {} at {socket}: {why}; trying again", self.group);
+                tracing::warn!(
+                    "the feed of group {} at {socket}: {why}; trying again",
+                    self.group
+                );
                 told = why;
             }
             sleep(wait).await;
@@ -144,7 +160,9 @@ impl Place {
         let mut body = timeout(ANSWER, self.ask(request)).await??.into_body();
         let mut line = Zeroizing::new(Vec::with_capacity(MAX_LINE));
         while let Some(frame) = body.frame().await {
-            let Ok(data) = frame?.into_data() else { continue };
+            let Ok(data) = frame?.into_data() else {
+                continue;
+            };
             for piece in data.split_inclusive(|octet| *octet == b'\n') {
                 if line.len() + piece.len() > MAX_LINE {
                     return Err(WatchError::Long);
@@ -153,7 +171,10 @@ impl Place {
                 if line.ends_with(b"\n") {
                     if !line.trim_ascii().is_empty() {
                         let state = Some(Arc::new(State::parse(&line, clock.now())?));
-                        link.send_replace(Link { connected: true, state });
+                        link.send_replace(Link {
+                            connected: true,
+                            state,
+                        });
                     }
                     line.clear();
                 }
@@ -164,7 +185,9 @@ impl Place {
 
     async fn keep_reporting(self, consumer: String, mut epochs: watch::Receiver<Option<u64>>) {
         while epochs.changed().await.is_ok() {
-            let Some(epoch) = *epochs.borrow_and_update() else { continue };
+            let Some(epoch) = *epochs.borrow_and_update() else {
+                continue;
+            };
             let body = serde_json::json!({ "consumer": consumer, "epoch": epoch }).to_string();
             if let Err(why) = self.report(body).await {
                 tracing::debug!(%why, epoch, "client-ctl was not told of the epoch in use");
