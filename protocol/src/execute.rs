@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use aes::Aes256;
 use cbc::cipher::{BlockModeDecrypt, BlockModeEncrypt, KeyIvInit};
-use keygraph::{Degree, KeyRef, NodeId, Plan, Source, Update};
+use keygraph::ids::child_index;
+use keygraph::{KeyRef, NodeId, Plan, Source, Update};
 use thiserror::Error;
 use zeroize::Zeroize;
 
@@ -140,7 +141,9 @@ impl<S: Secrets> Run<'_, S> {
         let origin = match update.source {
             Source::Fresh => Origin::Fresh,
             Source::Advance { .. } => Origin::Advance,
-            Source::Derive { child } => Origin::Derive(child_index(child, degree)),
+            Source::Derive { child } => {
+                Origin::Derive(child_index(child, degree).ok_or(ExecuteError::NoRoot)?)
+            }
         };
         let mut entry = Entry {
             node: update.node,
@@ -153,9 +156,8 @@ impl<S: Secrets> Run<'_, S> {
             if kek.node == update.node {
                 entry.own = Some(wrapped);
             } else {
-                entry
-                    .children
-                    .push((child_index(kek.node, degree), wrapped));
+                let index = child_index(kek.node, degree).ok_or(ExecuteError::NoRoot)?;
+                entry.children.push((index, wrapped));
             }
         }
         Ok(entry)
@@ -176,21 +178,6 @@ impl<S: Secrets> Run<'_, S> {
             .secret(KeyRef { node, ..key })
             .ok_or(ExecuteError::Missing { key })
     }
-}
-
-/// Index of a k-node or leaf among its parent's children.
-pub(crate) fn child_index(node: NodeId, degree: Degree) -> u8 {
-    let degree = u32::from(degree.get());
-    u8::try_from(node.0.saturating_sub(1) % degree).unwrap_or(u8::MAX)
-}
-
-/// The child with this index.
-pub(crate) fn child(node: NodeId, index: u8, degree: Degree) -> Option<NodeId> {
-    let first = node
-        .0
-        .checked_mul(u32::from(degree.get()))?
-        .checked_add(1)?;
-    first.checked_add(u32::from(index)).map(NodeId)
 }
 
 /// AES-256-CBC without padding over exactly two blocks, under a key and IV that serve once.

@@ -2,13 +2,14 @@
 
 use std::collections::BTreeMap;
 
+use keygraph::ids::{child, child_index, find_leaf, parent};
 use keygraph::{Degree, KeyRef, NodeId};
 use thiserror::Error;
 
 use crate::codec::{DecodeError, Reader};
-use crate::execute::{child, child_index, unwrap};
+use crate::execute::unwrap;
 use crate::header::Commitment;
-use crate::rekey::{Entry, Origin, RekeyMessage, parent};
+use crate::rekey::{Entry, Origin, RekeyMessage};
 use crate::schedule::EpochContext;
 use crate::secret::NodeSecret;
 
@@ -117,8 +118,7 @@ impl KeyPath {
             leaf: self.leaf.0,
             largest_knode: message.largest_knode.0,
         };
-        let leaf = keygraph::ids::find_leaf(self.leaf, message.largest_knode, self.degree)
-            .ok_or(no_place)?;
+        let leaf = find_leaf(self.leaf, message.largest_knode, self.degree).ok_or(no_place)?;
         let mut next = Self {
             degree: self.degree,
             leaf,
@@ -207,7 +207,11 @@ impl KeyPath {
             return Ok((context.derive(secret, from, entry.node), false));
         }
         let index = child_index(below, self.degree);
-        if let Some((_, wrapped)) = entry.children.iter().find(|(child, _)| *child == index) {
+        if let Some((_, wrapped)) = entry
+            .children
+            .iter()
+            .find(|(child, _)| Some(*child) == index)
+        {
             let (kek, secret) = held(below).ok_or(no_way)?;
             return Ok((
                 unwrap(context, secret, kek, target, wrapped),

@@ -1,6 +1,6 @@
 //! The rekey message: what a change makes new, and how each member learns it.
 
-use keygraph::{Degree, NodeId};
+use keygraph::{Degree, NodeId, ids};
 
 use crate::codec::{DecodeError, Reader};
 use crate::header::Commitment;
@@ -149,7 +149,7 @@ impl RekeyMessage {
         let mut expected = None;
         for entry in &self.entries {
             entry.encode(self.degree, expected, &mut out, &mut wraps);
-            expected = parent(entry.node, self.degree);
+            expected = ids::parent(entry.node, self.degree);
         }
         out.extend_from_slice(&wraps);
         out
@@ -259,7 +259,7 @@ impl Entry {
         if tag & !(ORIGIN | EXPLICIT_ID | OWN | CHILDREN) != 0 {
             return Err(bad_tag);
         }
-        let implied = previous.and_then(|p| parent(p, degree));
+        let implied = previous.and_then(|p| ids::parent(p, degree));
         let node = if tag & EXPLICIT_ID == 0 {
             implied.ok_or(bad_tag.clone())?
         } else {
@@ -309,11 +309,4 @@ impl Entry {
             children,
         })
     }
-}
-
-/// The k-node above, in the marking algorithm's numbering.
-pub(crate) fn parent(node: NodeId, degree: Degree) -> Option<NodeId> {
-    node.0
-        .checked_sub(1)
-        .map(|n| NodeId(n / u32::from(degree.get())))
 }

@@ -188,9 +188,9 @@ impl Core {
                     self.refuse(session, unavailable());
                 }
             }
-            Input::FromKeyServer(frame) => self.from_key_server(frame),
+            Input::FromKeyServer(frame) => self.on_key_server(frame),
             Input::ClientUp { session, identity } => self.client_up(now, session, identity),
-            Input::FromClient { session, frame } => self.from_client(session, frame),
+            Input::FromClient { session, frame } => self.on_client(session, frame),
             Input::Exported { session, key } => self.exported(session, key),
             Input::ClientDown { session } => self.forget(session),
             Input::Timeout => {}
@@ -261,7 +261,7 @@ impl Core {
         }
     }
 
-    fn from_client(&mut self, session: u64, frame: &[u8]) {
+    fn on_client(&mut self, session: u64, frame: &[u8]) {
         let Some(known) = self.sessions.get(&session) else {
             return;
         };
@@ -314,7 +314,7 @@ impl Core {
         self.advance(session, State::HandedOver(client));
     }
 
-    fn from_key_server(&mut self, frame: &[u8]) {
+    fn on_key_server(&mut self, frame: &[u8]) {
         let message = match ToRegistrar::decode(frame) {
             Ok(message) if self.linked => message,
             _ => return self.outputs.push_back(Output::CutKeyServer),

@@ -140,37 +140,20 @@ impl Group {
         };
         let tree = Tree::new(config.degree, config.strategy, 0);
         let held = Held(BTreeMap::from([(NodeId(0), (0, root))]));
-        Self::restore(
-            config,
-            tree,
-            held,
-            at,
-            BTreeMap::new(),
-            BTreeSet::new(),
-            BTreeMap::new(),
-            VecDeque::new(),
-        )
+        Self::restore(config, tree, held, at)
     }
 
-    pub(super) fn restore(
-        config: GroupConfig,
-        tree: Tree,
-        held: Held,
-        at: Position,
-        joined: BTreeMap<MemberId, u64>,
-        barred: BTreeSet<MemberId>,
-        left: BTreeMap<MemberId, (RequestId, u64)>,
-        earlier: VecDeque<Earlier>,
-    ) -> Self {
+    /// A group at this point, without its roll: that is filled in by whoever reads a snapshot.
+    pub(super) fn restore(config: GroupConfig, tree: Tree, held: Held, at: Position) -> Self {
         Self {
             config,
             tree,
             held,
             at,
-            joined,
-            barred,
-            left,
-            earlier,
+            joined: BTreeMap::new(),
+            barred: BTreeSet::new(),
+            left: BTreeMap::new(),
+            earlier: VecDeque::new(),
             sent: (0, 0),
             beacon: Vec::new(),
             beacon_counter: 0,

@@ -302,7 +302,7 @@ impl Core {
         match input {
             Input::RegistrarUp { link, identity } => self.registrar_up(link, &identity),
             Input::RegistrarDown { link } => drop(self.links.remove(&link)),
-            Input::FromRegistrar { link, frame } => self.from_registrar(link, frame),
+            Input::FromRegistrar { link, frame } => self.on_registrar(link, frame),
             Input::Request {
                 session,
                 client,

@@ -68,11 +68,11 @@ impl Core {
                 last: part + 1 == parts,
                 entries,
             };
-            self.to_registrar(link, &message);
+            self.tell_registrar(link, &message);
         }
     }
 
-    pub(super) fn from_registrar(&mut self, link: u64, frame: &[u8]) {
+    pub(super) fn on_registrar(&mut self, link: u64, frame: &[u8]) {
         let Some(registrar) = self.links.get_mut(&link) else {
             return;
         };
@@ -98,7 +98,7 @@ impl Core {
                         0,
                     );
                     let peer = registrar.identity.to_string();
-                    self.to_registrar(link, &ToRegistrar::Refused { tag, refusal });
+                    self.tell_registrar(link, &ToRegistrar::Refused { tag, refusal });
                     return self.misbehaved(peer, format!("it asked to register {identity}"));
                 }
                 let number = if registrar.issued.len() < MAX_ISSUED {
@@ -124,7 +124,7 @@ impl Core {
                         ),
                     },
                 };
-                self.to_registrar(link, &answer);
+                self.tell_registrar(link, &answer);
             }
             FromRegistrar::HandOver {
                 tag,
@@ -136,7 +136,7 @@ impl Core {
                     let peer = registrar.identity.to_string();
                     let refusal =
                         refusal("this registration's number was not fetched on this connection");
-                    self.to_registrar(link, &ToRegistrar::Refused { tag, refusal });
+                    self.tell_registrar(link, &ToRegistrar::Refused { tag, refusal });
                     return self.misbehaved(
                         peer,
                         "it handed over a key for a number that it had not fetched".into(),
@@ -156,7 +156,7 @@ impl Core {
                         "too many changes are waiting",
                         BUSY_RETRY_MS,
                     );
-                    self.to_registrar(link, &ToRegistrar::Refused { tag, refusal });
+                    self.tell_registrar(link, &ToRegistrar::Refused { tag, refusal });
                 }
             }
         }
@@ -177,7 +177,7 @@ impl Core {
         }
     }
 
-    pub(super) fn to_registrar(&mut self, link: u64, message: &ToRegistrar) {
+    pub(super) fn tell_registrar(&mut self, link: u64, message: &ToRegistrar) {
         if self.links.contains_key(&link) {
             self.outputs.push_back(Output::ToRegistrar {
                 link,

@@ -1,6 +1,6 @@
 //! Snapshots, and the start from a snapshot and the records after it.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::net::{Ipv4Addr, SocketAddr};
 
 use keygraph::{NodeId, Slot, Tree};
@@ -423,32 +423,29 @@ impl Group {
         }
         let tree = Tree::from_slots(config.degree, stored_strategy, epoch, slots)
             .map_err(|_| DecodeError::Text { what: "key tree" })?;
-        let mut joined = BTreeMap::new();
+        let mut group = Self::restore(config, tree, held, at);
         for _ in 0..r.u32("members")? {
-            joined.insert(MemberId(r.u32("member")?), r.u64("epoch")?);
+            group
+                .joined
+                .insert(MemberId(r.u32("member")?), r.u64("epoch")?);
         }
-        let mut barred = BTreeSet::new();
         for _ in 0..r.u32("barred")? {
-            barred.insert(MemberId(r.u32("member")?));
+            group.barred.insert(MemberId(r.u32("member")?));
         }
-        let mut left = BTreeMap::new();
         for _ in 0..r.u32("left")? {
-            left.insert(
+            group.left.insert(
                 MemberId(r.u32("member")?),
                 (RequestId(r.array("request id")?), r.u64("epoch")?),
             );
         }
-        let mut earlier = VecDeque::new();
         for _ in 0..r.count(MAX_EARLIER, "earlier keys")? {
-            earlier.push_back(Earlier {
+            group.earlier.push_back(Earlier {
                 epoch: r.u64("epoch")?,
                 keep: Now::from_millis(r.u32("remaining time")?.into()),
                 superseded: Now::ZERO,
                 key: DataKey::new(r.array("data key")?),
             });
         }
-        Ok(Self::restore(
-            config, tree, held, at, joined, barred, left, earlier,
-        ))
+        Ok(group)
     }
 }

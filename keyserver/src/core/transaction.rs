@@ -152,7 +152,7 @@ impl Core {
                 if !self.clients.accepts(client, &identity, registration) {
                     let refusal =
                         refusal("an individual key with this or a later number is stored already");
-                    return self.to_registrar(link, &ToRegistrar::Refused { tag, refusal });
+                    return self.tell_registrar(link, &ToRegistrar::Refused { tag, refusal });
                 }
                 let record = Record::Registered {
                     client,
@@ -483,7 +483,7 @@ impl Core {
                 key,
             } => {
                 let new = self.clients.register(client, &identity, registration, key);
-                self.to_registrar(link, &ToRegistrar::Durable { tag });
+                self.tell_registrar(link, &ToRegistrar::Durable { tag });
                 if new {
                     self.announce(client, &identity);
                 }

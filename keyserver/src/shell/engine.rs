@@ -1,6 +1,7 @@
 //! One task owns the core. Everything else talks to it through a [`Handle`].
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
@@ -98,9 +99,8 @@ impl Engine {
         interface: Ipv4Addr,
         ttl: u8,
     ) -> Result<(), MulticastError> {
-        if !self.senders.contains_key(&destination) {
-            self.senders
-                .insert(destination, Sender::open(destination, interface, ttl)?);
+        if let Entry::Vacant(place) = self.senders.entry(destination) {
+            place.insert(Sender::open(destination, interface, ttl)?);
         }
         Ok(())
     }
