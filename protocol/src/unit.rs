@@ -2,7 +2,7 @@
 //! verified alone and before the decoder (Wong and Lam, "Digital Signatures for Flows and Multicasts", 1998).
 //!
 //! ```text
-//! "KS" ver 1 | block header (86) | index | signature (64) | path (16 each) | payload (512)
+//! "KS" ver 1 | block header (83) | index | signature (64) | path (16 each) | payload (512)
 //! ```
 
 use aws_lc_rs::digest::{SHA256, digest};

@@ -1,0 +1,128 @@
+//! Control messages: one encoding for each, no prefix and no extension of one is another, and no octets panic.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests may panic")]
+
+mod common;
+
+use std::fmt::Debug;
+
+use common::{Server, announcement};
+use keygraph::{Change, MemberId, Strategy};
+use proptest::prelude::*;
+use protocol::identity::Identity;
+use protocol::registration::{
+    ClientEntry, FromClient, FromRegistrar, Refusal, RefusalCode, ToClient, ToRegistrar,
+};
+use protocol::request::{
+    Act, Denial, EarlierKey, Membership, Operations, Outcome, Preamble, Reply, Request, RequestId, Resync,
+};
+use protocol::{DataKey, DecodeError, IndividualKey, RekeyMessage};
+
+fn check<T: PartialEq + Debug>(message: &T, octets: &[u8], decode: impl Fn(&[u8]) -> Result<T, DecodeError>) {
+    assert_eq!(decode(octets).as_ref(), Ok(message));
+    for length in 0..octets.len() {
+        assert!(decode(&octets[..length]).is_err(), "cut to {length}: {message:?}");
+    }
+    assert!(decode(&[octets, &[0]].concat()).is_err(), "{message:?}");
+    let mut other_version = octets.to_vec();
+    other_version[0] ^= 0x80;
+    assert!(decode(&other_version).is_err());
+}
+
+fn identity() -> Identity {
+    Identity::parse("spiffe://demo/member/m1").unwrap()
+}
+
+#[test]
+fn registration() {
+    let refusal = Refusal::new(RefusalCode::Busy, "too many", 250);
+    let register = FromClient::Register { key_server: "ks".into() };
+    check(&register, &register.encode(), FromClient::decode);
+    let number = ToClient::Number { client: MemberId(5), registration: 9 };
+    for message in [number, ToClient::Registered, ToClient::Refused(refusal.clone())] {
+        check(&message, &message.encode(), ToClient::decode);
+    }
+    let key = IndividualKey::new([7; 32]);
+    let hand_over = FromRegistrar::HandOver { tag: 3, client: MemberId(5), registration: 9, key };
+    for message in [FromRegistrar::FetchNumber { tag: 3, identity: identity() }, hand_over] {
+        check(&message, &message.encode(), FromRegistrar::decode);
+    }
+    let entry = ClientEntry { client: MemberId(5), identity: identity() };
+    let entries = vec![entry.clone(), entry.clone()];
+    for message in [
+        ToRegistrar::ClientList { key_server: "ks".into(), first: true, last: false, entries },
+        ToRegistrar::ClientAdded(entry),
+        ToRegistrar::Number { tag: 3, client: MemberId(5), registration: 9 },
+        ToRegistrar::Durable { tag: 3 },
+        ToRegistrar::Refused { tag: 3, refusal },
+    ] {
+        check(&message, &message.encode(), ToRegistrar::decode);
+    }
+}
+
+#[test]
+fn requests_and_replies() {
+    let preamble = Preamble { key_server: "ks".into(), client: MemberId(5), registration: 9 };
+    check(&preamble, &preamble.encode(), Preamble::decode);
+    let id = RequestId([4; 16]);
+    let changes = Operations::Changes(vec![(Act::Join, "a".into()), (Act::Leave, "b".into())]);
+    let resyncs = Operations::Resyncs(vec![Resync { group: "a".into(), seen: (2, 3), have: 1 }]);
+    for operations in [changes, resyncs] {
+        let request = Request { id, operations };
+        check(&request, &request.encode(), Request::decode);
+    }
+    let mut server = Server::new(3, Strategy::Chain);
+    let joins: Vec<Change> = (1..=7).map(|m| Change::Join(MemberId(m))).collect();
+    server.change(&joins, 1);
+    let membership = Membership {
+        destination: "239.1.2.3:9999".parse().unwrap(),
+        joined_epoch: 1,
+        announcement: announcement(),
+        path: server.path(MemberId(4)),
+        earlier: vec![EarlierKey { epoch: 1, remaining_ms: 10, key: DataKey::new([1; 32]) }],
+        beacon: vec![1, 2, 3],
+    };
+    let six = Membership { destination: "[ff15::1]:9".parse().unwrap(), earlier: vec![], ..membership.clone() };
+    let outcomes = vec![
+        Outcome::Granted(Box::new(membership)),
+        Outcome::Granted(Box::new(six)),
+        Outcome::Left { epoch: 8 },
+        Outcome::Denied(Denial::Policy),
+    ];
+    let reply = Reply { id, outcomes };
+    check(&reply, &reply.encode(), Reply::decode);
+}
+
+#[test]
+fn a_request_mixes_nothing_and_names_each_group_once() {
+    let id = RequestId([4; 16]);
+    let request = |operations| Request::decode(&Request { id, operations }.encode());
+    assert!(request(Operations::Changes(vec![])).is_err());
+    let twice = vec![(Act::Join, "a".into()), (Act::Leave, "a".into())];
+    assert!(request(Operations::Changes(twice)).is_err());
+    let many = (0..65).map(|i| (Act::Join, format!("g{i}"))).collect();
+    assert!(matches!(request(Operations::Changes(many)), Err(DecodeError::Limit { have: 65, limit: 64, .. })));
+    assert!(request(Operations::Changes(vec![(Act::Join, String::new())])).is_err());
+    // The kind stands once before all operations, so a request with both kinds cannot even be written.
+    let mut octets = Request { id, operations: Operations::Changes(vec![(Act::Join, "a".into())]) }.encode();
+    octets[17] = 3;
+    assert_eq!(Request::decode(&octets), Err(DecodeError::Value { what: "kind of operations", value: 3 }));
+}
+
+proptest! {
+    #[test]
+    fn no_octets_panic(octets in proptest::collection::vec(any::<u8>(), 0..700)) {
+        let versioned = [&[1], octets.as_slice()].concat();
+        for octets in [octets.as_slice(), &versioned] {
+            let _ = FromClient::decode(octets);
+            let _ = ToClient::decode(octets);
+            let _ = FromRegistrar::decode(octets);
+            let _ = ToRegistrar::decode(octets);
+            let _ = Preamble::decode(octets);
+            let _ = Request::decode(octets);
+            let _ = Reply::decode(octets);
+            let _ = RekeyMessage::decode(octets);
+            let _ = protocol::unit::Unit::decode(octets);
+            let _ = protocol::Beacon::decode(octets);
+        }
+    }
+}
