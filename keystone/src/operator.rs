@@ -44,28 +44,47 @@ pub(crate) fn status(args: &StatusArgs) -> ExitCode {
         let text = |value: &Value| value.as_str().unwrap_or("?").to_owned();
         println!(
             "key server {}: term {}, {} clients, {} registrars connected",
-            text(&status["name"]), status["term"], status["clients"], status["registrars"]
+            text(&status["name"]),
+            status["term"],
+            status["clients"],
+            status["registrars"]
         );
-        println!("{:<20} {:>10} {:>10} {:>10} {:>7}", "group", "id", "epoch", "members", "height");
+        println!(
+            "{:<20} {:>10} {:>10} {:>10} {:>7}",
+            "group", "id", "epoch", "members", "height"
+        );
         for group in status["groups"].as_array().into_iter().flatten() {
             let (name, id, height) = (text(&group["name"]), &group["id"], &group["height"]);
-            println!("{name:<20} {id:>10} {:>10} {:>10} {height:>7}", group["epoch"], group["members"]);
+            println!(
+                "{name:<20} {id:>10} {:>10} {:>10} {height:>7}",
+                group["epoch"], group["members"]
+            );
         }
     })
 }
 
 pub(crate) fn members(args: &GroupArgs) -> ExitCode {
-    order(&args.server, &format!("/v1/groups/{}/members", args.group), None, |answer| {
-        println!("{:>10} {:>12}  identity", "id", "since epoch");
-        for member in answer["members"].as_array().into_iter().flatten() {
-            let identity = member["identity"].as_str().unwrap_or("?");
-            println!("{:>10} {:>12}  {identity}", member["client_id"], member["joined_epoch"]);
-        }
-    })
+    order(
+        &args.server,
+        &format!("/v1/groups/{}/members", args.group),
+        None,
+        |answer| {
+            println!("{:>10} {:>12}  identity", "id", "since epoch");
+            for member in answer["members"].as_array().into_iter().flatten() {
+                let identity = member["identity"].as_str().unwrap_or("?");
+                println!(
+                    "{:>10} {:>12}  {identity}",
+                    member["client_id"], member["joined_epoch"]
+                );
+            }
+        },
+    )
 }
 
 pub(crate) fn evict(args: &MemberArgs) -> ExitCode {
-    change(args, "evict", |answer| println!("evicted; epoch {} is the first without it", answer["epoch"]))
+    change(args, "evict", |answer| {
+        println!("evicted; epoch {} is the first without it", answer["epoch"])
+    })
 }
 
 pub(crate) fn admit(args: &MemberArgs) -> ExitCode {
@@ -74,18 +93,34 @@ pub(crate) fn admit(args: &MemberArgs) -> ExitCode {
 
 pub(crate) fn refresh(args: &GroupArgs) -> ExitCode {
     let path = format!("/v1/groups/{}/refresh", args.group);
-    order(&args.server, &path, Some(json!({})), |answer| println!("epoch {}", answer["epoch"]))
+    order(&args.server, &path, Some(json!({})), |answer| {
+        println!("epoch {}", answer["epoch"])
+    })
 }
 
 fn change(args: &MemberArgs, what: &str, show: impl FnOnce(&Value)) -> ExitCode {
     let path = format!("/v1/groups/{}/{what}", args.group.group);
-    order(&args.group.server, &path, Some(json!({ "identity": args.identity })), show)
+    order(
+        &args.group.server,
+        &path,
+        Some(json!({ "identity": args.identity })),
+        show,
+    )
 }
 
-fn order(args: &StatusArgs, path: &str, body: Option<Value>, show: impl FnOnce(&Value)) -> ExitCode {
+fn order(
+    args: &StatusArgs,
+    path: &str,
+    body: Option<Value>,
+    show: impl FnOnce(&Value),
+) -> ExitCode {
     match blocking(&args.socket, path, body) {
         Ok(answer) => {
-            if args.json { println!("{answer}") } else { show(&answer) }
+            if args.json {
+                println!("{answer}")
+            } else {
+                show(&answer)
+            }
             Exit::Ok.into()
         }
         Err(error) => {
@@ -100,8 +135,13 @@ fn order(args: &StatusArgs, path: &str, body: Option<Value>, show: impl FnOnce(&
 }
 
 fn blocking(socket: &Path, path: &str, body: Option<Value>) -> Result<Value, AskError> {
-    let unreachable = |source| AskError::Unreachable { socket: socket.display().to_string(), source };
-    let runtime =
-        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(unreachable)?;
+    let unreachable = |source| AskError::Unreachable {
+        socket: socket.display().to_string(),
+        source,
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(unreachable)?;
     runtime.block_on(ask(socket, path, body))
 }

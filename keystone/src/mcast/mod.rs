@@ -33,12 +33,12 @@ use clap::{Args as ClapArgs, Subcommand};
 use net::{Exit, Shutdown};
 use serde::Serialize;
 
-pub use recv::RecvArgs;
-pub use send::SendArgs;
+pub(crate) use recv::RecvArgs;
+pub(crate) use send::SendArgs;
 
 /// Encrypt a stream to a multicast group, or decrypt one.
 #[derive(Debug, Subcommand)]
-pub enum Args {
+pub(crate) enum Args {
     /// Encrypt standard input and multicast it
     ///
     /// Waits for a key, then reads. Ends with 0 when all was sent or on SIGTERM, 6 if this member left or was evicted.
@@ -52,17 +52,17 @@ pub enum Args {
 
 /// Where the keys come from.
 #[derive(Debug, Clone, ClapArgs)]
-pub struct KeyArgs {
+pub(crate) struct KeyArgs {
     /// Unix socket of this member's client-ctl
     #[arg(long, value_name = "PATH")]
-    pub socket: PathBuf,
+    pub(crate) socket: PathBuf,
     /// Name of the group
     #[arg(long, value_name = "NAME", value_parser = group_name)]
-    pub group: String,
+    pub(crate) group: String,
 }
 
 /// Runs the command to its end.
-pub fn main(args: Args) -> ExitCode {
+pub(crate) fn main(args: Args) -> ExitCode {
     if let Err(why) = net::logs::init(false) {
         eprintln!("keystone: {why}");
         return Exit::from(&why).into();

@@ -27,35 +27,35 @@ const LAST_WRITE: Duration = Duration::from_secs(2);
 
 /// Options of `recv`.
 #[derive(Debug, Clone, ClapArgs)]
-pub struct RecvArgs {
+pub(crate) struct RecvArgs {
     /// Where the keys come from.
     #[command(flatten)]
-    pub keys: KeyArgs,
+    pub(crate) keys: KeyArgs,
     /// Multicast address and port to receive from
     #[arg(long, value_name = "IP:PORT")]
-    pub listen: SocketAddr,
+    pub(crate) listen: SocketAddr,
     /// Address of the interface to receive on
     #[arg(long, value_name = "IPV4", default_value = "127.0.0.1")]
-    pub interface: Ipv4Addr,
+    pub(crate) interface: Ipv4Addr,
     /// File for a JSON line for each range written: stream, sender, epoch, from_octet, to_octet
     #[arg(long, value_name = "FILE")]
-    pub log: Option<PathBuf>,
+    pub(crate) log: Option<PathBuf>,
     /// Octets of packets that may wait for their key, and again for an earlier packet (default: 16 s at 8 Mbit/s)
     #[arg(long, value_name = "OCTETS", default_value_t = 16 << 20)]
-    pub hold_octets: usize,
+    pub(crate) hold_octets: usize,
     /// Streams tracked at a time, 1 to 4096; a start of a sender makes one (default: some senders, each started a few times
     /// while keys of the older streams are alive)
     #[arg(long, value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..=4096))]
-    pub streams: u16,
+    pub(crate) streams: u16,
     /// For demonstrations: go on after leaving or eviction with the keys held, and count what cannot be read
     #[arg(long)]
-    pub keep_listening: bool,
+    pub(crate) keep_listening: bool,
     /// File for a JSON summary at the end
     #[arg(long, value_name = "FILE")]
-    pub output_stats: Option<PathBuf>,
+    pub(crate) output_stats: Option<PathBuf>,
     /// End when nothing came for so many milliseconds after the first packet; 0 is never
     #[arg(long, value_name = "MS", default_value_t = 0)]
-    pub idle_ms: u64,
+    pub(crate) idle_ms: u64,
 }
 
 /// Why receiving ended early.

@@ -25,31 +25,31 @@ const LAST_WORDS: Duration = Duration::from_millis(200);
 
 /// Options of `send`.
 #[derive(Debug, Clone, ClapArgs)]
-pub struct SendArgs {
+pub(crate) struct SendArgs {
     /// Where the keys come from.
     #[command(flatten)]
-    pub keys: KeyArgs,
+    pub(crate) keys: KeyArgs,
     /// Multicast address and port to send to
     #[arg(long, value_name = "IP:PORT")]
-    pub to: SocketAddr,
+    pub(crate) to: SocketAddr,
     /// Address of the interface to send from
     #[arg(long, value_name = "IPV4", default_value = "127.0.0.1")]
-    pub interface: Ipv4Addr,
+    pub(crate) interface: Ipv4Addr,
     /// How many hops far; 1 stays on the link
     #[arg(long, default_value_t = 1)]
-    pub ttl: u8,
+    pub(crate) ttl: u8,
     /// Rate of the packets, UDP and IP headers aside
     #[arg(long, value_name = "BITS/S", default_value_t = 8_000_000, value_parser = clap::value_parser!(u64).range(1000..))]
-    pub rate: u64,
+    pub(crate) rate: u64,
     /// Octets of the stream in a packet, 1 to 1200
     #[arg(long, value_name = "OCTETS", default_value_t = 1000, value_parser = clap::value_parser!(u16).range(1..=1200))]
-    pub payload: u16,
+    pub(crate) payload: u16,
     /// File for a JSON line for each epoch used: epoch, from_octet, to_octet
     #[arg(long, value_name = "FILE")]
-    pub log: Option<PathBuf>,
+    pub(crate) log: Option<PathBuf>,
     /// How long the end of the stream is announced, in milliseconds
     #[arg(long, value_name = "MS", default_value_t = 3000)]
-    pub linger_ms: u64,
+    pub(crate) linger_ms: u64,
 }
 
 /// Why the stream ended early.

@@ -1,3 +1,0 @@
-//! The operator's command: demo, pki, mcast, status, evict
-
-pub mod mcast;
