@@ -110,6 +110,8 @@ pub async fn run(settings: Settings, shutdown: Shutdown) -> Result<(), RunError>
         happens,
         tasks: JoinSet::new(),
         receivers: BTreeMap::new(),
+        lost: BTreeMap::new(),
+        destinations: BTreeMap::new(),
         individual_key: None,
         is_refused: false,
     };
@@ -148,7 +150,12 @@ struct Shell {
     feed: Feed,
     happens: mpsc::Sender<Happened>,
     tasks: JoinSet<()>,
-    receivers: BTreeMap<SocketAddr, (AbortHandle, Arc<AtomicU64>)>,
+    receivers: BTreeMap<SocketAddr, AbortHandle>,
+    /// Datagrams dropped on purpose, by destination; kept after the end of a membership, for whoever asks then. There are
+    /// no more destinations than groups were ever joined, and their number is bounded.
+    lost: BTreeMap<SocketAddr, Arc<AtomicU64>>,
+    /// The last destination of each group.
+    destinations: BTreeMap<String, SocketAddr>,
     individual_key: Option<IndividualKey>,
     is_refused: bool,
 }
@@ -174,18 +181,20 @@ impl Shell {
                 ));
             }
             Output::Subscribe(destination) => {
-                let lost = Arc::new(AtomicU64::new(0));
+                let lost = Arc::clone(self.lost.entry(destination).or_default());
+                for group in core.status() {
+                    self.destinations.extend(group.destination.map(|at| (group.group, at)));
+                }
                 let task = multicast::receive(
                     Arc::clone(&self.settings),
                     destination,
-                    Arc::clone(&lost),
+                    lost,
                     self.happens.clone(),
                 );
-                self.receivers
-                    .insert(destination, (self.tasks.spawn(task), lost));
+                self.receivers.insert(destination, self.tasks.spawn(task));
             }
             Output::Unsubscribe(destination) => {
-                if let Some((task, _)) = self.receivers.remove(&destination) {
+                if let Some(task) = self.receivers.remove(&destination) {
                     task.abort();
                 }
             }
@@ -277,10 +286,8 @@ impl Shell {
             .status()
             .into_iter()
             .map(|group| {
-                let receiver = group
-                    .destination
-                    .and_then(|destination| self.receivers.get(&destination));
-                let lost = receiver.map_or(0, |(_, lost)| lost.load(Ordering::Relaxed));
+                let lost = self.destinations.get(&group.group).and_then(|at| self.lost.get(at));
+                let lost = lost.map_or(0, |lost| lost.load(Ordering::Relaxed));
                 let mut json = json!(group);
                 json["counters"]["units_lost"] = lost.into();
                 json

@@ -139,7 +139,7 @@ tls = {{ certificate = "pki/{name}.pem", key = "pki/{name}.key", roots = "pki/ca
     pub(super) fn start_member(&mut self, name: &str, number: usize) -> Result<(), Failure> {
         let site_key = fs::read_to_string(self.path("pki/site.pub"))?;
         // Members share the work of the registrars.
-        let order = if number % 2 == 0 { [0, 1] } else { [1, 0] };
+        let order = if number.is_multiple_of(2) { [0, 1] } else { [1, 0] };
         let registrars: Vec<String> = (order.iter())
             .map(|at| {
                 let address = self.registrars[*at];
