@@ -41,24 +41,18 @@ pub(crate) struct MemberArgs {
 
 pub(crate) fn status(args: &StatusArgs) -> ExitCode {
     order(args, "/v1/status", None, |status| {
-        let text = |value: &Value| value.as_str().unwrap_or("?").to_owned();
         println!(
-            "key server {}: term {}, {} clients, {} registrars connected",
+            "key server {}, term {}, clients {}, registrars connected {}",
             text(&status["name"]),
-            status["term"],
-            status["clients"],
-            status["registrars"]
+            text(&status["term"]),
+            text(&status["clients"]),
+            text(&status["registrars"])
         );
-        println!(
-            "{:<20} {:>10} {:>10} {:>10} {:>7}",
-            "group", "id", "epoch", "members", "height"
-        );
+        println!("{:<20}{:>10}{:>10}{:>10}{:>8}", "group", "id", "epoch", "members", "height");
         for group in status["groups"].as_array().into_iter().flatten() {
-            let (name, id, height) = (text(&group["name"]), &group["id"], &group["height"]);
-            println!(
-                "{name:<20} {id:>10} {:>10} {:>10} {height:>7}",
-                group["epoch"], group["members"]
-            );
+            let [name, id, epoch, members, height] =
+                ["name", "id", "epoch", "members", "height"].map(|field| text(&group[field]));
+            println!("{name:<20}{id:>10}{epoch:>10}{members:>10}{height:>8}");
         }
     })
 }
@@ -69,16 +63,12 @@ pub(crate) fn members(args: &GroupArgs) -> ExitCode {
         &format!("/v1/groups/{}/members", args.group),
         None,
         |answer| {
-            println!("{:>10} {:>12}  identity", "id", "since epoch");
-            for member in answer["members"].as_array().into_iter().flatten() {
-                let identity = member["identity"].as_str().unwrap_or("?");
-                println!(
-                    "{:>10} {:>12}  {identity}",
-                    member["client_id"], member["joined_epoch"]
-                );
-            }
-        },
-    )
+            println!("{:>10}{:>13}  identity", "id", "since epoch");
+        for member in answer["members"].as_array().into_iter().flatten() {
+            let [id, epoch, identity] = ["client_id", "joined_epoch", "identity"].map(|field| text(&member[field]));
+            println!("{id:>10}{epoch:>13}  {identity}");
+        }
+    })
 }
 
 pub(crate) fn evict(args: &MemberArgs) -> ExitCode {
@@ -96,6 +86,11 @@ pub(crate) fn refresh(args: &GroupArgs) -> ExitCode {
     order(&args.server, &path, Some(json!({})), |answer| {
         println!("epoch {}", answer["epoch"])
     })
+}
+
+/// A value as people write it.
+fn text(value: &Value) -> String {
+    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
 }
 
 fn change(args: &MemberArgs, what: &str, show: impl FnOnce(&Value)) -> ExitCode {

@@ -15,6 +15,7 @@ mod outbox;
 mod registrars;
 mod requests;
 mod restore;
+mod snapshot;
 mod transaction;
 
 use std::collections::{BTreeMap, VecDeque};

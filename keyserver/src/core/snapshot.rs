@@ -1,0 +1,170 @@
+//! Snapshots: the whole state of the key server, octet by octet. The store seals them.
+
+use keygraph::{NodeId, Slot, Tree};
+use protocol::codec::{Reader, Write};
+use protocol::rekey::Announcement;
+use protocol::request::{MAX_EARLIER, RequestId};
+use protocol::{
+    Commitment, DataKey, DecodeError, EpochContext, HeaderHash, Incarnation, MemberId, NodeSecret, Suite,
+};
+use zeroize::Zeroizing;
+
+use super::codec::{STATE_VERSION, strategy, strategy_number};
+use super::group::{Earlier, Group, Held, Position};
+use super::{Core, GroupConfig, Now};
+
+impl Core {
+    /// The whole state, octet by octet. The store seals it.
+    pub(super) fn snapshot(&self, now: Now) -> Zeroizing<Vec<u8>> {
+        let mut out = Zeroizing::new(vec![STATE_VERSION]);
+        out.extend_from_slice(&self.term.to_be_bytes());
+        out.extend_from_slice(&self.incarnation.0);
+        put_len(&mut out, self.clients.len());
+        for (id, client) in self.clients.iter() {
+            out.extend_from_slice(&id.0.to_be_bytes());
+            out.put_text(client.identity.as_str());
+            out.extend_from_slice(&client.numbered.to_be_bytes());
+            for key in [&client.current, &client.pending] {
+                out.push(u8::from(key.is_some()));
+                if let Some((registration, key)) = key {
+                    out.extend_from_slice(&registration.to_be_bytes());
+                    out.extend_from_slice(key.expose());
+                }
+            }
+        }
+        put_len(&mut out, self.groups.len());
+        self.groups
+            .values()
+            .for_each(|group| group.encode(now, &mut out));
+        out
+    }
+}
+
+fn put_len(out: &mut Vec<u8>, len: usize) {
+    out.extend_from_slice(&u32::try_from(len).unwrap_or(u32::MAX).to_be_bytes());
+}
+
+impl Group {
+    fn encode(&self, now: Now, out: &mut Vec<u8>) {
+        let Position {
+            context,
+            header_hash,
+            commitment,
+            announcement,
+            digest,
+        } = &self.at;
+        out.extend_from_slice(&self.id().0.to_be_bytes());
+        out.push(self.tree.degree().get());
+        out.push(strategy_number(self.tree.strategy()));
+        out.extend_from_slice(&context.incarnation.0);
+        out.extend_from_slice(&context.term.to_be_bytes());
+        out.extend_from_slice(&context.epoch.to_be_bytes());
+        out.extend_from_slice(&header_hash.0);
+        out.extend_from_slice(&commitment.0);
+        announcement.encode(out);
+        out.extend_from_slice(digest);
+        put_len(out, self.held.0.len());
+        for (node, slot) in self.tree.slots() {
+            out.extend_from_slice(&node.0.to_be_bytes());
+            let (version, member) = match slot {
+                Slot::KNode { version } => (version, 0),
+                Slot::UNode { member, version } => (version, member.0),
+            };
+            out.extend_from_slice(&version.to_be_bytes());
+            // ID numbers begin at 1, so 0 says that this is a k-node.
+            out.extend_from_slice(&member.to_be_bytes());
+            if let Some((_, secret)) = self.held.0.get(&node) {
+                out.extend_from_slice(secret.expose());
+            }
+        }
+        put_len(out, self.joined.len());
+        for (member, epoch) in &self.joined {
+            out.extend_from_slice(&member.0.to_be_bytes());
+            out.extend_from_slice(&epoch.to_be_bytes());
+        }
+        put_len(out, self.barred.len());
+        self.barred
+            .iter()
+            .for_each(|member| out.extend_from_slice(&member.0.to_be_bytes()));
+        put_len(out, self.left.len());
+        for (member, (request, epoch)) in &self.left {
+            out.extend_from_slice(&member.0.to_be_bytes());
+            out.extend_from_slice(&request.0);
+            out.extend_from_slice(&epoch.to_be_bytes());
+        }
+        out.put_count(self.earlier.len());
+        for key in &self.earlier {
+            out.extend_from_slice(&key.epoch.to_be_bytes());
+            let remaining = (key.superseded + key.keep).saturating_sub(now);
+            out.extend_from_slice(
+                &u32::try_from(remaining.as_millis())
+                    .unwrap_or(u32::MAX)
+                    .to_be_bytes(),
+            );
+            out.extend_from_slice(key.key.expose());
+        }
+    }
+
+    pub(super) fn decode(config: GroupConfig, r: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        let stored_strategy = strategy(r.u8("strategy")?)?;
+        let incarnation = Incarnation(r.array("incarnation")?);
+        let (term, epoch) = (r.u64("term")?, r.u64("epoch")?);
+        let context = EpochContext {
+            suite: Suite::Aes256,
+            group: config.id,
+            incarnation,
+            term,
+            epoch,
+        };
+        let at = Position {
+            context,
+            header_hash: HeaderHash(r.array("header hash")?),
+            commitment: Commitment(r.array("commitment")?),
+            announcement: Announcement::decode(r)?,
+            digest: r.array("digest")?,
+        };
+        let mut held = Held::default();
+        let mut slots = Vec::new();
+        for _ in 0..r.u32("slots")? {
+            let (node, version) = (NodeId(r.u32("k-node")?), r.u64("version")?);
+            slots.push(match r.u32("member")? {
+                0 => (node, Slot::KNode { version }),
+                member => (
+                    node,
+                    Slot::UNode {
+                        member: MemberId(member),
+                        version,
+                    },
+                ),
+            });
+            held.0
+                .insert(node, (version, NodeSecret::new(r.array("secret")?)));
+        }
+        let tree = Tree::from_slots(config.degree, stored_strategy, epoch, slots)
+            .map_err(|_| DecodeError::Text { what: "key tree" })?;
+        let mut group = Self::restore(config, tree, held, at);
+        for _ in 0..r.u32("members")? {
+            group
+                .joined
+                .insert(MemberId(r.u32("member")?), r.u64("epoch")?);
+        }
+        for _ in 0..r.u32("barred")? {
+            group.barred.insert(MemberId(r.u32("member")?));
+        }
+        for _ in 0..r.u32("left")? {
+            group.left.insert(
+                MemberId(r.u32("member")?),
+                (RequestId(r.array("request id")?), r.u64("epoch")?),
+            );
+        }
+        for _ in 0..r.count(MAX_EARLIER, "earlier keys")? {
+            group.earlier.push_back(Earlier {
+                epoch: r.u64("epoch")?,
+                keep: Now::from_millis(r.u32("remaining time")?.into()),
+                superseded: Now::ZERO,
+                key: DataKey::new(r.array("data key")?),
+            });
+        }
+        Ok(group)
+    }
+}
