@@ -1,0 +1,419 @@
+//! The pure core, driven by hand: one client at a time, every answer looked at.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests may panic")]
+
+use std::time::Duration;
+
+use keygraph::{Degree, Strategy};
+use keyserver::core::{Admin, AdminError, AdminReply, Config, Core, Event, GroupConfig, Input, Output};
+use keyserver::store::{MemoryStore, Store};
+use protocol::identity::{Identity, IdentityPattern};
+use protocol::registration::{FromRegistrar, RefusalCode, ToRegistrar};
+use protocol::request::{Act, Denial, Membership, Operations, Outcome, Reply, Request, RequestId, Resync};
+use protocol::{Beacon, Entropy, GroupId, IndividualKey, MemberId, Reason, SigningKey};
+
+struct Counter(u64);
+
+impl Entropy for Counter {
+    fn fill(&mut self, out: &mut [u8]) {
+        for octet in out {
+            self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            *octet = self.0.to_be_bytes()[0];
+        }
+    }
+}
+
+fn identity(name: &str) -> Identity {
+    Identity::parse(&format!("spiffe://demo/{name}")).unwrap()
+}
+
+fn group(id: u32, name: &str, allow: &str) -> GroupConfig {
+    GroupConfig {
+        id: GroupId(id),
+        name: name.into(),
+        destination: ([239, 0, 0, 1], 7_000).into(),
+        degree: Degree::new(3).unwrap(),
+        strategy: Strategy::Chain,
+        repair: fec::RepairScheme::default(),
+        allow: vec![IdentityPattern::parse(allow).unwrap()],
+        max_members: 5,
+        refresh: Some(Duration::from_secs(100)),
+        beacon: Duration::from_secs(2),
+        resync_wait: Duration::from_secs(1),
+        send_delay: Duration::from_millis(500),
+        keep_old: Duration::from_secs(5),
+        keep_old_revoked: Duration::from_secs(1),
+    }
+}
+
+struct World {
+    core: Core,
+    store: MemoryStore,
+    now: Duration,
+    events: Vec<Event>,
+    datagrams: Vec<Vec<u8>>,
+    to_registrar: Vec<ToRegistrar>,
+    replies: Vec<(u64, Option<Reply>)>,
+    answers: Vec<Result<AdminReply, AdminError>>,
+    halted: bool,
+    sessions: u64,
+}
+
+impl World {
+    fn start(store: &MemoryStore, seed: u64) -> Self {
+        let config = Config {
+            name: "ks".into(),
+            registrars: vec![(identity("registrar/r1"), vec![IdentityPattern::parse("spiffe://demo/member/*").unwrap()])],
+            groups: vec![group(1, "news", "spiffe://demo/member/*"), group(2, "vip", "spiffe://demo/member/m1")],
+            units_per_second: 1_000,
+            signing: SigningKey::from_seed(&[1; 32]).unwrap(),
+        };
+        let loaded = store.clone().load().unwrap();
+        let snapshot = loaded.snapshot.as_ref().map(|snapshot| snapshot.as_slice());
+        let core = Core::start(config, Box::new(Counter(seed)), snapshot, &loaded.records).unwrap();
+        let mut world = Self {
+            core,
+            store: store.clone(),
+            now: Duration::from_secs(1),
+            events: vec![],
+            datagrams: vec![],
+            to_registrar: vec![],
+            replies: vec![],
+            answers: vec![],
+            halted: false,
+            sessions: 0,
+        };
+        world.drain();
+        world.handle(Input::RegistrarUp { link: 1, identity: identity("registrar/r1") });
+        world
+    }
+
+    fn handle(&mut self, input: Input<'_>) {
+        self.core.handle(self.now, input);
+        self.drain();
+    }
+
+    fn drain(&mut self) {
+        while let Some(output) = self.core.poll_output() {
+            match output {
+                Output::Persist(records) => {
+                    let records: Vec<&[u8]> = records.iter().map(|record| record.as_slice()).collect();
+                    let done = self.store.append(&records).is_ok();
+                    self.core.handle(self.now, Input::Persisted(done));
+                }
+                Output::Snapshot(snapshot) => {
+                    let done = self.store.snapshot(&snapshot).is_ok();
+                    self.core.handle(self.now, Input::Persisted(done));
+                }
+                Output::ToRegistrar { frame, .. } => self.to_registrar.push(ToRegistrar::decode(&frame).unwrap()),
+                Output::CloseRegistrar { .. } => {}
+                Output::Reply { session, message } => {
+                    self.replies.push((session, Some(Reply::decode(&message).unwrap())));
+                }
+                Output::Refuse { session } => self.replies.push((session, None)),
+                Output::Datagram { octets, .. } => self.datagrams.push(octets),
+                Output::AdminReply { result, .. } => self.answers.push(result),
+                Output::Event(event) => self.events.push(event),
+                Output::Halt => self.halted = true,
+            }
+        }
+    }
+
+    fn fetch(&mut self, name: &str) -> ToRegistrar {
+        let frame = FromRegistrar::FetchNumber { tag: 7, identity: identity(name) }.encode();
+        self.handle(Input::FromRegistrar { link: 1, frame: &frame });
+        self.to_registrar.pop().unwrap()
+    }
+
+    fn hand_over(&mut self, client: MemberId, registration: u64) -> ToRegistrar {
+        let key = IndividualKey::new([9; 32]);
+        let frame = FromRegistrar::HandOver { tag: 8, client, registration, key }.encode();
+        self.to_registrar.clear();
+        self.handle(Input::FromRegistrar { link: 1, frame: &frame });
+        self.to_registrar.remove(0)
+    }
+
+    fn register(&mut self, name: &str) -> (MemberId, u64) {
+        let ToRegistrar::Number { client, registration, .. } = self.fetch(name) else { panic!("no number") };
+        assert_eq!(self.hand_over(client, registration), ToRegistrar::Durable { tag: 8 });
+        (client, registration)
+    }
+
+    fn ask(&mut self, who: (MemberId, u64), id: u8, operations: Operations) -> Vec<Outcome> {
+        self.sessions += 1;
+        let request = Request { id: RequestId([id; 16]), operations }.encode();
+        let (session, (client, registration)) = (self.sessions, who);
+        self.handle(Input::Request { session, client, registration, message: &request });
+        let (answered, reply) = self.replies.pop().expect("an answer");
+        assert_eq!(answered, session);
+        reply.expect("a reply").outcomes
+    }
+
+    fn change(&mut self, who: (MemberId, u64), id: u8, changes: &[(Act, &str)]) -> Vec<Outcome> {
+        let changes = changes.iter().map(|(act, group)| (*act, (*group).to_owned())).collect();
+        self.ask(who, id, Operations::Changes(changes))
+    }
+
+    fn join(&mut self, who: (MemberId, u64), group: &str) -> Membership {
+        granted(&self.change(who, 1, &[(Act::Join, group)])[0])
+    }
+
+    fn resync(&mut self, who: (MemberId, u64), seen: (u64, u64)) -> Outcome {
+        let resync = Resync { group: "news".into(), seen, have: 0 };
+        self.ask(who, 2, Operations::Resyncs(vec![resync])).remove(0)
+    }
+
+    fn admin(&mut self, command: Admin) -> Result<AdminReply, AdminError> {
+        self.handle(Input::Admin { ticket: 1, command });
+        self.answers.pop().expect("an answer")
+    }
+
+    fn evict(&mut self, name: &str) -> Result<AdminReply, AdminError> {
+        self.admin(Admin::Evict { group: "news".into(), identity: identity(name) })
+    }
+
+    fn epoch(&mut self) -> u64 {
+        let Ok(AdminReply::Status(status)) = self.admin(Admin::Status) else { panic!("no status") };
+        status.groups[0].epoch
+    }
+}
+
+fn granted(outcome: &Outcome) -> Membership {
+    let Outcome::Granted(membership) = outcome else { panic!("not granted: {outcome:?}") };
+    let beacon = Beacon::decode(&membership.beacon).unwrap();
+    assert_eq!(membership.path.commitment(&beacon.context), Some(beacon.commitment));
+    (**membership).clone()
+}
+
+#[test]
+fn each_operation_is_decided_on_its_own() {
+    let mut world = World::start(&MemoryStore::default(), 1);
+    let m1 = world.register("member/m1");
+    let m2 = world.register("member/m2");
+    let outcomes = world.change(m2, 1, &[(Act::Join, "vip"), (Act::Join, "news"), (Act::Leave, "none")]);
+    assert_eq!(outcomes[0], Outcome::Denied(Denial::Policy));
+    granted(&outcomes[1]);
+    assert_eq!(outcomes[2], Outcome::Denied(Denial::UnknownGroup));
+    let outcomes = world.change(m1, 1, &[(Act::Join, "vip"), (Act::Leave, "news")]);
+    granted(&outcomes[0]);
+    assert_eq!(outcomes[1], Outcome::Denied(Denial::NotMember));
+    for number in 3..=6 {
+        let who = world.register(&format!("member/m{number}"));
+        world.join(who, "news");
+    }
+    assert_eq!(world.change(m1, 2, &[(Act::Join, "news")]), [Outcome::Denied(Denial::Full)]);
+}
+
+#[test]
+fn a_registrar_registers_whom_it_may_with_numbers_that_it_fetched() {
+    let mut world = World::start(&MemoryStore::default(), 1);
+    let ToRegistrar::Refused { refusal, .. } = world.fetch("operator/root") else { panic!("not refused") };
+    assert_eq!(refusal.code, RefusalCode::Identity);
+    let refused = |answer| matches!(answer, ToRegistrar::Refused { .. });
+    assert!(refused(world.hand_over(MemberId(1), 1)), "a number that nobody fetched");
+    let (client, registration) = world.register("member/m1");
+    assert!(refused(world.hand_over(client, registration)), "the same hand-over again");
+    let ToRegistrar::Number { client: same, registration: later, .. } = world.fetch("member/m1") else { panic!() };
+    assert_eq!((same, later), (client, registration + 1));
+    world.handle(Input::RegistrarDown { link: 1 });
+    world.handle(Input::RegistrarUp { link: 1, identity: identity("registrar/r1") });
+    assert!(refused(world.hand_over(client, later)), "a number of another connection");
+    let before = world.events.len();
+    world.handle(Input::RegistrarUp { link: 2, identity: identity("registrar/other") });
+    assert!(matches!(world.events[before], Event::Misbehaved { .. }));
+    world.to_registrar.clear();
+    world.handle(Input::RegistrarUp { link: 3, identity: identity("registrar/r1") });
+    let ToRegistrar::ClientList { entries, first: true, last: true, .. } = &world.to_registrar[0] else { panic!() };
+    assert_eq!(entries.len(), 1);
+}
+
+#[test]
+fn a_new_registration_replaces_the_old_one_when_it_is_proved_and_renews_the_leaves() {
+    let mut world = World::start(&MemoryStore::default(), 1);
+    let old = world.register("member/m1");
+    let other = world.register("member/m2");
+    world.join(other, "news");
+    let before = world.join(old, "news");
+    let new = world.register("member/m1");
+    assert_eq!(new.0, old.0);
+    // Both keys live until the new one is proved.
+    assert!(world.core.individual_key(old.0, old.1).is_some() && world.core.individual_key(new.0, new.1).is_some());
+    granted(&world.resync(old, (0, 0)));
+    let epoch = world.epoch();
+    let after = granted(&world.resync(new, (0, 0)));
+    assert_eq!(world.epoch(), epoch + 1);
+    assert!(before.path.held().all(|key| after.path.held().all(|fresh| fresh != key)), "nothing old is left");
+    assert!(world.core.individual_key(old.0, old.1).is_none());
+    let last = world.events.iter().rev().find_map(|event| match event {
+        Event::Epoch(epoch) => Some(epoch.reason),
+        _ => None,
+    });
+    assert_eq!(last, Some(Reason::Renew));
+}
+
+#[test]
+fn asking_again_with_the_same_id_does_nothing_twice() {
+    let mut world = World::start(&MemoryStore::default(), 1);
+    let m1 = world.register("member/m1");
+    let first = world.join(m1, "news");
+    let epoch = world.epoch();
+    assert_eq!(world.join(m1, "news").joined_epoch, first.joined_epoch);
+    assert_eq!(world.epoch(), epoch);
+    let left = world.change(m1, 5, &[(Act::Leave, "news")]);
+    assert_eq!(left, [Outcome::Left { epoch: epoch + 1 }]);
+    assert_eq!(world.change(m1, 5, &[(Act::Leave, "news")]), left);
+    assert_eq!(world.change(m1, 6, &[(Act::Leave, "news")]), [Outcome::Denied(Denial::NotMember)]);
+    assert_eq!(world.epoch(), epoch + 1);
+}
+
+#[test]
+fn an_evicted_member_is_out_at_once_and_stays_out_until_it_is_admitted() {
+    let mut world = World::start(&MemoryStore::default(), 1);
+    let m1 = world.register("member/m1");
+    assert_eq!(world.evict("member/m1"), Err(AdminError::NotMember));
+    world.join(m1, "news");
+    let epoch = world.epoch();
+    assert_eq!(world.evict("member/m1"), Ok(AdminReply::Epoch(epoch + 1)));
+    assert_eq!(world.evict("member/nobody"), Err(AdminError::UnknownClient));
+    assert_eq!(world.resync(m1, (0, 0)), Outcome::Denied(Denial::NotMember));
+    assert_eq!(world.change(m1, 7, &[(Act::Join, "news")]), [Outcome::Denied(Denial::Policy)]);
+    let store = world.store.clone();
+    let mut world = World::start(&store, 2);
+    assert_eq!(world.change(m1, 8, &[(Act::Join, "news")]), [Outcome::Denied(Denial::Policy)], "after a restart too");
+    let admit = Admin::Admit { group: "news".into(), identity: identity("member/m1") };
+    assert_eq!(world.admin(admit), Ok(AdminReply::Done));
+    world.join(m1, "news");
+}
+
+#[test]
+fn a_reply_holds_earlier_data_keys_of_the_members_own_epochs_only() {
+    let mut world = World::start(&MemoryStore::default(), 1);
+    let m1 = world.register("member/m1");
+    let m2 = world.register("member/m2");
+    world.join(m1, "news");
+    let joined = world.join(m2, "news").joined_epoch;
+    for _ in 0..3 {
+        world.admin(Admin::Refresh { group: "news".into() }).unwrap();
+    }
+    let membership = granted(&world.resync(m2, (0, 0)));
+    let epochs: Vec<u64> = membership.earlier.iter().map(|key| key.epoch).collect();
+    assert_eq!(epochs, [joined, joined + 1, joined + 2]);
+    world.now += Duration::from_secs(120);
+    assert!(granted(&world.resync(m2, (0, 0))).earlier.is_empty(), "nobody needs them any more");
+}
+
+#[test]
+fn a_client_that_has_seen_more_than_the_key_server_knows_is_told_so() {
+    let mut world = World::start(&MemoryStore::default(), 1);
+    let m1 = world.register("member/m1");
+    world.join(m1, "news");
+    let epoch = world.epoch();
+    granted(&world.resync(m1, (1, epoch)));
+    assert_eq!(world.resync(m1, (1, epoch + 1)), Outcome::Denied(Denial::Behind));
+    assert_eq!(world.resync(m1, (2, 1)), Outcome::Denied(Denial::Behind));
+}
+
+#[test]
+fn a_restart_gives_the_same_state_a_higher_term_and_one_rekey_for_each_group() {
+    let store = MemoryStore::default();
+    let mut world = World::start(&store, 1);
+    let who: Vec<_> = (1..=4).map(|number| world.register(&format!("member/m{number}"))).collect();
+    for member in &who {
+        world.join(*member, "news");
+    }
+    world.change(who[1], 9, &[(Act::Leave, "news")]);
+    let before = granted(&world.resync(who[0], (0, 0)));
+    let epoch = world.epoch();
+    let mut world = World::start(&store, 2);
+    assert_eq!(world.epoch(), epoch + 1);
+    let after = granted(&world.resync(who[0], (1, epoch)));
+    let (old, new) = (Beacon::decode(&before.beacon).unwrap(), Beacon::decode(&after.beacon).unwrap());
+    assert_eq!((old.context.term, new.context.term), (1, 2));
+    assert_ne!(old.context.incarnation, new.context.incarnation);
+    assert_eq!(after.joined_epoch, before.joined_epoch);
+    // All but the root is what it was, so that members go on by multicast alone.
+    let below = |membership: &Membership| membership.path.held().skip(1).collect::<Vec<_>>();
+    assert_eq!(below(&before), below(&after));
+    assert_eq!(world.change(who[1], 9, &[(Act::Leave, "news")]), [Outcome::Left { epoch }], "asked again");
+    assert_eq!(world.resync(who[1], (0, 0)), Outcome::Denied(Denial::NotMember));
+}
+
+#[test]
+fn a_snapshot_and_the_records_after_it_give_what_all_records_gave() {
+    let store = MemoryStore::default();
+    let mut world = World::start(&store, 1);
+    let m1 = world.register("member/m1");
+    let m2 = world.register("member/m2");
+    world.join(m1, "news");
+    world.join(m2, "news");
+    world.change(m2, 9, &[(Act::Leave, "news")]);
+    let mut refreshes = 0;
+    while store.clone().load().unwrap().snapshot.is_none() {
+        world.admin(Admin::Refresh { group: "news".into() }).unwrap();
+        refreshes += 1;
+        assert!(refreshes < 5_000, "no snapshot was ever written");
+    }
+    world.admin(Admin::Refresh { group: "news".into() }).unwrap();
+    let (before, epoch) = (granted(&world.resync(m1, (0, 0))), world.epoch());
+    assert!(store.clone().load().unwrap().records.len() < 10);
+    let mut world = World::start(&store, 2);
+    let after = granted(&world.resync(m1, (1, epoch)));
+    let below = |membership: &Membership| membership.path.held().skip(1).collect::<Vec<_>>();
+    assert_eq!((below(&before), before.joined_epoch), (below(&after), after.joined_epoch));
+    assert_eq!(after.earlier.last().map(|key| key.epoch), Some(epoch));
+    assert!(matches!(world.change(m2, 9, &[(Act::Leave, "news")])[0], Outcome::Left { .. }));
+}
+
+#[test]
+fn what_could_not_be_written_is_never_acknowledged_nor_sent() {
+    let store = MemoryStore::default();
+    let mut world = World::start(&store, 1);
+    let m1 = world.register("member/m1");
+    let m2 = world.register("member/m2");
+    world.join(m1, "news");
+    world.datagrams.clear();
+    store.fail_after(0);
+    let changes = Operations::Changes(vec![(Act::Join, "news".into())]);
+    let request = Request { id: RequestId([3; 16]), operations: changes }.encode();
+    world.handle(Input::Request { session: 99, client: m2.0, registration: m2.1, message: &request });
+    world.now += Duration::from_secs(60);
+    world.handle(Input::Timeout);
+    assert!(world.halted && world.replies.is_empty() && world.datagrams.is_empty());
+    assert_eq!(world.core.poll_timeout(), None);
+}
+
+#[test]
+fn malformed_requests_and_frames_change_nothing() {
+    let mut world = World::start(&MemoryStore::default(), 1);
+    let m1 = world.register("member/m1");
+    world.join(m1, "news");
+    let epoch = world.epoch();
+    for message in [&b""[..], b"x", &[1; 40], &[0xff; 9_000]] {
+        world.handle(Input::Request { session: 50, client: m1.0, registration: m1.1, message });
+        assert_eq!(world.replies.pop(), Some((50, None)));
+        world.handle(Input::FromRegistrar { link: 1, frame: message });
+    }
+    world.handle(Input::Request { session: 51, client: MemberId(77), registration: 1, message: &[1] });
+    assert_eq!(world.replies.pop(), Some((51, None)));
+    assert_eq!(world.epoch(), epoch);
+}
+
+#[test]
+fn beacons_come_on_time_rise_and_are_paced() {
+    let mut world = World::start(&MemoryStore::default(), 1);
+    let m1 = world.register("member/m1");
+    world.join(m1, "news");
+    let mut last = 0;
+    for _ in 0..5 {
+        world.datagrams.clear();
+        let (at, _) = world.core.poll_timeout().unwrap();
+        assert!(at <= world.now + Duration::from_secs(2));
+        world.now = at.max(world.now);
+        world.handle(Input::Timeout);
+        let of_news = world.datagrams.iter().filter_map(|datagram| Beacon::decode(datagram).ok());
+        for beacon in of_news.filter(|beacon| beacon.context.group == GroupId(1)) {
+            assert!(beacon.counter > last);
+            last = beacon.counter;
+        }
+    }
+    assert!(last > 1);
+}
