@@ -2,10 +2,7 @@
 //!
 //! For trying Keystone out and for tests. A production site has an authority of its own; what has to be in its
 //! certificates is one URI SAN for each principal, and nothing else that Keystone looks at.
-#![allow(
-    clippy::disallowed_methods,
-    reason = "certificates begin today, so the clock is asked"
-)]
+#![allow(clippy::disallowed_methods, reason = "certificates begin today, so the clock is asked")]
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
@@ -18,8 +15,8 @@ use protocol::identity::{Identity, IdentityError};
 use protocol::site::SiteCertificate;
 use protocol::{SigningKey, VerifyingKey};
 use rcgen::{
-    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose, SanType,
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
+    SanType,
 };
 use thiserror::Error;
 use zeroize::Zeroizing;
@@ -108,10 +105,7 @@ impl Authority {
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         let key = KeyPair::generate()?;
         let pem = params.self_signed(&key)?.pem();
-        Ok(Self {
-            issuer: Issuer::new(params, key),
-            pem,
-        })
+        Ok(Self { issuer: Issuer::new(params, key), pem })
     }
 
     /// Its certificate, PEM: the root that others are configured with.
@@ -134,21 +128,13 @@ impl Authority {
     pub fn issue_uris(&self, uris: &[&str], (begin, end): &(u64, u64)) -> Result<Leaf, PkiError> {
         let mut params = params(&(*begin, *end));
         for uri in uris {
-            params
-                .subject_alt_names
-                .push(SanType::URI((*uri).try_into()?));
+            params.subject_alt_names.push(SanType::URI((*uri).try_into()?));
         }
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        params.extended_key_usages = vec![
-            ExtendedKeyUsagePurpose::ClientAuth,
-            ExtendedKeyUsagePurpose::ServerAuth,
-        ];
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth, ExtendedKeyUsagePurpose::ServerAuth];
         let key = KeyPair::generate()?;
         let certificate = params.signed_by(&key, &self.issuer)?.pem();
-        Ok(Leaf {
-            certificate,
-            key: Zeroizing::new(key.serialize_pem()),
-        })
+        Ok(Leaf { certificate, key: Zeroizing::new(key.serialize_pem()) })
     }
 }
 
@@ -168,32 +154,19 @@ pub fn create(folder: &Path, spec: &Spec) -> Result<(), PkiError> {
     if !(1..=3_650).contains(&spec.days) {
         return Err(PkiError::Days(spec.days));
     }
-    let io = |source| PkiError::Io {
-        path: folder.to_owned(),
-        source,
-    };
+    let io = |source| PkiError::Io { path: folder.to_owned(), source };
     fs::create_dir_all(folder).map_err(io)?;
     if fs::read_dir(folder).map_err(io)?.next().is_some() {
         return Err(PkiError::NotEmpty(folder.to_owned()));
     }
-    let roles = [
-        ("keyserver", &spec.key_servers),
-        ("registrar", &spec.registrars),
-        ("member", &spec.members),
-    ];
+    let roles = [("keyserver", &spec.key_servers), ("registrar", &spec.registrars), ("member", &spec.members)];
     let mut principals = Vec::new();
     for (role, names) in roles {
         for name in names {
-            principals.push((
-                name,
-                Identity::parse(&format!("spiffe://{}/{role}/{name}", spec.domain))?,
-            ));
+            principals.push((name, Identity::parse(&format!("spiffe://{}/{role}/{name}", spec.domain))?));
         }
     }
-    let authority = Authority::new(
-        &format!("Keystone development authority of {}", spec.domain),
-        spec.days,
-    )?;
+    let authority = Authority::new(&format!("Keystone development authority of {}", spec.domain), spec.days)?;
     public(folder, "ca.pem", authority.pem())?;
     private(folder, "ca.key", &authority.issuer.key().serialize_pem())?;
     for (name, identity) in principals {
@@ -224,11 +197,7 @@ fn site(folder: &Path, spec: &Spec) -> Result<(), PkiError> {
             signing: vec![signing.public()],
             noise: vec![noise.as_ref().try_into().map_err(|_| PkiError::Key)?],
         };
-        public(
-            folder,
-            &format!("{name}.site"),
-            &hex_line(&certificate.sign(&site)),
-        )?;
+        public(folder, &format!("{name}.site"), &hex_line(&certificate.sign(&site)))?;
     }
     Ok(())
 }
@@ -240,9 +209,7 @@ fn site(folder: &Path, spec: &Spec) -> Result<(), PkiError> {
 pub fn site_public(folder: &Path) -> Result<VerifyingKey, PkiError> {
     let path = folder.join("site.pub");
     let text = fs::read_to_string(&path).map_err(|source| PkiError::Io { path, source })?;
-    protocol::codec::from_hex(&text, "site.pub")
-        .map(VerifyingKey)
-        .map_err(|_| PkiError::Key)
+    protocol::codec::from_hex(&text, "site.pub").map(VerifyingKey).map_err(|_| PkiError::Key)
 }
 
 fn params((begin, end): &(u64, u64)) -> CertificateParams {
@@ -255,13 +222,8 @@ fn params((begin, end): &(u64, u64)) -> CertificateParams {
 
 /// First and last second, since 1970.
 fn validity(days: u32) -> (u64, u64) {
-    let now = SystemTime::now()
-        .duration_since(SystemTime::UNIX_EPOCH)
-        .unwrap_or_default();
-    (
-        now.saturating_sub(EARLIER).as_secs(),
-        now.as_secs() + u64::from(days) * 86_400,
-    )
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    (now.saturating_sub(EARLIER).as_secs(), now.as_secs() + u64::from(days) * 86_400)
 }
 
 fn random() -> Result<Zeroizing<[u8; 32]>, PkiError> {
@@ -292,13 +254,8 @@ fn private(folder: &Path, name: &str, content: &str) -> Result<(), PkiError> {
 
 fn write(folder: &Path, name: &str, content: &str, mode: u32) -> Result<(), PkiError> {
     let path = folder.join(name);
-    let file = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(mode)
-        .open(&path);
-    file.and_then(|mut file| file.write_all(content.as_bytes()))
-        .map_err(|source| PkiError::Io { path, source })
+    let file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&path);
+    file.and_then(|mut file| file.write_all(content.as_bytes())).map_err(|source| PkiError::Io { path, source })
 }
 
 #[cfg(test)]
@@ -322,37 +279,18 @@ mod tests {
     fn private_files_are_private_and_the_site_certificate_opens_under_the_site_key() {
         let folder = tempfile::tempdir().unwrap();
         create(folder.path(), &spec()).unwrap();
-        for name in [
-            "ca.key",
-            "ks.key",
-            "r1.key",
-            "m1.key",
-            "ks.noise",
-            "ks.signing",
-            "site.key",
-        ] {
-            let mode = fs::metadata(folder.path().join(name))
-                .unwrap()
-                .permissions()
-                .mode();
+        for name in ["ca.key", "ks.key", "r1.key", "m1.key", "ks.noise", "ks.signing", "site.key"] {
+            let mode = fs::metadata(folder.path().join(name)).unwrap().permissions().mode();
             assert_eq!(mode & 0o777, 0o600, "{name}");
         }
-        let octets = hex::decode(
-            fs::read_to_string(folder.path().join("ks.site"))
-                .unwrap()
-                .trim(),
-        )
-        .unwrap();
+        let octets = hex::decode(fs::read_to_string(folder.path().join("ks.site")).unwrap().trim()).unwrap();
         let (now, _) = validity(1);
         let site = site_public(folder.path()).unwrap();
         let opened = SiteCertificate::open(&octets, &site, now + 400).unwrap();
         assert_eq!(opened.key_server, "ks");
         let seed = fs::read_to_string(folder.path().join("ks.signing")).unwrap();
         let seed = protocol::codec::from_hex(&seed, "seed").unwrap();
-        assert_eq!(
-            opened.signing,
-            [SigningKey::from_seed(&seed).unwrap().public()]
-        );
+        assert_eq!(opened.signing, [SigningKey::from_seed(&seed).unwrap().public()]);
         assert!(SiteCertificate::open(&octets, &site, now + 31 * 86_400).is_err());
         assert!(SiteCertificate::open(&octets, &opened.signing[0], now + 400).is_err());
         assert!(SiteCertificate::open(&octets[1..], &site, now + 400).is_err());
@@ -362,23 +300,11 @@ mod tests {
     fn nothing_is_overwritten_and_bad_names_are_refused() {
         let folder = tempfile::tempdir().unwrap();
         fs::write(folder.path().join("mine"), "x").unwrap();
-        assert!(matches!(
-            create(folder.path(), &spec()),
-            Err(PkiError::NotEmpty(_))
-        ));
+        assert!(matches!(create(folder.path(), &spec()), Err(PkiError::NotEmpty(_))));
         let empty = tempfile::tempdir().unwrap();
-        let bad = Spec {
-            members: vec!["m 1".into()],
-            ..spec()
-        };
-        assert!(matches!(
-            create(empty.path(), &bad),
-            Err(PkiError::Identity(_))
-        ));
+        let bad = Spec { members: vec!["m 1".into()], ..spec() };
+        assert!(matches!(create(empty.path(), &bad), Err(PkiError::Identity(_))));
         assert_eq!(fs::read_dir(empty.path()).unwrap().count(), 0);
-        assert!(matches!(
-            create(empty.path(), &Spec { days: 0, ..spec() }),
-            Err(PkiError::Days(0))
-        ));
+        assert!(matches!(create(empty.path(), &Spec { days: 0, ..spec() }), Err(PkiError::Days(0))));
     }
 }

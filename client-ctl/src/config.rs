@@ -1,8 +1,5 @@
 //! The configuration file. All of it, and every file that it names, is checked before anything is bound or connected.
-#![allow(
-    clippy::disallowed_methods,
-    reason = "the validity of a site certificate is checked against the clock"
-)]
+#![allow(clippy::disallowed_methods, reason = "the validity of a site certificate is checked against the clock")]
 
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
@@ -148,35 +145,18 @@ impl FileConfig {
         for group in &self.groups {
             name("groups", group)?;
             if !seen.insert(group) {
-                return Err(ConfigError::invalid(
-                    "groups",
-                    format!("`{group}` stands there twice"),
-                ));
+                return Err(ConfigError::invalid("groups", format!("`{group}` stands there twice")));
             }
         }
         count("allow_uids", self.allow_uids.len(), 0, MAX_UIDS)?;
-        let loss = in_range(
-            "danger.receive_loss_percent",
-            self.danger.receive_loss_percent,
-            0..=90,
-        )?;
+        let loss = in_range("danger.receive_loss_percent", self.danger.receive_loss_percent, 0..=90)?;
         let socket = folder.join(&self.socket);
         if socket.as_os_str().len() >= MAX_SOCKET_PATH {
-            let why = format!(
-                "{} has {} octets, at most 107 are possible",
-                socket.display(),
-                socket.as_os_str().len()
-            );
+            let why = format!("{} has {} octets, at most 107 are possible", socket.display(), socket.as_os_str().len());
             return Err(ConfigError::invalid("socket", why));
         }
-        if !socket
-            .parent()
-            .is_some_and(|parent| parent.as_os_str().is_empty() || parent.is_dir())
-        {
-            return Err(ConfigError::invalid(
-                "socket",
-                format!("{}: its folder does not exist", socket.display()),
-            ));
+        if !socket.parent().is_some_and(|parent| parent.as_os_str().is_empty() || parent.is_dir()) {
+            return Err(ConfigError::invalid("socket", format!("{}: its folder does not exist", socket.display())));
         }
         let site = site(&self, folder)?;
         let credentials = Credentials::load(&CredentialFiles {
@@ -195,10 +175,7 @@ impl FileConfig {
             socket,
             allow_uids: self.allow_uids.into_iter().collect(),
             on_stop: self.on_stop,
-            impairment: Impairment {
-                loss: f64::from(loss) / 100.0,
-                seed: self.danger.seed,
-            },
+            impairment: Impairment { loss: f64::from(loss) / 100.0, seed: self.danger.seed },
         })
     }
 }
@@ -208,50 +185,34 @@ fn site(config: &FileConfig, folder: &Path) -> Result<SiteCertificate, ConfigErr
     let key = protocol::codec::from_hex(&config.site_key, "site key")
         .map_err(|_| ConfigError::invalid("site_key", "expected 64 hexadecimal digits"))?;
     let path = folder.join(&config.site_certificate);
-    let wrong = |why: &dyn std::fmt::Display| {
-        ConfigError::invalid("site_certificate", format!("{}: {why}", path.display()))
-    };
+    let wrong =
+        |why: &dyn std::fmt::Display| ConfigError::invalid("site_certificate", format!("{}: {why}", path.display()));
     let text = std::fs::read_to_string(&path).map_err(|why| wrong(&why))?;
-    let digits: String = text
-        .lines()
-        .filter(|line| !line.starts_with(['#', '-']))
-        .flat_map(str::split_whitespace)
-        .collect();
+    let digits: String =
+        text.lines().filter(|line| !line.starts_with(['#', '-'])).flat_map(str::split_whitespace).collect();
     let octets = hex::decode(digits).map_err(|why| wrong(&why))?;
-    let now = SystemTime::now()
-        .duration_since(SystemTime::UNIX_EPOCH)
-        .map_err(|why| wrong(&why))?;
-    let site = SiteCertificate::open(&octets, &VerifyingKey(key), now.as_secs())
-        .map_err(|why| wrong(&why))?;
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_err(|why| wrong(&why))?;
+    let site = SiteCertificate::open(&octets, &VerifyingKey(key), now.as_secs()).map_err(|why| wrong(&why))?;
     if site.key_server != config.key_server {
-        return Err(wrong(&format!(
-            "it is for key server `{}`, expected `{}`",
-            site.key_server, config.key_server
-        )));
+        return Err(wrong(&format!("it is for key server `{}`, expected `{}`", site.key_server, config.key_server)));
     }
     Ok(site)
 }
 
 fn name(key: &str, text: &str) -> Result<(), ConfigError> {
     if text.is_empty() || text.len() > MAX_NAME {
-        let why = format!(
-            "`{text}` has {} octets, expected 1 to {MAX_NAME}",
-            text.len()
-        );
+        let why = format!("`{text}` has {} octets, expected 1 to {MAX_NAME}", text.len());
         return Err(ConfigError::invalid(key, why));
     }
     Ok(())
 }
 
 fn address(key: &str, text: &str) -> Result<(), ConfigError> {
-    let is_address = text.rsplit_once(':').is_some_and(|(host, port)| {
-        !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port != 0)
-    });
+    let is_address = text
+        .rsplit_once(':')
+        .is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port != 0));
     if !is_address {
-        return Err(ConfigError::invalid(
-            key,
-            format!("`{text}` is not `host:port`"),
-        ));
+        return Err(ConfigError::invalid(key, format!("`{text}` is not `host:port`")));
     }
     Ok(())
 }

@@ -32,20 +32,15 @@ pub struct Args {
 
 /// Everything that the binary does, so that another binary can do it too.
 pub fn main(args: Args) -> ExitCode {
-    let settings =
-        match net::logs::init(args.json_log).and_then(|()| FileConfig::load(&args.config)) {
-            Ok(settings) => settings,
-            Err(error) => return fail(&error, Exit::from(&error)),
-        };
+    let settings = match net::logs::init(args.json_log).and_then(|()| FileConfig::load(&args.config)) {
+        Ok(settings) => settings,
+        Err(error) => return fail(&error, Exit::from(&error)),
+    };
     if args.check {
         println!("ok");
         return Exit::Ok.into();
     }
-    let runtime = match tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-    {
+    let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return fail(&error, Exit::Failure),
     };

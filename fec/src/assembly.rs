@@ -66,12 +66,7 @@ impl Assembly {
             return Err(AssemblyError::Blocks { blocks, units });
         }
         let slots = (0..count).map(|_| None).collect();
-        Ok(Self {
-            message_len,
-            blocks: slots,
-            incomplete: count,
-            recovered: 0,
-        })
+        Ok(Self { message_len, blocks: slots, incomplete: count, recovered: 0 })
     }
 
     /// Octets of the message.
@@ -80,11 +75,7 @@ impl Assembly {
     }
 
     /// Takes in a verified unit. On an error nothing has changed, and the signer of the unit is to blame.
-    pub fn insert(
-        &mut self,
-        unit: Unit<'_>,
-        coder: &mut impl Coder,
-    ) -> Result<Progress, AssemblyError> {
+    pub fn insert(&mut self, unit: Unit<'_>, coder: &mut impl Coder) -> Result<Progress, AssemblyError> {
         if self.incomplete == 0 {
             return Ok(Progress::Duplicate);
         }
@@ -102,40 +93,23 @@ impl Assembly {
             Outcome::BlockComplete { recovered } => {
                 self.incomplete -= 1;
                 self.recovered += recovered;
-                Ok(if self.incomplete == 0 {
-                    self.finish()
-                } else {
-                    Progress::Incomplete
-                })
+                Ok(if self.incomplete == 0 { self.finish() } else { Progress::Incomplete })
             }
         }
     }
 
     /// Everything that can be said of a unit from its header and the headers before it.
     fn check(&self, unit: Unit<'_>) -> Result<BlockShape, AssemblyError> {
-        let Unit {
-            block, index, s, r, ..
-        } = unit;
+        let Unit { block, index, s, r, .. } = unit;
         let blocks = self.blocks.len();
-        let known = self
-            .blocks
-            .get(usize::from(block))
-            .ok_or(AssemblyError::Block { block, blocks })?;
+        let known = self.blocks.get(usize::from(block)).ok_or(AssemblyError::Block { block, blocks })?;
         let shape = BlockShape::new(s, r)?;
         if index >= shape.total() {
-            return Err(AssemblyError::Index {
-                block,
-                index,
-                total: shape.total(),
-            });
+            return Err(AssemblyError::Index { block, index, total: shape.total() });
         }
         match known {
             Some(slot) if slot.shape == shape => Ok(shape),
-            Some(slot) => Err(AssemblyError::Shape {
-                block,
-                expected: slot.shape,
-                got: shape,
-            }),
+            Some(slot) => Err(AssemblyError::Shape { block, expected: slot.shape, got: shape }),
             None => self.check_sum(block, shape),
         }
     }
@@ -145,17 +119,10 @@ impl Assembly {
     fn check_sum(&self, block: u16, shape: BlockShape) -> Result<BlockShape, AssemblyError> {
         let units = self.message_len.div_ceil(UNIT);
         let known = || self.blocks.iter().flatten();
-        let sum = known()
-            .map(|slot| usize::from(slot.shape.s()))
-            .sum::<usize>()
-            + usize::from(shape.s());
+        let sum = known().map(|slot| usize::from(slot.shape.s())).sum::<usize>() + usize::from(shape.s());
         let unknown = self.blocks.len() - known().count() - 1;
         if !(sum + unknown..=sum + unknown * MAX_BLOCK_DATA).contains(&units) {
-            return Err(AssemblyError::Sum {
-                block,
-                s: shape.s(),
-                units,
-            });
+            return Err(AssemblyError::Sum { block, s: shape.s(), units });
         }
         Ok(shape)
     }
@@ -163,11 +130,7 @@ impl Assembly {
     /// Octets after the message's end, in the last unit of this block.
     fn padding(&self, block: u16) -> usize {
         let last = usize::from(block) + 1 == self.blocks.len();
-        if last {
-            self.message_len.next_multiple_of(UNIT) - self.message_len
-        } else {
-            0
-        }
+        if last { self.message_len.next_multiple_of(UNIT) - self.message_len } else { 0 }
     }
 
     fn finish(&mut self) -> Progress {
@@ -178,10 +141,7 @@ impl Assembly {
             }
         }
         message.truncate(self.message_len);
-        Progress::Complete {
-            message,
-            recovered: self.recovered,
-        }
+        Progress::Complete { message, recovered: self.recovered }
     }
 }
 
@@ -200,19 +160,11 @@ enum Outcome {
 
 impl Slot {
     fn new(shape: BlockShape) -> Self {
-        Self {
-            shape,
-            units: BTreeMap::new(),
-        }
+        Self { shape, units: BTreeMap::new() }
     }
 
     /// On an error nothing has changed.
-    fn insert(
-        &mut self,
-        unit: Unit<'_>,
-        padding: usize,
-        coder: &mut impl Coder,
-    ) -> Result<Outcome, AssemblyError> {
+    fn insert(&mut self, unit: Unit<'_>, padding: usize, coder: &mut impl Coder) -> Result<Outcome, AssemblyError> {
         let s = usize::from(self.shape.s());
         if self.units.len() == s || self.units.contains_key(&unit.index) {
             return Ok(Outcome::Known);
@@ -226,27 +178,15 @@ impl Slot {
         })?;
         let recovered = missing.len();
         self.units.retain(|index, _| *index < self.shape.s());
-        self.units.extend(
-            missing
-                .into_iter()
-                .map(|(index, payload)| (index, Box::new(payload))),
-        );
+        self.units.extend(missing.into_iter().map(|(index, payload)| (index, Box::new(payload))));
         Ok(Outcome::BlockComplete { recovered })
     }
 
     /// The units of message that have not arrived, once the end of the message has been checked.
-    fn decode(
-        &self,
-        block: u16,
-        padding: usize,
-        coder: &mut impl Coder,
-    ) -> Result<Vec<(u8, Payload)>, AssemblyError> {
+    fn decode(&self, block: u16, padding: usize, coder: &mut impl Coder) -> Result<Vec<(u8, Payload)>, AssemblyError> {
         let missing = coder.missing(self.shape, &self.units)?;
         let last = self.shape.s() - 1;
-        let recovered = missing
-            .iter()
-            .find(|(index, _)| *index == last)
-            .map(|(_, payload)| payload);
+        let recovered = missing.iter().find(|(index, _)| *index == last).map(|(_, payload)| payload);
         let arrived = self.units.get(&last).map(|payload| &**payload);
         match recovered.or(arrived) {
             Some(unit) if unit[UNIT - padding..].iter().all(|octet| *octet == 0) => Ok(missing),
@@ -263,9 +203,7 @@ pub enum AssemblyError {
     #[error(transparent)]
     Length(#[from] LayoutError),
     /// The number of blocks cannot hold the message.
-    #[error(
-        "rekey message of {units} units is said to have {blocks} blocks of 1 to {MAX_BLOCK_DATA} units"
-    )]
+    #[error("rekey message of {units} units is said to have {blocks} blocks of 1 to {MAX_BLOCK_DATA} units")]
     Blocks {
         /// Blocks announced.
         blocks: u16,
@@ -322,9 +260,7 @@ pub enum AssemblyError {
         total: u8,
     },
     /// The sizes of the blocks cannot sum up to the message.
-    #[error(
-        "block {block} of {s} units, with the other blocks, does not make a rekey message of {units} units"
-    )]
+    #[error("block {block} of {s} units, with the other blocks, does not make a rekey message of {units} units")]
     Sum {
         /// The unit's block.
         block: u16,

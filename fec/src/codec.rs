@@ -16,11 +16,7 @@ pub trait Coder {
     /// The `r` repair units of a block, from its `s` units of message in order.
     ///
     /// Errors: `original` has not `s` units.
-    fn repair(
-        &mut self,
-        shape: BlockShape,
-        original: &[Payload],
-    ) -> Result<Vec<Payload>, CodeError>;
+    fn repair(&mut self, shape: BlockShape, original: &[Payload]) -> Result<Vec<Payload>, CodeError>;
 
     /// The units of message that are not among `units`, each with its index, in order. `units` are those
     /// that arrived, by index: 0 to `s - 1` the message's, from `s` the repair units.
@@ -52,8 +48,7 @@ impl ReedSolomon {
             if self.codecs.len() >= MAX_CODECS {
                 self.codecs.clear();
             }
-            let codec = galois_8::ReedSolomon::new(shape.s().into(), shape.r().into())
-                .map_err(CodeError::Library)?;
+            let codec = galois_8::ReedSolomon::new(shape.s().into(), shape.r().into()).map_err(CodeError::Library)?;
             self.codecs.insert(shape, codec);
         }
         Ok(&self.codecs[&shape])
@@ -61,26 +56,16 @@ impl ReedSolomon {
 }
 
 impl Coder for ReedSolomon {
-    fn repair(
-        &mut self,
-        shape: BlockShape,
-        original: &[Payload],
-    ) -> Result<Vec<Payload>, CodeError> {
+    fn repair(&mut self, shape: BlockShape, original: &[Payload]) -> Result<Vec<Payload>, CodeError> {
         let (s, r) = (usize::from(shape.s()), usize::from(shape.r()));
         if original.len() != s {
-            return Err(CodeError::Units {
-                expected: s,
-                got: original.len(),
-            });
+            return Err(CodeError::Units { expected: s, got: original.len() });
         }
         let mut repair = vec![[0; UNIT]; r];
         match (original, r) {
             (_, 0) => {}
             ([unit], _) => repair.fill(*unit),
-            _ => self
-                .codec(shape)?
-                .encode_sep(original, &mut repair)
-                .map_err(CodeError::Library)?,
+            _ => self.codec(shape)?.encode_sep(original, &mut repair).map_err(CodeError::Library)?,
         }
         Ok(repair)
     }
@@ -91,20 +76,12 @@ impl Coder for ReedSolomon {
         units: &BTreeMap<u8, Box<Payload>>,
     ) -> Result<Vec<(u8, Payload)>, CodeError> {
         if units.len() < usize::from(shape.s()) {
-            return Err(CodeError::Units {
-                expected: shape.s().into(),
-                got: units.len(),
-            });
+            return Err(CodeError::Units { expected: shape.s().into(), got: units.len() });
         }
         if let Some((&index, _)) = units.range(shape.total()..).next() {
-            return Err(CodeError::Index {
-                index,
-                total: shape.total(),
-            });
+            return Err(CodeError::Index { index, total: shape.total() });
         }
-        let missing: Vec<u8> = (0..shape.s())
-            .filter(|index| !units.contains_key(index))
-            .collect();
+        let missing: Vec<u8> = (0..shape.s()).filter(|index| !units.contains_key(index)).collect();
         if missing.is_empty() {
             return Ok(Vec::new());
         }
@@ -112,19 +89,10 @@ impl Coder for ReedSolomon {
             return Ok(vec![(0, **copy)]);
         }
         let mut shards: Vec<(Payload, bool)> = (0..shape.total())
-            .map(|index| {
-                units
-                    .get(&index)
-                    .map_or(([0; UNIT], false), |unit| (**unit, true))
-            })
+            .map(|index| units.get(&index).map_or(([0; UNIT], false), |unit| (**unit, true)))
             .collect();
-        self.codec(shape)?
-            .reconstruct_data(&mut shards)
-            .map_err(CodeError::Library)?;
-        Ok(missing
-            .into_iter()
-            .map(|index| (index, shards[usize::from(index)].0))
-            .collect())
+        self.codec(shape)?.reconstruct_data(&mut shards).map_err(CodeError::Library)?;
+        Ok(missing.into_iter().map(|index| (index, shards[usize::from(index)].0)).collect())
     }
 }
 
@@ -164,29 +132,17 @@ mod tests {
             unit
         };
         let original: Vec<Payload> = (0..s).map(unit_vector).collect();
-        let repair = ReedSolomon::new()
-            .repair(BlockShape::new(s, r).unwrap(), &original)
-            .unwrap();
-        repair
-            .iter()
-            .map(|unit| unit[..usize::from(s)].to_vec())
-            .collect()
+        let repair = ReedSolomon::new().repair(BlockShape::new(s, r).unwrap(), &original).unwrap();
+        repair.iter().map(|unit| unit[..usize::from(s)].to_vec()).collect()
     }
 
     #[test]
     fn coefficients_are_those_of_the_format() {
         assert_eq!(rows(1, 3), [[1], [1], [1]]);
         assert_eq!(rows(2, 3), [[3, 2], [2, 3], [5, 4]]);
-        assert_eq!(
-            rows(3, 4),
-            [[1, 1, 1], [0x0f, 8, 6], [0x0e, 9, 6], [0x0e, 8, 7]]
-        );
-        let four = [
-            [0x1b, 0x1c, 0x12, 0x14],
-            [0x1c, 0x1b, 0x14, 0x12],
-            [0x12, 0x14, 0x1b, 0x1c],
-            [0x14, 0x12, 0x1c, 0x1b],
-        ];
+        assert_eq!(rows(3, 4), [[1, 1, 1], [0x0f, 8, 6], [0x0e, 9, 6], [0x0e, 8, 7]]);
+        let four =
+            [[0x1b, 0x1c, 0x12, 0x14], [0x1c, 0x1b, 0x14, 0x12], [0x12, 0x14, 0x1b, 0x1c], [0x14, 0x12, 0x1c, 0x1b]];
         assert_eq!(rows(4, 4), four);
         assert_eq!(rows(5, 4)[0], [7, 7, 6, 6, 1]);
     }
@@ -195,26 +151,11 @@ mod tests {
     fn wrong_numbers_of_units_are_refused() {
         let mut coder = ReedSolomon::new();
         let shape = BlockShape::new(2, 1).unwrap();
-        assert_eq!(
-            coder.repair(shape, &[[0; UNIT]]),
-            Err(CodeError::Units {
-                expected: 2,
-                got: 1
-            })
-        );
+        assert_eq!(coder.repair(shape, &[[0; UNIT]]), Err(CodeError::Units { expected: 2, got: 1 }));
         let mut units = BTreeMap::from([(2, Box::new([0; UNIT]))]);
-        assert_eq!(
-            coder.missing(shape, &units),
-            Err(CodeError::Units {
-                expected: 2,
-                got: 1
-            })
-        );
+        assert_eq!(coder.missing(shape, &units), Err(CodeError::Units { expected: 2, got: 1 }));
         units.insert(3, Box::new([0; UNIT]));
-        assert_eq!(
-            coder.missing(shape, &units),
-            Err(CodeError::Index { index: 3, total: 3 })
-        );
+        assert_eq!(coder.missing(shape, &units), Err(CodeError::Index { index: 3, total: 3 }));
     }
 
     #[test]
@@ -222,9 +163,7 @@ mod tests {
         let mut coder = ReedSolomon::new();
         for s in 2..=16 {
             for r in 1..=32 - s {
-                coder
-                    .repair(BlockShape::new(s, r).unwrap(), &vec![[0; UNIT]; s.into()])
-                    .unwrap();
+                coder.repair(BlockShape::new(s, r).unwrap(), &vec![[0; UNIT]; s.into()]).unwrap();
                 assert!(coder.codecs.len() <= MAX_CODECS);
             }
         }

@@ -17,16 +17,9 @@ pub struct Block {
 /// filled up with zeros.
 ///
 /// Errors: a message of another length than the layout's, or a coder that refuses.
-pub fn encode(
-    message: &[u8],
-    layout: &Layout,
-    coder: &mut impl Coder,
-) -> Result<Vec<Block>, EncodeError> {
+pub fn encode(message: &[u8], layout: &Layout, coder: &mut impl Coder) -> Result<Vec<Block>, EncodeError> {
     if message.len() != layout.message_len() {
-        return Err(EncodeError::Length {
-            expected: layout.message_len(),
-            got: message.len(),
-        });
+        return Err(EncodeError::Length { expected: layout.message_len(), got: message.len() });
     }
     let mut pieces = message.chunks(UNIT).map(|piece| {
         let mut unit = [0; UNIT];

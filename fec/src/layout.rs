@@ -70,14 +70,8 @@ impl Layout {
         let units = count_units(message_len)?;
         let blocks = (units.div_ceil(MAX_BLOCK_DATA)..=units)
             .find_map(|blocks| even_blocks(units, blocks, scheme))
-            .ok_or(LayoutError::OutOfReach {
-                scheme: *scheme,
-                units,
-            })?;
-        Ok(Self {
-            message_len,
-            blocks,
-        })
+            .ok_or(LayoutError::OutOfReach { scheme: *scheme, units })?;
+        Ok(Self { message_len, blocks })
     }
 
     /// A layout of the given blocks, which must hold exactly the units of a message of
@@ -88,10 +82,7 @@ impl Layout {
         if got != expected {
             return Err(LayoutError::Units { expected, got });
         }
-        Ok(Self {
-            message_len,
-            blocks,
-        })
+        Ok(Self { message_len, blocks })
     }
 
     /// Octets of the message, 1 to [`MAX_MESSAGE`].
@@ -112,21 +103,13 @@ impl Layout {
 
     /// Units and repair units of all blocks.
     pub fn total_units(&self) -> usize {
-        self.blocks
-            .iter()
-            .map(|shape| usize::from(shape.total()))
-            .sum()
+        self.blocks.iter().map(|shape| usize::from(shape.total())).sum()
     }
 
     /// Every (block, index) once, in the order to send them: index 0 of all blocks, then index 1 of
     /// all, and so on, so that a burst of losses is spread over the blocks.
     pub fn send_order(&self) -> impl Iterator<Item = (u16, u8)> + '_ {
-        let longest = self
-            .blocks
-            .iter()
-            .map(|shape| shape.total())
-            .max()
-            .unwrap_or(0);
+        let longest = self.blocks.iter().map(|shape| shape.total()).max().unwrap_or(0);
         (0..longest).flat_map(move |index| {
             (0..)
                 .zip(&self.blocks)
@@ -194,11 +177,7 @@ mod tests {
     use super::*;
 
     fn sizes(layout: &Layout) -> Vec<(u8, u8)> {
-        layout
-            .blocks()
-            .iter()
-            .map(|shape| (shape.s(), shape.r()))
-            .collect()
+        layout.blocks().iter().map(|shape| (shape.s(), shape.r())).collect()
     }
 
     #[test]
@@ -215,10 +194,7 @@ mod tests {
 
     #[test]
     fn a_demanding_target_makes_smaller_blocks() {
-        let demanding = RepairScheme::Target {
-            loss: 0.3,
-            miss: 0.001,
-        };
+        let demanding = RepairScheme::Target { loss: 0.3, miss: 0.001 };
         let layout = Layout::new(16 * UNIT, &demanding).unwrap();
         assert!(demanding.shape(16, 1).is_none());
         assert_eq!(layout.block_count(), 2);
@@ -229,47 +205,19 @@ mod tests {
     fn what_cannot_be_laid_out_is_refused() {
         let rs1 = RepairScheme::Rs1;
         assert_eq!(Layout::new(0, &rs1), Err(LayoutError::Empty));
-        assert_eq!(
-            Layout::new(MAX_MESSAGE + 1, &rs1),
-            Err(LayoutError::TooLong(MAX_MESSAGE + 1))
-        );
-        let unchecked = RepairScheme::Target {
-            loss: 0.6,
-            miss: 0.1,
-        };
-        assert_eq!(
-            Layout::new(1, &unchecked),
-            Err(LayoutError::Scheme(SchemeError::Loss(0.6)))
-        );
-        let scheme = RepairScheme::Target {
-            loss: 0.5,
-            miss: 1e-9,
-        };
+        assert_eq!(Layout::new(MAX_MESSAGE + 1, &rs1), Err(LayoutError::TooLong(MAX_MESSAGE + 1)));
+        let unchecked = RepairScheme::Target { loss: 0.6, miss: 0.1 };
+        assert_eq!(Layout::new(1, &unchecked), Err(LayoutError::Scheme(SchemeError::Loss(0.6))));
+        let scheme = RepairScheme::Target { loss: 0.5, miss: 1e-9 };
         assert!(Layout::new(UNIT, &scheme).is_ok());
-        assert_eq!(
-            Layout::new(MAX_MESSAGE, &scheme),
-            Err(LayoutError::OutOfReach {
-                scheme,
-                units: 2048
-            })
-        );
+        assert_eq!(Layout::new(MAX_MESSAGE, &scheme), Err(LayoutError::OutOfReach { scheme, units: 2048 }));
         let blocks = vec![BlockShape::new(2, 0).unwrap()];
-        assert_eq!(
-            Layout::with_blocks(UNIT, blocks),
-            Err(LayoutError::Units {
-                expected: 1,
-                got: 2
-            })
-        );
+        assert_eq!(Layout::with_blocks(UNIT, blocks), Err(LayoutError::Units { expected: 1, got: 2 }));
     }
 
     #[test]
     fn shapes_have_limits() {
-        assert!(
-            BlockShape::new(16, 16).is_ok()
-                && BlockShape::new(1, 31).is_ok()
-                && BlockShape::new(1, 0).is_ok()
-        );
+        assert!(BlockShape::new(16, 16).is_ok() && BlockShape::new(1, 31).is_ok() && BlockShape::new(1, 0).is_ok());
         for (s, r) in [(0, 0), (0, 4), (17, 0), (16, 17), (1, 32), (255, 255)] {
             assert_eq!(BlockShape::new(s, r), Err(ShapeError { s, r }));
         }
@@ -282,9 +230,6 @@ mod tests {
         assert_eq!(order[..5], [(0, 0), (1, 0), (0, 1), (1, 1), (0, 2)]);
         assert_eq!(order[25..], [(1, 12), (0, 13), (0, 14)]);
         let once: std::collections::BTreeSet<_> = order.iter().collect();
-        assert_eq!(
-            (once.len(), order.len()),
-            (layout.total_units(), layout.total_units())
-        );
+        assert_eq!((once.len(), order.len()), (layout.total_units(), layout.total_units()));
     }
 }

@@ -65,12 +65,7 @@ impl<K: Ord + Clone, C: Coder> Reassembly<K, C> {
             Some((known_blocks, assembly)) => {
                 let (expected_len, expected_blocks) = (assembly.message_len(), *known_blocks);
                 if (message_len, blocks) != (expected_len, expected_blocks) {
-                    return Err(AssemblyError::Message {
-                        expected_len,
-                        expected_blocks,
-                        len: message_len,
-                        blocks,
-                    });
+                    return Err(AssemblyError::Message { expected_len, expected_blocks, len: message_len, blocks });
                 }
                 assembly.insert(unit, &mut self.coder)?
             }
@@ -113,11 +108,7 @@ impl<K: Ord + Clone, C: Coder> Reassembly<K, C> {
             return Ok(progress);
         }
         if self.in_progress.len() >= self.max_messages {
-            if self
-                .in_progress
-                .first_key_value()
-                .is_some_and(|(oldest, _)| key < *oldest)
-            {
+            if self.in_progress.first_key_value().is_some_and(|(oldest, _)| key < *oldest) {
                 return Ok(Progress::Stale);
             }
             self.in_progress.pop_first();

@@ -57,9 +57,7 @@ impl RepairScheme {
     /// The shape with the fewest repair units for a block of `s` units in a message of `blocks`
     /// blocks; `None` if `s` is not 1 to 16 or `s + r` would pass 32.
     pub fn shape(&self, s: u8, blocks: u16) -> Option<BlockShape> {
-        (0..=u8::MAX)
-            .map_while(|r| BlockShape::new(s, r).ok())
-            .find(|shape| self.suffices(*shape, blocks))
+        (0..=u8::MAX).map_while(|r| BlockShape::new(s, r).ok()).find(|shape| self.suffices(*shape, blocks))
     }
 
     fn suffices(&self, shape: BlockShape, blocks: u16) -> bool {
@@ -67,9 +65,7 @@ impl RepairScheme {
         match *self {
             Self::Rs1 => at_most_one_in_1000(s, r, 10) == Some(true),
             Self::Rs2 => at_most_one_in_1000(s, r, 5) == Some(true),
-            Self::Target { loss, miss } => {
-                miss_probability(s, r, loss) <= miss / f64::from(blocks) * (1.0 + TOLERANCE)
-            }
+            Self::Target { loss, miss } => miss_probability(s, r, loss) <= miss / f64::from(blocks) * (1.0 + TOLERANCE),
         }
     }
 }
@@ -77,10 +73,7 @@ impl RepairScheme {
 /// Loss 0.1, miss 0.001.
 impl Default for RepairScheme {
     fn default() -> Self {
-        Self::Target {
-            loss: 0.1,
-            miss: 0.001,
-        }
+        Self::Target { loss: 0.1, miss: 0.001 }
     }
 }
 
@@ -103,14 +96,9 @@ impl FromStr for RepairScheme {
             "rs2" => Self::Rs2,
             _ => {
                 let unknown = || SchemeError::Unknown(text.to_owned());
-                let (loss, miss) = text
-                    .strip_prefix("loss=")
-                    .and_then(|rest| rest.split_once(",miss="))
-                    .ok_or_else(unknown)?;
-                Self::Target {
-                    loss: number(loss)?,
-                    miss: number(miss)?,
-                }
+                let (loss, miss) =
+                    text.strip_prefix("loss=").and_then(|rest| rest.split_once(",miss=")).ok_or_else(unknown)?;
+                Self::Target { loss: number(loss)?, miss: number(miss)? }
             }
         };
         scheme.check().map(|()| scheme)
@@ -118,17 +106,14 @@ impl FromStr for RepairScheme {
 }
 
 fn number(text: &str) -> Result<f64, SchemeError> {
-    text.parse()
-        .map_err(|_| SchemeError::Number(text.to_owned()))
+    text.parse().map_err(|_| SchemeError::Number(text.to_owned()))
 }
 
 /// Why a repair scheme is refused.
 #[derive(Debug, Clone, PartialEq, Error)]
 pub enum SchemeError {
     /// The text is none of the known forms.
-    #[error(
-        "repair scheme {0:?} is unknown: expected rs1, rs2 or loss=<0 to 0.5>,miss=<1e-9 to 0.5>"
-    )]
+    #[error("repair scheme {0:?} is unknown: expected rs1, rs2 or loss=<0 to 0.5>,miss=<1e-9 to 0.5>")]
     Unknown(String),
     /// A part of a target is no number.
     #[error("repair scheme: {0:?} is not a number")]
@@ -147,16 +132,8 @@ mod tests {
 
     #[test]
     fn texts_come_back() {
-        let fine = RepairScheme::Target {
-            loss: 0.12,
-            miss: 1e-9,
-        };
-        for scheme in [
-            RepairScheme::Rs1,
-            RepairScheme::Rs2,
-            RepairScheme::default(),
-            fine,
-        ] {
+        let fine = RepairScheme::Target { loss: 0.12, miss: 1e-9 };
+        for scheme in [RepairScheme::Rs1, RepairScheme::Rs2, RepairScheme::default(), fine] {
             assert_eq!(scheme.to_string().parse(), Ok(scheme));
         }
         assert_eq!("loss=0.1,miss=0.001".parse(), Ok(RepairScheme::default()));
@@ -165,22 +142,11 @@ mod tests {
     #[test]
     fn bad_texts_are_named() {
         let parse = |text: &str| text.parse::<RepairScheme>().unwrap_err();
-        for text in [
-            "",
-            "rs3",
-            "RS1",
-            "rs1 ",
-            "loss=0.1",
-            "miss=0.1,loss=0.1",
-            "loss=0.1;miss=0.1",
-        ] {
+        for text in ["", "rs3", "RS1", "rs1 ", "loss=0.1", "miss=0.1,loss=0.1", "loss=0.1;miss=0.1"] {
             assert_eq!(parse(text), SchemeError::Unknown(text.to_owned()));
         }
         assert_eq!(parse("loss=,miss=0.1"), SchemeError::Number(String::new()));
-        assert_eq!(
-            parse("loss=0.1,miss=x"),
-            SchemeError::Number("x".to_owned())
-        );
+        assert_eq!(parse("loss=0.1,miss=x"), SchemeError::Number("x".to_owned()));
         assert_eq!(parse("loss=0.51,miss=0.1"), SchemeError::Loss(0.51));
         assert_eq!(parse("loss=-0.1,miss=0.1"), SchemeError::Loss(-0.1));
         assert!(matches!(parse("loss=nan,miss=0.1"), SchemeError::Loss(_)));
@@ -198,18 +164,8 @@ mod tests {
     fn no_shape_beyond_the_limits() {
         assert_eq!(RepairScheme::Rs1.shape(0, 1), None);
         assert_eq!(RepairScheme::Rs1.shape(17, 1), None);
-        assert_eq!(
-            RepairScheme::Target {
-                loss: 0.5,
-                miss: 1e-9
-            }
-            .shape(16, 1),
-            None
-        );
-        let lossless = RepairScheme::Target {
-            loss: 0.0,
-            miss: 1e-9,
-        };
+        assert_eq!(RepairScheme::Target { loss: 0.5, miss: 1e-9 }.shape(16, 1), None);
+        let lossless = RepairScheme::Target { loss: 0.0, miss: 1e-9 };
         assert_eq!(lossless.shape(16, 1), BlockShape::new(16, 0).ok());
     }
 }

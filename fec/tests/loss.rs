@@ -1,8 +1,5 @@
 //! Losses at random and in bursts, through the real coder.
-#![allow(
-    clippy::unwrap_used,
-    reason = "helpers of tests: a failure fails the test"
-)]
+#![allow(clippy::unwrap_used, reason = "helpers of tests: a failure fails the test")]
 
 mod common;
 
@@ -22,10 +19,7 @@ fn measured_loss_agrees_with_the_equation() {
             for _ in 0..TRIALS {
                 let mut assembly = fec::Assembly::new(sent.message.len(), 1).unwrap();
                 let mut whole = false;
-                for index in (0..s + r)
-                    .filter(|_| !prng.tenths(tenths))
-                    .collect::<Vec<_>>()
-                {
+                for index in (0..s + r).filter(|_| !prng.tenths(tenths)).collect::<Vec<_>>() {
                     let progress = assembly.insert(sent.unit(0, index), &mut coder).unwrap();
                     whole |= matches!(progress, Progress::Complete { message, .. } if message == sent.message);
                 }
@@ -34,10 +28,7 @@ fn measured_loss_agrees_with_the_equation() {
             let expected = miss_probability(s, r, p);
             let measured = f64::from(missed) / f64::from(TRIALS);
             let sigma = (expected * (1.0 - expected) / f64::from(TRIALS)).sqrt();
-            assert!(
-                (measured - expected).abs() < 4.0 * sigma,
-                "s={s} r={r} p={p}: {measured}, expected {expected}"
-            );
+            assert!((measured - expected).abs() < 4.0 * sigma, "s={s} r={r} p={p}: {measured}, expected {expected}");
         }
     }
 }
@@ -50,25 +41,13 @@ fn interleaving_survives_a_burst() {
     let layout = Layout::new(64 * UNIT - 5, &RepairScheme::default()).unwrap();
     let sent = Sent::new(prng.message(64 * UNIT - 5), &layout);
     let order: Vec<(u16, u8)> = layout.send_order().collect();
-    let fewest = layout
-        .blocks()
-        .iter()
-        .map(|shape| usize::from(shape.r()))
-        .min()
-        .unwrap();
+    let fewest = layout.blocks().iter().map(|shape| usize::from(shape.r())).min().unwrap();
     let burst = layout.blocks().len() * fewest;
     assert!(burst > 32);
     for start in 0..=order.len() - burst {
         let mut receiver = sent.assembly();
         let arrived = order[..start].iter().chain(&order[start + burst..]);
-        let whole =
-            arrived.map(|(block, index)| receiver.insert(sent.unit(*block, *index)).unwrap());
-        assert_eq!(
-            whole
-                .filter(|p| matches!(p, Progress::Complete { .. }))
-                .count(),
-            1,
-            "burst at {start}"
-        );
+        let whole = arrived.map(|(block, index)| receiver.insert(sent.unit(*block, *index)).unwrap());
+        assert_eq!(whole.filter(|p| matches!(p, Progress::Complete { .. })).count(), 1, "burst at {start}");
     }
 }

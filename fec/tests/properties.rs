@@ -1,8 +1,5 @@
 //! Properties over random inputs.
-#![allow(
-    clippy::unwrap_used,
-    reason = "helpers of tests: a failure fails the test"
-)]
+#![allow(clippy::unwrap_used, reason = "helpers of tests: a failure fails the test")]
 
 mod common;
 
@@ -78,24 +75,13 @@ proptest! {
 /// The promise of a target over all blocks: the product of their chances is at least 1 - miss.
 #[test]
 fn targets_hold_over_the_whole_message() {
-    for (loss, miss) in [
-        (0.1, 0.001),
-        (0.2, 0.001),
-        (0.05, 1e-6),
-        (0.3, 0.01),
-        (0.5, 0.5),
-        (0.0, 1e-9),
-    ] {
+    for (loss, miss) in [(0.1, 0.001), (0.2, 0.001), (0.05, 1e-6), (0.3, 0.01), (0.5, 0.5), (0.0, 1e-9)] {
         let scheme = RepairScheme::Target { loss, miss };
         for units in 1..=300 {
             let layout = Layout::new(units * UNIT, &scheme).unwrap();
-            let chance =
-                |shape: &fec::BlockShape| 1.0 - miss_probability(shape.s(), shape.r(), loss);
+            let chance = |shape: &fec::BlockShape| 1.0 - miss_probability(shape.s(), shape.r(), loss);
             let all: f64 = layout.blocks().iter().map(chance).product();
-            assert!(
-                all >= 1.0 - miss * (1.0 + 1e-8),
-                "{scheme}: {units} units arrive with {all}"
-            );
+            assert!(all >= 1.0 - miss * (1.0 + 1e-8), "{scheme}: {units} units arrive with {all}");
         }
     }
 }
@@ -108,10 +94,7 @@ fn targets_waste_no_repair_unit() {
         let layout = Layout::new(units * UNIT, &RepairScheme::Target { loss, miss }).unwrap();
         let bound = miss / f64::from(layout.block_count());
         for shape in layout.blocks() {
-            assert!(
-                miss_probability(shape.s(), shape.r() - 1, loss) > bound,
-                "{units} units: {shape:?}"
-            );
+            assert!(miss_probability(shape.s(), shape.r() - 1, loss) > bound, "{units} units: {shape:?}");
         }
     }
 }

@@ -1,8 +1,5 @@
 //! The table of messages in progress: its bounds and its memory.
-#![allow(
-    clippy::unwrap_used,
-    reason = "helpers of tests: a failure fails the test"
-)]
+#![allow(clippy::unwrap_used, reason = "helpers of tests: a failure fails the test")]
 
 mod common;
 
@@ -15,25 +12,12 @@ fn sent() -> Sent {
     Sent::new(Prng::new().message(2 * UNIT), &layout)
 }
 
-fn insert(
-    table: &mut Reassembly<u32>,
-    key: u32,
-    sent: &Sent,
-    index: u8,
-) -> Result<Progress, AssemblyError> {
-    table.insert(
-        key,
-        sent.message.len(),
-        sent.block_count(),
-        sent.unit(0, index),
-    )
+fn insert(table: &mut Reassembly<u32>, key: u32, sent: &Sent, index: u8) -> Result<Progress, AssemblyError> {
+    table.insert(key, sent.message.len(), sent.block_count(), sent.unit(0, index))
 }
 
 fn whole(sent: &Sent, recovered: usize) -> Result<Progress, AssemblyError> {
-    Ok(Progress::Complete {
-        message: sent.message.clone(),
-        recovered,
-    })
+    Ok(Progress::Complete { message: sent.message.clone(), recovered })
 }
 
 fn keys(table: &Reassembly<u32>) -> Vec<u32> {
@@ -107,10 +91,7 @@ fn completed_messages_are_remembered_up_to_a_bound() {
     }
     assert_eq!(insert(&mut table, 2, &sent, 0), Ok(Progress::Stale));
     assert_eq!(insert(&mut table, 3, &sent, 0), Ok(Progress::Duplicate));
-    assert_eq!(
-        insert(&mut table, count - 1, &sent, 0),
-        Ok(Progress::Duplicate)
-    );
+    assert_eq!(insert(&mut table, count - 1, &sent, 0), Ok(Progress::Duplicate));
 }
 
 #[test]
@@ -118,25 +99,13 @@ fn a_refused_unit_changes_nothing() {
     let (sent, mut table) = (sent(), Reassembly::new(1));
     insert(&mut table, 1, &sent, 0).unwrap();
     // A newer message whose first unit is bad does not push out the one in progress.
-    let bad = Unit {
-        index: 9,
-        ..sent.unit(0, 0)
-    };
-    let refused = AssemblyError::Index {
-        block: 0,
-        index: 9,
-        total: 5,
-    };
+    let bad = Unit { index: 9, ..sent.unit(0, 0) };
+    let refused = AssemblyError::Index { block: 0, index: 9, total: 5 };
     assert_eq!(table.insert(2, 2 * UNIT, 1, bad), Err(refused.clone()));
     assert_eq!(table.insert(1, 2 * UNIT, 1, bad), Err(refused));
     let (expected_len, expected_blocks) = (2 * UNIT, 1);
     for (len, blocks) in [(2 * UNIT - 1, 1), (2 * UNIT, 2)] {
-        let conflict = AssemblyError::Message {
-            expected_len,
-            expected_blocks,
-            len,
-            blocks,
-        };
+        let conflict = AssemblyError::Message { expected_len, expected_blocks, len, blocks };
         assert_eq!(table.insert(1, len, blocks, sent.unit(0, 1)), Err(conflict));
     }
     assert_eq!(keys(&table), [1]);

@@ -1,8 +1,5 @@
 //! Every shape, and every loss pattern of the small ones: a block is rebuilt if and only if `s` units arrive.
-#![allow(
-    clippy::unwrap_used,
-    reason = "helpers of tests: a failure fails the test"
-)]
+#![allow(clippy::unwrap_used, reason = "helpers of tests: a failure fails the test")]
 
 mod common;
 
@@ -19,10 +16,7 @@ fn check(sent: &Sent, order: &[u8]) {
             Progress::Incomplete
         } else if count == s {
             let recovered = s - order[..s].iter().filter(|i| usize::from(**i) < s).count();
-            Progress::Complete {
-                message: sent.message.clone(),
-                recovered,
-            }
+            Progress::Complete { message: sent.message.clone(), recovered }
         } else {
             Progress::Duplicate
         };
@@ -65,47 +59,25 @@ fn random_orders_of_every_shape() {
 #[test]
 fn messages_of_every_length_up_to_two_blocks() {
     let mut prng = Prng::new();
-    for len in (1..=17 * UNIT)
-        .step_by(61)
-        .chain([UNIT, UNIT + 1, 16 * UNIT, 16 * UNIT + 1])
-    {
+    for len in (1..=17 * UNIT).step_by(61).chain([UNIT, UNIT + 1, 16 * UNIT, 16 * UNIT + 1]) {
         let layout = Layout::new(len, &RepairScheme::default()).unwrap();
         let sent = Sent::new(prng.message(len), &layout);
         let mut receiver = sent.assembly();
-        let progress = layout
-            .send_order()
-            .map(|(block, index)| receiver.insert(sent.unit(block, index)).unwrap());
-        let whole = progress
-            .filter(|p| matches!(p, Progress::Complete { .. }))
-            .collect::<Vec<_>>();
-        assert_eq!(
-            whole,
-            [Progress::Complete {
-                message: sent.message.clone(),
-                recovered: 0
-            }]
-        );
+        let progress = layout.send_order().map(|(block, index)| receiver.insert(sent.unit(block, index)).unwrap());
+        let whole = progress.filter(|p| matches!(p, Progress::Complete { .. })).collect::<Vec<_>>();
+        assert_eq!(whole, [Progress::Complete { message: sent.message.clone(), recovered: 0 }]);
     }
 }
 
 #[test]
 fn the_longest_message_from_repair_units() {
     let mut prng = Prng::new();
-    let layout =
-        Layout::with_blocks(MAX_MESSAGE, vec![BlockShape::new(16, 16).unwrap(); 128]).unwrap();
+    let layout = Layout::with_blocks(MAX_MESSAGE, vec![BlockShape::new(16, 16).unwrap(); 128]).unwrap();
     let sent = Sent::new(prng.message(MAX_MESSAGE), &layout);
     let mut receiver = sent.assembly();
     let repair_units = layout.send_order().filter(|(_, index)| *index >= 16);
-    let last = repair_units
-        .map(|(block, index)| receiver.insert(sent.unit(block, index)).unwrap())
-        .last();
-    assert_eq!(
-        last,
-        Some(Progress::Complete {
-            message: sent.message,
-            recovered: 2048
-        })
-    );
+    let last = repair_units.map(|(block, index)| receiver.insert(sent.unit(block, index)).unwrap()).last();
+    assert_eq!(last, Some(Progress::Complete { message: sent.message, recovered: 2048 }));
 }
 
 #[test]
@@ -113,17 +85,8 @@ fn encoding_pads_with_zeros_and_wants_its_own_layout() {
     let layout = Layout::new(UNIT + 1, &RepairScheme::Rs1).unwrap();
     let sent = Sent::new(vec![7; UNIT + 1], &layout);
     let last = sent.blocks[0].units[1];
-    assert_eq!(
-        (last[0], last[1..].iter().all(|octet| *octet == 0)),
-        (7, true)
-    );
+    assert_eq!((last[0], last[1..].iter().all(|octet| *octet == 0)), (7, true));
     let mut coder = fec::ReedSolomon::new();
     let refused = fec::encode(&[7; UNIT], &layout, &mut coder).unwrap_err();
-    assert_eq!(
-        refused,
-        fec::EncodeError::Length {
-            expected: UNIT + 1,
-            got: UNIT
-        }
-    );
+    assert_eq!(refused, fec::EncodeError::Length { expected: UNIT + 1, got: UNIT });
 }

@@ -39,19 +39,9 @@ impl Knowledge {
         let mut fringe = vec![key];
         while let Some(key) = fringe.pop() {
             if self.known.insert(key) {
-                let last = KeyRef {
-                    node: NodeId(u32::MAX),
-                    version: u64::MAX,
-                };
-                let first = KeyRef {
-                    node: NodeId(0),
-                    version: 0,
-                };
-                fringe.extend(
-                    self.edges
-                        .range((key, first)..=(key, last))
-                        .map(|(_, to)| *to),
-                );
+                let last = KeyRef { node: NodeId(u32::MAX), version: u64::MAX };
+                let first = KeyRef { node: NodeId(0), version: 0 };
+                fringe.extend(self.edges.range((key, first)..=(key, last)).map(|(_, to)| *to));
             }
         }
     }
@@ -70,38 +60,22 @@ impl Knowledge {
 /// Every way from one secret to another that a plan opens: (what must be known, what follows).
 fn edges(plan: &Plan) -> Vec<(KeyRef, KeyRef)> {
     let mut edges = Vec::new();
-    let made = |node| KeyRef {
-        node,
-        version: plan.epoch,
-    };
+    let made = |node| KeyRef { node, version: plan.epoch };
     for update in &plan.updates {
         let target = made(update.node);
         match update.source {
             Source::Fresh => {}
-            Source::Advance { from } => edges.push((
-                KeyRef {
-                    node: update.node,
-                    version: from,
-                },
-                target,
-            )),
+            Source::Advance { from } => edges.push((KeyRef { node: update.node, version: from }, target)),
             Source::Derive { child } => edges.push((made(child), target)),
         }
         edges.extend(update.wraps.iter().map(|kek| (*kek, target)));
     }
-    edges.extend(
-        plan.advanced_leaves
-            .iter()
-            .map(|leaf| (*leaf, made(leaf.node))),
-    );
+    edges.extend(plan.advanced_leaves.iter().map(|leaf| (*leaf, made(leaf.node))));
     // What moved wrapped its new k-node, so its version stands among the advanced leaves.
     let place: BTreeMap<NodeId, NodeId> = plan.moved.iter().map(|m| (m.to, m.from)).collect();
     for leaf in &plan.advanced_leaves {
         if let Some(from) = place.get(&leaf.node) {
-            let old = KeyRef {
-                node: *from,
-                ..*leaf
-            };
+            let old = KeyRef { node: *from, ..*leaf };
             edges.extend([(old, *leaf), (*leaf, old)]);
         }
     }

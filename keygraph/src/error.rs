@@ -54,9 +54,7 @@ pub enum ChangeError {
         tree: Version,
     },
     /// The tree cannot hold that many members.
-    #[error(
-        "k-node {node} cannot have children: their ids would pass {MAX_NODE}; the tree is unchanged"
-    )]
+    #[error("k-node {node} cannot have children: their ids would pass {MAX_NODE}; the tree is unchanged")]
     TooLarge {
         /// The leaf that would have had to become a k-node.
         node: NodeId,
@@ -65,9 +63,7 @@ pub enum ChangeError {
 
 /// A stage was made from another state of the tree. The tree is unchanged; stage again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
-#[error(
-    "the change was staged at epoch {staged}, the tree is at epoch {tree}; the tree is unchanged"
-)]
+#[error("the change was staged at epoch {staged}, the tree is at epoch {tree}; the tree is unchanged")]
 pub struct StaleStage {
     /// Epoch of the tree that was staged from.
     pub staged: Version,
@@ -121,9 +117,7 @@ pub enum SnapshotError {
     },
     /// Every change below a k-node renews it, so no version is above that of the k-node above, nor the root's
     /// above the epoch.
-    #[error(
-        "node id {node} has version {version}, above {limit}, the version of what stands above it"
-    )]
+    #[error("node id {node} has version {version}, above {limit}, the version of what stands above it")]
     Version {
         /// The place.
         node: NodeId,

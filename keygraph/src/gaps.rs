@@ -15,9 +15,7 @@ pub(crate) struct Gaps {
 impl Gaps {
     /// Only the root stands.
     pub(crate) fn new() -> Self {
-        Self {
-            intervals: BTreeMap::from([(1, MAX_NODE)]),
-        }
+        Self { intervals: BTreeMap::from([(1, MAX_NODE)]) }
     }
 
     /// The smallest n-node that is not below `from`.

@@ -10,17 +10,12 @@ pub const MAX_NODE: u32 = (1 << 31) - 1;
 
 /// The k-node above: `floor((m - 1) / d)`. `None` for the root.
 pub fn parent(node: NodeId, degree: Degree) -> Option<NodeId> {
-    node.0
-        .checked_sub(1)
-        .map(|below| NodeId(below / u32::from(degree.get())))
+    node.0.checked_sub(1).map(|below| NodeId(below / u32::from(degree.get())))
 }
 
 /// The places below: `d*m + 1 ..= d*m + d`, ascending. None at all if the last of them would pass [`MAX_NODE`].
 pub fn children(node: NodeId, degree: Degree) -> impl DoubleEndedIterator<Item = NodeId> + Clone {
-    last_child(node, degree)
-        .map(|last| last + 1 - u32::from(degree.get())..last + 1)
-        .unwrap_or_default()
-        .map(NodeId)
+    last_child(node, degree).map(|last| last + 1 - u32::from(degree.get())..last + 1).unwrap_or_default().map(NodeId)
 }
 
 /// The child with this index. `None` if the index is not below the degree, or the id would pass [`MAX_NODE`].
@@ -37,10 +32,7 @@ pub fn child_index(node: NodeId, degree: Degree) -> Option<u8> {
 /// The largest id that a child of `node` has, `d*m + d`, if within [`MAX_NODE`].
 pub(crate) fn last_child(node: NodeId, degree: Degree) -> Option<u32> {
     let degree = u32::from(degree.get());
-    node.0
-        .checked_mul(degree)?
-        .checked_add(degree)
-        .filter(|last| *last <= MAX_NODE)
+    node.0.checked_mul(degree)?.checked_add(degree).filter(|last| *last <= MAX_NODE)
 }
 
 /// From `node` (included, first) up to the root (included, last).
@@ -57,9 +49,7 @@ pub fn find_leaf(old: NodeId, largest_knode: NodeId, degree: Degree) -> Option<N
     if old == NodeId::ROOT {
         return None;
     }
-    successors(Some(old), |at| child(*at, 0, degree))
-        .find(|at| *at > largest_knode)
-        .filter(|at| at.0 <= last)
+    successors(Some(old), |at| child(*at, 0, degree)).find(|at| *at > largest_knode).filter(|at| at.0 <= last)
 }
 
 #[cfg(test)]
@@ -67,21 +57,14 @@ mod tests {
     use super::*;
 
     fn degrees() -> impl Iterator<Item = Degree> {
-        [2, 3, 4, 8, 64]
-            .into_iter()
-            .map(|d| Degree::new(d).unwrap())
+        [2, 3, 4, 8, 64].into_iter().map(|d| Degree::new(d).unwrap())
     }
 
     #[test]
     fn children_and_parents_agree() {
         for d in degrees() {
             let ids: Vec<NodeId> = (0..100).flat_map(|m| children(NodeId(m), d)).collect();
-            assert_eq!(
-                ids,
-                (1..=100 * u32::from(d.get()))
-                    .map(NodeId)
-                    .collect::<Vec<_>>()
-            );
+            assert_eq!(ids, (1..=100 * u32::from(d.get())).map(NodeId).collect::<Vec<_>>());
             for id in ids {
                 let up = parent(id, d).unwrap();
                 assert_eq!(child(up, child_index(id, d).unwrap(), d), Some(id));

@@ -29,25 +29,14 @@ pub(crate) struct Marking<'a> {
 
 impl<'a> Marking<'a> {
     /// Runs the whole algorithm.
-    pub(crate) fn run(
-        tree: &'a Tree,
-        changes: &[Change],
-        epoch: Version,
-    ) -> Result<Self, ChangeError> {
+    pub(crate) fn run(tree: &'a Tree, changes: &[Change], epoch: Version) -> Result<Self, ChangeError> {
         let (joins, leaves, renewed, refresh) = sort_out(tree, changes)?;
         let mut marking = Self {
             tree,
             epoch,
-            difference: Difference {
-                largest_knode: tree.largest_knode,
-                ..Difference::default()
-            },
+            difference: Difference { largest_knode: tree.largest_knode, ..Difference::default() },
             freed: BTreeSet::new(),
-            departures: leaves
-                .iter()
-                .chain(&renewed)
-                .map(|(node, _)| *node)
-                .collect(),
+            departures: leaves.iter().chain(&renewed).map(|(node, _)| *node).collect(),
             left: leaves,
             refresh,
         };
@@ -84,20 +73,14 @@ impl<'a> Marking<'a> {
         let epoch = self.epoch;
         let slot = self.slot(node).map(|slot| match slot {
             Slot::KNode { .. } => Slot::KNode { version: epoch },
-            Slot::UNode { member, .. } => Slot::UNode {
-                member,
-                version: epoch,
-            },
+            Slot::UNode { member, .. } => Slot::UNode { member, version: epoch },
         });
         self.difference.slots.insert(node, slot);
     }
 
     /// Members whose leaf is fresh or moved: their place now.
     pub(crate) fn placed(&self) -> impl Iterator<Item = (MemberId, NodeId)> + '_ {
-        self.difference
-            .members
-            .iter()
-            .filter_map(|(member, node)| Some((*member, (*node)?)))
+        self.difference.members.iter().filter_map(|(member, node)| Some((*member, (*node)?)))
     }
 
     pub(crate) fn largest_knode(&self) -> NodeId {
@@ -109,21 +92,14 @@ impl<'a> Marking<'a> {
     }
 
     fn seat(&mut self, member: MemberId, node: NodeId, version: Version) {
-        self.difference
-            .slots
-            .insert(node, Some(Slot::UNode { member, version }));
+        self.difference.slots.insert(node, Some(Slot::UNode { member, version }));
         self.difference.members.insert(member, Some(node));
         self.freed.remove(&node);
     }
 
     /// A k-node without an old version of its own.
     fn grow(&mut self, node: NodeId) {
-        self.difference.slots.insert(
-            node,
-            Some(Slot::KNode {
-                version: self.epoch,
-            }),
-        );
+        self.difference.slots.insert(node, Some(Slot::KNode { version: self.epoch }));
         self.freed.remove(&node);
     }
 
@@ -145,15 +121,8 @@ impl<'a> Marking<'a> {
             }
         }
         // Below the largest k-node stand only k-nodes, so the next that still stands is the largest now.
-        let knodes = self
-            .tree
-            .slots
-            .range(..=self.difference.largest_knode)
-            .rev();
-        if let Some((largest, _)) = knodes
-            .into_iter()
-            .find(|(node, _)| self.slot(**node).is_some())
-        {
+        let knodes = self.tree.slots.range(..=self.difference.largest_knode).rev();
+        if let Some((largest, _)) = knodes.into_iter().find(|(node, _)| self.slot(**node).is_some()) {
             self.difference.largest_knode = *largest;
         }
     }
@@ -210,17 +179,11 @@ impl<'a> Marking<'a> {
     }
 }
 
-type Sorted = (
-    Vec<MemberId>,
-    BTreeMap<NodeId, MemberId>,
-    BTreeMap<NodeId, MemberId>,
-    bool,
-);
+type Sorted = (Vec<MemberId>, BTreeMap<NodeId, MemberId>, BTreeMap<NodeId, MemberId>, bool);
 
 /// Joiners in order, leavers and renewed members by place, and whether to refresh; or what is wrong with the list.
 fn sort_out(tree: &Tree, changes: &[Change]) -> Result<Sorted, ChangeError> {
-    let (mut joins, mut leaves, mut renewed, mut refresh) =
-        (Vec::new(), BTreeMap::new(), BTreeMap::new(), false);
+    let (mut joins, mut leaves, mut renewed, mut refresh) = (Vec::new(), BTreeMap::new(), BTreeMap::new(), false);
     let mut seen: BTreeMap<MemberId, Change> = BTreeMap::new();
     for change in changes {
         let member = match *change {

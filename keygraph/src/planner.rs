@@ -16,25 +16,10 @@ pub(crate) fn plan(marking: &mut Marking<'_>) -> Plan {
     if marking.refresh || marking.tree.is_empty() {
         lost.insert(NodeId::ROOT);
     }
-    let mut affected = above(
-        marking,
-        joined
-            .iter()
-            .map(|(_, node)| node)
-            .chain(moved.iter().map(|m| &m.to)),
-    );
+    let mut affected = above(marking, joined.iter().map(|(_, node)| node).chain(moved.iter().map(|m| &m.to)));
     affected.extend(&lost);
-    let mut planner = Planner {
-        marking,
-        lost,
-        new: BTreeSet::new(),
-        used_leaves: BTreeSet::new(),
-    };
-    let updates = affected
-        .iter()
-        .rev()
-        .filter_map(|node| planner.update(*node))
-        .collect();
+    let mut planner = Planner { marking, lost, new: BTreeSet::new(), used_leaves: BTreeSet::new() };
+    let updates = affected.iter().rev().filter_map(|node| planner.update(*node)).collect();
     let advanced_leaves: Vec<KeyRef> = planner.used_leaves.into_iter().collect();
     for leaf in &advanced_leaves {
         marking.renew(leaf.node);
@@ -44,11 +29,7 @@ pub(crate) fn plan(marking: &mut Marking<'_>) -> Plan {
         degree: marking.tree.degree,
         largest_knode: marking.largest_knode(),
         joined,
-        left: marking
-            .left
-            .iter()
-            .map(|(node, member)| (*member, *node))
-            .collect(),
+        left: marking.left.iter().map(|(node, member)| (*member, *node)).collect(),
         moved,
         updates,
         advanced_leaves,
@@ -59,15 +40,9 @@ pub(crate) fn plan(marking: &mut Marking<'_>) -> Plan {
 fn leaves(marking: &Marking<'_>) -> (Vec<(MemberId, NodeId)>, Vec<Move>) {
     let (mut joined, mut moved) = (Vec::new(), Vec::new());
     for (member, to) in marking.placed() {
-        let fresh = marking
-            .slot(to)
-            .is_some_and(|slot| slot.version() == marking.epoch);
+        let fresh = marking.slot(to).is_some_and(|slot| slot.version() == marking.epoch);
         match marking.tree.members.get(&member) {
-            Some(from) if !fresh => moved.push(Move {
-                member,
-                from: *from,
-                to,
-            }),
+            Some(from) if !fresh => moved.push(Move { member, from: *from, to }),
             _ => joined.push((member, to)),
         }
     }
@@ -109,21 +84,14 @@ impl Planner<'_, '_> {
         };
         let update = match (self.marking.tree.strategy, old) {
             (Strategy::Group, None) => self.wrapped(node, None),
-            (Strategy::Group, Some(version)) => Update {
-                node,
-                source: Source::Fresh,
-                wraps: vec![KeyRef { node, version }],
-            },
+            (Strategy::Group, Some(version)) => {
+                Update { node, source: Source::Fresh, wraps: vec![KeyRef { node, version }] }
+            }
             (Strategy::Chain, None) => {
-                let child =
-                    children(node, self.marking.tree.degree).find(|child| self.new.contains(child));
+                let child = children(node, self.marking.tree.degree).find(|child| self.new.contains(child));
                 self.wrapped(node, child)
             }
-            (Strategy::Chain, Some(from)) => Update {
-                node,
-                source: Source::Advance { from },
-                wraps: Vec::new(),
-            },
+            (Strategy::Chain, Some(from)) => Update { node, source: Source::Advance { from }, wraps: Vec::new() },
         };
         if old.is_none() {
             self.new.insert(node);
@@ -135,16 +103,11 @@ impl Planner<'_, '_> {
     /// A secret derived from one child or from none, and wrapped for all others but fresh leaves.
     fn wrapped(&mut self, node: NodeId, derived_from: Option<NodeId>) -> Update {
         let mut wraps = Vec::new();
-        for child in
-            children(node, self.marking.tree.degree).filter(|child| Some(*child) != derived_from)
-        {
+        for child in children(node, self.marking.tree.degree).filter(|child| Some(*child) != derived_from) {
             let Some(slot) = self.marking.slot(child) else {
                 continue;
             };
-            let kek = KeyRef {
-                node: child,
-                version: slot.version(),
-            };
+            let kek = KeyRef { node: child, version: slot.version() };
             if slot.is_knode() {
                 wraps.push(kek);
             } else if kek.version != self.marking.epoch {
@@ -153,10 +116,6 @@ impl Planner<'_, '_> {
             }
         }
         let source = derived_from.map_or(Source::Fresh, |child| Source::Derive { child });
-        Update {
-            node,
-            source,
-            wraps,
-        }
+        Update { node, source, wraps }
     }
 }

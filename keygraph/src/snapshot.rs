@@ -71,24 +71,12 @@ impl Tree {
                 return Err(SnapshotError::RepeatedMember { member: *member });
             }
         }
-        Ok(Self {
-            degree,
-            strategy,
-            epoch,
-            largest_knode,
-            slots: by_place,
-            members,
-            gaps,
-        })
+        Ok(Self { degree, strategy, epoch, largest_knode, slots: by_place, members, gaps })
     }
 }
 
 /// Checks every slot against the one above it; returns the largest k-node.
-fn check_shape(
-    degree: Degree,
-    epoch: Version,
-    slots: &BTreeMap<NodeId, Slot>,
-) -> Result<NodeId, SnapshotError> {
+fn check_shape(degree: Degree, epoch: Version, slots: &BTreeMap<NodeId, Slot>) -> Result<NodeId, SnapshotError> {
     let mut with_children = BTreeSet::from([NodeId::ROOT]);
     let mut largest_knode = None;
     for (&node, slot) in slots {
@@ -103,34 +91,23 @@ fn check_shape(
             },
         };
         if slot.version() > limit {
-            return Err(SnapshotError::Version {
-                node,
-                version: slot.version(),
-                limit,
-            });
+            return Err(SnapshotError::Version { node, version: slot.version(), limit });
         }
         if slot.is_knode() {
             largest_knode = Some(node);
         }
     }
     let root = slots.get(&NodeId::ROOT).is_some_and(Slot::is_knode);
-    let largest_knode = largest_knode
-        .filter(|_| root)
-        .ok_or(SnapshotError::NoRoot)?;
+    let largest_knode = largest_knode.filter(|_| root).ok_or(SnapshotError::NoRoot)?;
     if last_child(largest_knode, degree).is_none() {
-        return Err(SnapshotError::TooLarge {
-            node: largest_knode,
-        });
+        return Err(SnapshotError::TooLarge { node: largest_knode });
     }
     for (&node, slot) in slots {
         if slot.is_knode() && !with_children.contains(&node) {
             return Err(SnapshotError::Childless { node });
         }
         if !slot.is_knode() && node < largest_knode {
-            return Err(SnapshotError::Misplaced {
-                node,
-                largest_knode,
-            });
+            return Err(SnapshotError::Misplaced { node, largest_knode });
         }
     }
     Ok(largest_knode)

@@ -67,18 +67,11 @@ impl Tree {
             return Err(ChangeError::Empty);
         }
         if epoch <= self.epoch {
-            return Err(ChangeError::Epoch {
-                epoch,
-                tree: self.epoch,
-            });
+            return Err(ChangeError::Epoch { epoch, tree: self.epoch });
         }
         let mut marking = Marking::run(self, changes, epoch)?;
         let plan = planner::plan(&mut marking);
-        Ok(Staged {
-            base: self.epoch,
-            plan,
-            difference: marking.difference(),
-        })
+        Ok(Staged { base: self.epoch, plan, difference: marking.difference() })
     }
 
     /// Makes a staged change the tree's state and hands out its plan.
@@ -87,10 +80,7 @@ impl Tree {
     /// epoch is not noticed.)
     pub fn merge(&mut self, staged: Staged) -> Result<Plan, StaleStage> {
         if staged.base != self.epoch {
-            return Err(StaleStage {
-                staged: staged.base,
-                tree: self.epoch,
-            });
+            return Err(StaleStage { staged: staged.base, tree: self.epoch });
         }
         self.apply(staged.difference);
         self.epoch = staged.plan.epoch;
@@ -105,26 +95,18 @@ impl Tree {
     /// The names of all secrets that the member holds: its leaf's first, the root's last.
     pub fn path(&self, member: MemberId) -> Option<Vec<KeyRef>> {
         let leaf = self.members.get(&member)?;
-        path_to_root(*leaf, self.degree)
-            .map(|node| self.key(node))
-            .collect()
+        path_to_root(*leaf, self.degree).map(|node| self.key(node)).collect()
     }
 
     /// The name of the secret that stands at a place; `None` where nothing stands.
     pub fn key(&self, node: NodeId) -> Option<KeyRef> {
-        self.slots.get(&node).map(|slot| KeyRef {
-            node,
-            version: slot.version(),
-        })
+        self.slots.get(&node).map(|slot| KeyRef { node, version: slot.version() })
     }
 
     /// The name of the root secret. Every change makes it new.
     pub fn root(&self) -> KeyRef {
         // The root always stands, and every plan ends with it.
-        self.key(NodeId::ROOT).unwrap_or(KeyRef {
-            node: NodeId::ROOT,
-            version: self.epoch,
-        })
+        self.key(NodeId::ROOT).unwrap_or(KeyRef { node: NodeId::ROOT, version: self.epoch })
     }
 
     /// The epoch of the last change.
@@ -175,9 +157,7 @@ impl Tree {
     /// Edges from the deepest leaf to the root; 0 without members.
     pub fn height(&self) -> usize {
         // Ids rise level by level, so the largest is among the deepest.
-        self.slots
-            .last_key_value()
-            .map_or(0, |(last, _)| path_to_root(*last, self.degree).count() - 1)
+        self.slots.last_key_value().map_or(0, |(last, _)| path_to_root(*last, self.degree).count() - 1)
     }
 
     fn apply(&mut self, difference: Difference) {

@@ -57,11 +57,7 @@ impl Degree {
 
     /// Checks the bounds.
     pub fn new(degree: u8) -> Result<Self, DegreeError> {
-        if (Self::MIN..=Self::MAX).contains(&degree) {
-            Ok(Self(degree))
-        } else {
-            Err(DegreeError { degree })
-        }
+        if (Self::MIN..=Self::MAX).contains(&degree) { Ok(Self(degree)) } else { Err(DegreeError { degree }) }
     }
 
     /// The number.
@@ -104,9 +100,7 @@ impl FromStr for Strategy {
             "group" => Ok(Self::Group),
             "chain" => Ok(Self::Chain),
             // A name from a configuration is quoted in the error, but not at any length.
-            _ => Err(UnknownStrategy {
-                name: name.chars().take(32).collect(),
-            }),
+            _ => Err(UnknownStrategy { name: name.chars().take(32).collect() }),
         }
     }
 }

@@ -1,11 +1,6 @@
 //! The tree is that of the marking algorithm, written down naively: every place in one array, every step a scan.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "a test fails by panicking"
-)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
 mod common;
 
@@ -22,38 +17,15 @@ struct Naive {
 
 impl Naive {
     fn nk(&self) -> u32 {
-        self.nodes
-            .iter()
-            .filter(|(_, member)| member.is_none())
-            .map(|(node, _)| *node)
-            .max()
-            .unwrap()
+        self.nodes.iter().filter(|(_, member)| member.is_none()).map(|(node, _)| *node).max().unwrap()
     }
 
     fn batch(&mut self, changes: &[Change]) {
-        let mut joins = changes.iter().filter_map(|c| {
-            if let Change::Join(m) = c {
-                Some(*m)
-            } else {
-                None
-            }
-        });
-        let gone: BTreeSet<MemberId> = changes
-            .iter()
-            .filter_map(|c| {
-                if let Change::Leave(m) = c {
-                    Some(*m)
-                } else {
-                    None
-                }
-            })
-            .collect();
-        let places: Vec<u32> = self
-            .nodes
-            .iter()
-            .filter(|(_, m)| m.is_some_and(|m| gone.contains(&m)))
-            .map(|(node, _)| *node)
-            .collect();
+        let mut joins = changes.iter().filter_map(|c| if let Change::Join(m) = c { Some(*m) } else { None });
+        let gone: BTreeSet<MemberId> =
+            changes.iter().filter_map(|c| if let Change::Leave(m) = c { Some(*m) } else { None }).collect();
+        let places: Vec<u32> =
+            self.nodes.iter().filter(|(_, m)| m.is_some_and(|m| gone.contains(&m))).map(|(node, _)| *node).collect();
         for place in &places {
             match joins.next() {
                 Some(member) => self.nodes.insert(*place, Some(member)),
@@ -65,12 +37,7 @@ impl Naive {
                 && node != 0
                 && (d * node + 1..=d * node + d).all(|c| !nodes.contains_key(&c))
         };
-        while let Some(node) = self
-            .nodes
-            .keys()
-            .copied()
-            .find(|node| childless(&self.nodes, *node, self.d))
-        {
+        while let Some(node) = self.nodes.keys().copied().find(|node| childless(&self.nodes, *node, self.d)) {
             self.nodes.remove(&node);
         }
         for member in joins {
@@ -102,10 +69,7 @@ fn the_same_tree_as_the_naive_algorithm() {
             let mut rng = Rng(seed);
             let strategy = STRATEGIES[usize::from(rng.below(2) == 1)];
             let mut world = World::new(Tree::new(degree(d), strategy, 0));
-            let mut naive = Naive {
-                d: d.into(),
-                nodes: BTreeMap::from([(0, None)]),
-            };
+            let mut naive = Naive { d: d.into(), nodes: BTreeMap::from([(0, None)]) };
             for step in 0..100 {
                 let batch = random_batch(&mut rng, &world.tree, 60);
                 world.step(&batch);
@@ -114,30 +78,15 @@ fn the_same_tree_as_the_naive_algorithm() {
                     .tree
                     .slots()
                     .map(|(node, slot)| {
-                        (
-                            node.0,
-                            if let Slot::UNode { member, .. } = slot {
-                                Some(member)
-                            } else {
-                                None
-                            },
-                        )
+                        (node.0, if let Slot::UNode { member, .. } = slot { Some(member) } else { None })
                     })
                     .collect();
-                assert_eq!(
-                    tree, naive.nodes,
-                    "KEYGRAPH_SEED={seed}, degree {d}, step {step}: {batch:?}"
-                );
+                assert_eq!(tree, naive.nodes, "KEYGRAPH_SEED={seed}, degree {d}, step {step}: {batch:?}");
                 assert_eq!(world.tree.largest_knode().0, naive.nk());
-                let users = tree
-                    .iter()
-                    .filter(|(_, m)| m.is_some())
-                    .map(|(node, _)| u64::from(*node));
+                let users = tree.iter().filter(|(_, m)| m.is_some()).map(|(node, _)| u64::from(*node));
                 let (nk, d) = (u64::from(naive.nk()), u64::from(d));
                 assert!(
-                    users
-                        .into_iter()
-                        .all(|node| nk < node && node <= d * nk + d),
+                    users.into_iter().all(|node| nk < node && node <= d * nk + d),
                     "KEYGRAPH_SEED={seed}, degree {d}"
                 );
             }
@@ -150,14 +99,9 @@ fn a_tree_built_at_once_is_one_batch_of_joins() {
     for d in [2, 3, 4, 8] {
         for count in [1, 2, 3, 7, 8, 9, 50, 257] {
             for strategy in STRATEGIES {
-                let filled =
-                    Tree::filled(degree(d), strategy, 5, common::members(0..count)).unwrap();
+                let filled = Tree::filled(degree(d), strategy, 5, common::members(0..count)).unwrap();
                 let mut world = World::new(Tree::new(degree(d), strategy, 4));
-                world.step(
-                    &common::members(0..count)
-                        .map(Change::Join)
-                        .collect::<Vec<_>>(),
-                );
+                world.step(&common::members(0..count).map(Change::Join).collect::<Vec<_>>());
                 assert_eq!(world.tree, filled, "degree {d}, {count} members");
             }
         }

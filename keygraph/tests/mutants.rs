@@ -1,11 +1,6 @@
 //! Plans with a fault, and the same check of secrecy that the true ones pass: each must be caught.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "a test fails by panicking"
-)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
 mod common;
 
@@ -21,20 +16,11 @@ fn caught(d: u8, strategy: Strategy, batches: &[&[Change]], mutate: impl Fn(&mut
         before = world.tree.clone();
         world.step(batch);
     }
-    assert_eq!(
-        world.leak(),
-        None,
-        "the honest plans, degree {d}, {strategy}"
-    );
+    assert_eq!(world.leak(), None, "the honest plans, degree {d}, {strategy}");
     let honest = world.plans.last().unwrap().clone();
     mutate(world.plans.last_mut().unwrap(), &before);
     assert_ne!(world.plans.last(), Some(&honest), "the mutant differs");
-    assert_eq!(
-        world.leak(),
-        Some(world.tree.epoch()),
-        "the mutant, degree {d}, {strategy}: {:#?}",
-        world.plans.last()
-    );
+    assert_eq!(world.leak(), Some(world.tree.epoch()), "the mutant, degree {d}, {strategy}: {:#?}", world.plans.last());
 }
 
 const LEAVER: MemberId = MemberId(11);
@@ -62,14 +48,9 @@ fn skip(plan: &mut Plan, before: &Tree, skipped: NodeId) {
 fn one_k_node_is_skipped_on_a_leave() {
     for strategy in STRATEGIES {
         for d in [2, 3, 4] {
-            let path = Tree::filled(degree(d), strategy, 1, members(0..27))
-                .unwrap()
-                .path(LEAVER)
-                .unwrap();
+            let path = Tree::filled(degree(d), strategy, 1, members(0..27)).unwrap().path(LEAVER).unwrap();
             for knode in &path[1..path.len() - 1] {
-                caught(d, strategy, &[&[Leave(LEAVER)]], |plan, before| {
-                    skip(plan, before, knode.node)
-                });
+                caught(d, strategy, &[&[Leave(LEAVER)]], |plan, before| skip(plan, before, knode.node));
             }
         }
     }
@@ -79,20 +60,12 @@ fn one_k_node_is_skipped_on_a_leave() {
 fn a_secret_is_advanced_although_somebody_left() {
     for strategy in STRATEGIES {
         for d in [2, 3, 4] {
-            for batch in [
-                [Leave(LEAVER)].as_slice(),
-                &[Renew(LEAVER)],
-                &[Leave(LEAVER), Join(LEAVER)],
-            ] {
+            for batch in [[Leave(LEAVER)].as_slice(), &[Renew(LEAVER)], &[Leave(LEAVER), Join(LEAVER)]] {
                 for height in 0..2 {
                     caught(d, strategy, &[batch], |plan, before| {
                         let path = before.path(LEAVER).unwrap();
                         let old = path[path.len() - 1 - height];
-                        let update = plan
-                            .updates
-                            .iter_mut()
-                            .find(|update| update.node == old.node)
-                            .unwrap();
+                        let update = plan.updates.iter_mut().find(|update| update.node == old.node).unwrap();
                         update.source = Source::Advance { from: old.version };
                     });
                 }
@@ -117,11 +90,7 @@ fn a_secret_is_derived_from_a_child_that_kept_its_own() {
 fn a_secret_is_wrapped_under_the_leavers_leaf() {
     for strategy in STRATEGIES {
         for d in [2, 3, 4] {
-            for batch in [
-                [Leave(LEAVER)].as_slice(),
-                &[Leave(LEAVER), Join(MemberId(99))],
-                &[Renew(LEAVER)],
-            ] {
+            for batch in [[Leave(LEAVER)].as_slice(), &[Leave(LEAVER), Join(MemberId(99))], &[Renew(LEAVER)]] {
                 caught(d, strategy, &[batch], |plan, before| {
                     plan.updates[0].wraps.push(before.leaf(LEAVER).unwrap());
                 });
@@ -146,10 +115,7 @@ fn a_leaver_who_was_moved_keeps_a_wrap() {
         // 27 members fill a tree of degree 3, so the next joiner displaces the first leaf.
         let first = NodeId(13);
         let tree = Tree::filled(degree(3), strategy, 1, members(0..27)).unwrap();
-        let displaced = tree
-            .members()
-            .find(|m| tree.leaf(*m).unwrap().node == first)
-            .unwrap();
+        let displaced = tree.members().find(|m| tree.leaf(*m).unwrap().node == first).unwrap();
         let batches: [&[Change]; 2] = [&[Join(MemberId(99))], &[Leave(displaced)]];
         caught(3, strategy, &batches, |plan, before| {
             plan.updates[0].wraps.push(before.leaf(displaced).unwrap());
@@ -168,10 +134,6 @@ fn a_joiner_is_given_the_old_root() {
         world.step(&[Join(LEAVER)]);
         assert_eq!(world.leak(), None);
         world.grants.last_mut().unwrap().keys.push(old);
-        assert_eq!(
-            world.leak(),
-            Some(3),
-            "the epoch before the join, {strategy}"
-        );
+        assert_eq!(world.leak(), Some(3), "the epoch before the join, {strategy}");
     }
 }

@@ -1,11 +1,6 @@
 //! What is wrong with a request is said, and the tree stays as it was.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "a test fails by panicking"
-)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
 mod common;
 
@@ -23,62 +18,22 @@ fn lists_that_make_no_sense() {
     let cases: &[(&[Change], ChangeError)] = &[
         (&[], ChangeError::Empty),
         (&[Join(one)], ChangeError::AlreadyMember { member: one }),
-        (
-            &[Refresh, Leave(stranger)],
-            ChangeError::NotMember { member: stranger },
-        ),
-        (
-            &[Renew(stranger)],
-            ChangeError::NotMember { member: stranger },
-        ),
-        (
-            &[Leave(stranger), Join(stranger)],
-            ChangeError::NotMember { member: stranger },
-        ),
-        (
-            &[Leave(one), Leave(one)],
-            ChangeError::Repeated { member: one },
-        ),
-        (
-            &[Leave(one), Leave(two), Renew(one)],
-            ChangeError::Repeated { member: one },
-        ),
-        (
-            &[Renew(one), Renew(one)],
-            ChangeError::Repeated { member: one },
-        ),
-        (
-            &[Renew(one), Join(one)],
-            ChangeError::Repeated { member: one },
-        ),
-        (
-            &[Join(stranger), Join(stranger)],
-            ChangeError::Repeated { member: stranger },
-        ),
-        (
-            &[Join(stranger), Leave(stranger)],
-            ChangeError::Repeated { member: stranger },
-        ),
-        (
-            &[Leave(one), Join(one), Join(one)],
-            ChangeError::Repeated { member: one },
-        ),
-        (
-            &[Leave(one), Join(one), Leave(one)],
-            ChangeError::Repeated { member: one },
-        ),
+        (&[Refresh, Leave(stranger)], ChangeError::NotMember { member: stranger }),
+        (&[Renew(stranger)], ChangeError::NotMember { member: stranger }),
+        (&[Leave(stranger), Join(stranger)], ChangeError::NotMember { member: stranger }),
+        (&[Leave(one), Leave(one)], ChangeError::Repeated { member: one }),
+        (&[Leave(one), Leave(two), Renew(one)], ChangeError::Repeated { member: one }),
+        (&[Renew(one), Renew(one)], ChangeError::Repeated { member: one }),
+        (&[Renew(one), Join(one)], ChangeError::Repeated { member: one }),
+        (&[Join(stranger), Join(stranger)], ChangeError::Repeated { member: stranger }),
+        (&[Join(stranger), Leave(stranger)], ChangeError::Repeated { member: stranger }),
+        (&[Leave(one), Join(one), Join(one)], ChangeError::Repeated { member: one }),
+        (&[Leave(one), Join(one), Leave(one)], ChangeError::Repeated { member: one }),
     ];
     for (changes, expected) in cases {
-        assert_eq!(
-            tree().stage(changes, 6).unwrap_err(),
-            *expected,
-            "{changes:?}"
-        );
+        assert_eq!(tree().stage(changes, 6).unwrap_err(), *expected, "{changes:?}");
     }
-    assert_eq!(
-        tree().stage(&[Refresh], 5).unwrap_err(),
-        ChangeError::Epoch { epoch: 5, tree: 5 }
-    );
+    assert_eq!(tree().stage(&[Refresh], 5).unwrap_err(), ChangeError::Epoch { epoch: 5, tree: 5 });
     let twice = Tree::filled(degree(3), Strategy::Chain, 5, members([1, 2, 1]));
     assert_eq!(twice, Err(ChangeError::Repeated { member: one }));
 }
@@ -87,9 +42,7 @@ fn lists_that_make_no_sense() {
 fn a_stage_is_a_value() {
     let mut tree = tree();
     let before = tree.clone();
-    let dropped = tree
-        .stage(&[Leave(MemberId(3)), Join(MemberId(40))], 6)
-        .unwrap();
+    let dropped = tree.stage(&[Leave(MemberId(3)), Join(MemberId(40))], 6).unwrap();
     assert_eq!(tree, before);
     drop(dropped);
     let late = tree.stage(&[Leave(MemberId(1))], 7).unwrap();
@@ -108,10 +61,7 @@ fn a_strategy_takes_effect_at_the_next_stage() {
     let staged = tree.stage(&[Leave(MemberId(1))], 6).unwrap();
     tree.set_strategy(Strategy::Group);
     assert_eq!(common::wraps(staged.plan()), 4);
-    assert_eq!(
-        common::wraps(tree.stage(&[Leave(MemberId(1))], 6).unwrap().plan()),
-        5
-    );
+    assert_eq!(common::wraps(tree.stage(&[Leave(MemberId(1))], 6).unwrap().plan()), 5);
     assert!(tree.merge(staged).is_ok());
 }
 
@@ -124,9 +74,6 @@ fn names_and_numbers() {
         assert_eq!(strategy.to_string().parse(), Ok(strategy));
     }
     let error = "Chain".parse::<Strategy>().unwrap_err();
-    assert_eq!(
-        error.to_string(),
-        "`Chain` is no rekeying strategy: expected `group` or `chain`"
-    );
+    assert_eq!(error.to_string(), "`Chain` is no rekeying strategy: expected `group` or `chain`");
     assert!("x".repeat(1000).parse::<Strategy>().unwrap_err().name.len() <= 32);
 }

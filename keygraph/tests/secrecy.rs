@@ -1,11 +1,6 @@
 //! For every epoch, all principals without a right to it, with every plan ever sent, do not reach its root.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "a test fails by panicking"
-)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
 mod common;
 
@@ -21,23 +16,16 @@ fn of_long_random_runs() {
             for strategy in STRATEGIES {
                 let mut rng = Rng(seed);
                 let start = rng.below(30);
-                let mut world =
-                    World::new(Tree::filled(degree(d), strategy, 1, members(0..start)).unwrap());
+                let mut world = World::new(Tree::filled(degree(d), strategy, 1, members(0..start)).unwrap());
                 for _ in 0..60 {
                     // Half the runs change horses in midstream.
                     if seed % 2 == 1 && rng.below(8) == 0 {
-                        world
-                            .tree
-                            .set_strategy(STRATEGIES[usize::from(rng.below(2) == 1)]);
+                        world.tree.set_strategy(STRATEGIES[usize::from(rng.below(2) == 1)]);
                     }
                     let batch = random_batch(&mut rng, &world.tree, 40);
                     world.step(&batch);
                 }
-                assert_eq!(
-                    world.leak(),
-                    None,
-                    "KEYGRAPH_SEED={seed}, degree {d}, {strategy}"
-                );
+                assert_eq!(world.leak(), None, "KEYGRAPH_SEED={seed}, degree {d}, {strategy}");
             }
         }
     }
@@ -49,17 +37,13 @@ fn of_a_refresh() {
     for d in [2, 3, 4] {
         for strategy in STRATEGIES {
             for others in [vec![], vec![Join(MemberId(50))], vec![Leave(MemberId(3))]] {
-                let mut world =
-                    World::new(Tree::filled(degree(d), strategy, 1, members(0..12)).unwrap());
+                let mut world = World::new(Tree::filled(degree(d), strategy, 1, members(0..12)).unwrap());
                 let batch = [vec![Refresh], others].concat();
                 world.step(&batch);
                 let mut thief = Knowledge::new();
                 world.plans.iter().for_each(|plan| thief.observe(plan));
                 thief.learn(world.roots[0]);
-                assert!(
-                    !thief.reaches(world.roots[1]),
-                    "degree {d}, {strategy}, {batch:?}"
-                );
+                assert!(!thief.reaches(world.roots[1]), "degree {d}, {strategy}, {batch:?}");
             }
         }
     }
@@ -119,14 +103,9 @@ fn batches(world: &World, ids: u32) -> Vec<Vec<Change>> {
     singles.retain(|change| known(change, first));
     pairs.retain(|pair| {
         known(&pair[0], first)
-            && (known(&pair[1], first)
-                || known(&pair[1], second) && matches!(pair[0], Join(m) if Some(m) == first))
+            && (known(&pair[1], first) || known(&pair[1], second) && matches!(pair[0], Join(m) if Some(m) == first))
     });
-    singles
-        .into_iter()
-        .map(|change| vec![change])
-        .chain(pairs)
-        .collect()
+    singles.into_iter().map(|change| vec![change]).chain(pairs).collect()
 }
 
 fn who(change: &Change) -> Option<MemberId> {
@@ -137,10 +116,7 @@ fn who(change: &Change) -> Option<MemberId> {
 }
 
 fn exhaust(strategy: Strategy, d: u8, start: u32, ids: u32, depth: u32) {
-    let mut scope = Scope {
-        sequences: 0,
-        epochs: 0,
-    };
+    let mut scope = Scope { sequences: 0, epochs: 0 };
     let world = World::new(Tree::filled(degree(d), strategy, 1, members(0..start)).unwrap());
     scope.explore(&world, ids, depth);
     let Scope { sequences, epochs } = scope;

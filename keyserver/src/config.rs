@@ -185,21 +185,12 @@ impl Checked {
         ] {
             *path = folder.join(&*path);
         }
-        let credentials =
-            Credentials::load(&file.tls).map_err(|e| ConfigError::invalid("tls", e))?;
-        let noise =
-            StaticKey::load(&file.noise_key).map_err(|e| ConfigError::invalid("noise_key", e))?;
-        let seed = secret_file::read(&file.signing_key)
-            .map_err(|e| ConfigError::invalid("signing_key", e))?;
-        let signing =
-            SigningKey::from_seed(&seed).map_err(|e| ConfigError::invalid("signing_key", e))?;
+        let credentials = Credentials::load(&file.tls).map_err(|e| ConfigError::invalid("tls", e))?;
+        let noise = StaticKey::load(&file.noise_key).map_err(|e| ConfigError::invalid("noise_key", e))?;
+        let seed = secret_file::read(&file.signing_key).map_err(|e| ConfigError::invalid("signing_key", e))?;
+        let signing = SigningKey::from_seed(&seed).map_err(|e| ConfigError::invalid("signing_key", e))?;
         let core = file.core(signing)?;
-        Ok(Self {
-            core,
-            file,
-            credentials,
-            noise,
-        })
+        Ok(Self { core, file, credentials, noise })
     }
 }
 
@@ -208,37 +199,19 @@ impl FileConfig {
         name("name", &self.name)?;
         in_range("ttl", self.ttl, 1..=255)?;
         in_range("units_per_second", self.units_per_second, 10..=1_000_000)?;
-        in_range(
-            "number of [[registrar]] tables",
-            self.registrar.len(),
-            1..=1_000,
-        )?;
-        in_range(
-            "number of [[group]] tables",
-            self.group.len(),
-            1..=MAX_GROUPS,
-        )?;
+        in_range("number of [[registrar]] tables", self.registrar.len(), 1..=1_000)?;
+        in_range("number of [[group]] tables", self.group.len(), 1..=MAX_GROUPS)?;
         let registrars = (self.registrar.iter())
             .map(|registrar| {
-                let identity = Identity::parse(&registrar.identity)
-                    .map_err(|e| ConfigError::invalid("registrar.identity", e))?;
-                Ok((
-                    identity,
-                    patterns("registrar.may_register", &registrar.may_register)?,
-                ))
+                let identity =
+                    Identity::parse(&registrar.identity).map_err(|e| ConfigError::invalid("registrar.identity", e))?;
+                Ok((identity, patterns("registrar.may_register", &registrar.may_register)?))
             })
             .collect::<Result<Vec<_>, ConfigError>>()?;
-        unique(
-            "registrar.identity",
-            self.registrar.iter().map(|registrar| &registrar.identity),
-        )?;
+        unique("registrar.identity", self.registrar.iter().map(|registrar| &registrar.identity))?;
         unique("group.id", self.group.iter().map(|group| group.id))?;
         unique("group.name", self.group.iter().map(|group| &group.name))?;
-        let groups = self
-            .group
-            .iter()
-            .map(GroupFileConfig::check)
-            .collect::<Result<_, _>>()?;
+        let groups = self.group.iter().map(GroupFileConfig::check).collect::<Result<_, _>>()?;
         Ok(core::Config {
             name: self.name.clone(),
             registrars,
@@ -255,37 +228,22 @@ impl GroupFileConfig {
         name(&key("name"), &self.name)?;
         in_range(key("id"), self.id, 1..=u32::MAX)?;
         let SocketAddr::V4(address) = self.address else {
-            return Err(ConfigError::invalid(
-                key("address"),
-                "an IPv4 multicast address is needed",
-            ));
+            return Err(ConfigError::invalid(key("address"), "an IPv4 multicast address is needed"));
         };
         if !address.ip().is_multicast() || address.port() == 0 {
-            return Err(ConfigError::invalid(
-                key("address"),
-                "not a multicast address with a port",
-            ));
+            return Err(ConfigError::invalid(key("address"), "not a multicast address with a port"));
         }
-        let millis = |field, value, low, high| {
-            in_range(key(field), value, low..=high).map(Duration::from_millis)
-        };
-        let repair: RepairScheme = self
-            .repair
-            .parse()
-            .map_err(|e| ConfigError::invalid(key("repair"), e))?;
+        let millis = |field, value, low, high| in_range(key(field), value, low..=high).map(Duration::from_millis);
+        let repair: RepairScheme = self.repair.parse().map_err(|e| ConfigError::invalid(key("repair"), e))?;
         // What the scheme cannot do for the largest message it must not promise for any.
-        fec::Layout::new(fec::MAX_MESSAGE, &repair)
-            .map_err(|e| ConfigError::invalid(key("repair"), e))?;
+        fec::Layout::new(fec::MAX_MESSAGE, &repair).map_err(|e| ConfigError::invalid(key("repair"), e))?;
         in_range(key("refresh_s"), self.refresh_s, 0..=31_536_000)?;
         Ok(core::GroupConfig {
             id: GroupId(self.id),
             name: self.name.clone(),
             destination: self.address,
             degree: Degree::new(self.degree).map_err(|e| ConfigError::invalid(key("degree"), e))?,
-            strategy: self
-                .strategy
-                .parse()
-                .map_err(|e| ConfigError::invalid(key("strategy"), e))?,
+            strategy: self.strategy.parse().map_err(|e| ConfigError::invalid(key("strategy"), e))?,
             repair,
             allow: patterns(&key("allow"), &self.allow)?,
             max_members: in_range(key("max_members"), self.max_members, 1..=1_000_000)?,
@@ -301,29 +259,19 @@ impl GroupFileConfig {
 
 fn name(key: &str, name: &str) -> Result<(), ConfigError> {
     in_range(format!("{key}: length"), name.len(), 1..=MAX_NAME)?;
-    match name
-        .chars()
-        .all(|c| c.is_ascii_alphanumeric() || "._-".contains(c))
-    {
+    match name.chars().all(|c| c.is_ascii_alphanumeric() || "._-".contains(c)) {
         true => Ok(()),
-        false => Err(ConfigError::invalid(
-            key,
-            "only letters, digits, `.`, `_`, `-`",
-        )),
+        false => Err(ConfigError::invalid(key, "only letters, digits, `.`, `_`, `-`")),
     }
 }
 
 fn patterns(key: &str, texts: &[String]) -> Result<Vec<IdentityPattern>, ConfigError> {
     in_range(format!("{key}: number of entries"), texts.len(), 1..=10_000)?;
-    let parse =
-        |text: &String| IdentityPattern::parse(text).map_err(|e| ConfigError::invalid(key, e));
+    let parse = |text: &String| IdentityPattern::parse(text).map_err(|e| ConfigError::invalid(key, e));
     texts.iter().map(parse).collect()
 }
 
-fn unique<T: Ord + std::fmt::Debug>(
-    key: &str,
-    values: impl Iterator<Item = T>,
-) -> Result<(), ConfigError> {
+fn unique<T: Ord + std::fmt::Debug>(key: &str, values: impl Iterator<Item = T>) -> Result<(), ConfigError> {
     let mut seen = BTreeSet::new();
     for value in values {
         let text = format!("{value:?} stands here twice");

@@ -58,12 +58,8 @@ pub(crate) fn status(args: &StatusArgs) -> ExitCode {
 }
 
 pub(crate) fn members(args: &GroupArgs) -> ExitCode {
-    order(
-        &args.server,
-        &format!("/v1/groups/{}/members", args.group),
-        None,
-        |answer| {
-            println!("{:>10}{:>13}  identity", "id", "since epoch");
+    order(&args.server, &format!("/v1/groups/{}/members", args.group), None, |answer| {
+        println!("{:>10}{:>13}  identity", "id", "since epoch");
         for member in answer["members"].as_array().into_iter().flatten() {
             let [id, epoch, identity] = ["client_id", "joined_epoch", "identity"].map(|field| text(&member[field]));
             println!("{id:>10}{epoch:>13}  {identity}");
@@ -72,9 +68,7 @@ pub(crate) fn members(args: &GroupArgs) -> ExitCode {
 }
 
 pub(crate) fn evict(args: &MemberArgs) -> ExitCode {
-    change(args, "evict", |answer| {
-        println!("evicted; epoch {} is the first without it", answer["epoch"])
-    })
+    change(args, "evict", |answer| println!("evicted; epoch {} is the first without it", answer["epoch"]))
 }
 
 pub(crate) fn admit(args: &MemberArgs) -> ExitCode {
@@ -83,9 +77,7 @@ pub(crate) fn admit(args: &MemberArgs) -> ExitCode {
 
 pub(crate) fn refresh(args: &GroupArgs) -> ExitCode {
     let path = format!("/v1/groups/{}/refresh", args.group);
-    order(&args.server, &path, Some(json!({})), |answer| {
-        println!("epoch {}", answer["epoch"])
-    })
+    order(&args.server, &path, Some(json!({})), |answer| println!("epoch {}", answer["epoch"]))
 }
 
 /// A value as people write it.
@@ -95,20 +87,10 @@ fn text(value: &Value) -> String {
 
 fn change(args: &MemberArgs, what: &str, show: impl FnOnce(&Value)) -> ExitCode {
     let path = format!("/v1/groups/{}/{what}", args.group.group);
-    order(
-        &args.group.server,
-        &path,
-        Some(json!({ "identity": args.identity })),
-        show,
-    )
+    order(&args.group.server, &path, Some(json!({ "identity": args.identity })), show)
 }
 
-fn order(
-    args: &StatusArgs,
-    path: &str,
-    body: Option<Value>,
-    show: impl FnOnce(&Value),
-) -> ExitCode {
+fn order(args: &StatusArgs, path: &str, body: Option<Value>, show: impl FnOnce(&Value)) -> ExitCode {
     match blocking(&args.socket, path, body) {
         Ok(answer) => {
             if args.json {
@@ -130,13 +112,7 @@ fn order(
 }
 
 fn blocking(socket: &Path, path: &str, body: Option<Value>) -> Result<Value, AskError> {
-    let unreachable = |source| AskError::Unreachable {
-        socket: socket.display().to_string(),
-        source,
-    };
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(unreachable)?;
+    let unreachable = |source| AskError::Unreachable { socket: socket.display().to_string(), source };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(unreachable)?;
     runtime.block_on(ask(socket, path, body))
 }

@@ -28,12 +28,7 @@ pub(crate) struct Init {
     #[arg(long, value_name = "NAME", default_value = "r1", value_delimiter = ',')]
     registrar: Vec<String>,
     /// Names of members.
-    #[arg(
-        long,
-        value_name = "NAME",
-        default_value = "m1,m2,m3",
-        value_delimiter = ','
-    )]
+    #[arg(long, value_name = "NAME", default_value = "m1,m2,m3", value_delimiter = ',')]
     member: Vec<String>,
     /// Days for which everything holds, 1 to 3650.
     #[arg(long, default_value_t = 30)]
@@ -54,10 +49,6 @@ pub(crate) fn main(command: Command) -> ExitCode {
         return Exit::Usage.into();
     }
     let count = spec.key_servers.len() + spec.registrars.len() + spec.members.len();
-    println!(
-        "{}: an authority, a site key and {count} certificates for {} days",
-        init.dir.display(),
-        spec.days
-    );
+    println!("{}: an authority, a site key and {count} certificates for {} days", init.dir.display(), spec.days);
     Exit::Ok.into()
 }

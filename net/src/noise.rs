@@ -166,8 +166,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> NoiseStream<S> {
     /// The stream failed, or the message is longer than a u32 can say.
     pub async fn send(&mut self, message: &[u8]) -> Result<(), NoiseError> {
         let limit = usize::try_from(u32::MAX).unwrap_or(usize::MAX);
-        let length = u32::try_from(message.len())
-            .map_err(|_| NoiseError::Oversized { length: message.len(), limit })?;
+        let length =
+            u32::try_from(message.len()).map_err(|_| NoiseError::Oversized { length: message.len(), limit })?;
         let (first, rest) = message.split_at(message.len().min(MAX_PLAINTEXT - LENGTH));
         let mut opening = Zeroizing::new(Vec::with_capacity(LENGTH + first.len()));
         opening.extend_from_slice(&length.to_be_bytes());
@@ -185,9 +185,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> NoiseStream<S> {
     /// See [`NoiseError`].
     pub async fn receive(&mut self, max: usize) -> Result<Zeroizing<Vec<u8>>, NoiseError> {
         let opening = self.receive_piece().await?;
-        let (length, first) = opening
-            .split_first_chunk::<LENGTH>()
-            .ok_or(NoiseError::Piece { got: opening.len(), expected: LENGTH })?;
+        let (length, first) =
+            opening.split_first_chunk::<LENGTH>().ok_or(NoiseError::Piece { got: opening.len(), expected: LENGTH })?;
         let length = usize::try_from(u32::from_be_bytes(*length)).unwrap_or(usize::MAX);
         if length > max {
             return Err(NoiseError::Oversized { length, limit: max });

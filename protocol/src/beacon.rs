@@ -51,10 +51,7 @@ impl Beacon {
     /// Reads without verifying, to tell which group is meant.
     pub fn decode(datagram: &[u8]) -> Result<Self, DecodeError> {
         if kind(datagram)? != Kind::Beacon {
-            return Err(DecodeError::Value {
-                what: "type",
-                value: 1,
-            });
+            return Err(DecodeError::Value { what: "type", value: 1 });
         }
         let mut r = Reader::new(&datagram[4..]);
         let context = EpochContext {
@@ -79,9 +76,7 @@ impl Beacon {
 
     /// Verifies the signature of a datagram that [`Beacon::decode`] has read.
     pub fn verify(datagram: &[u8], keys: &[VerifyingKey]) -> Result<(), SignatureError> {
-        let (body, signature) = datagram
-            .split_last_chunk::<SIGNATURE>()
-            .ok_or(SignatureError::Invalid)?;
+        let (body, signature) = datagram.split_last_chunk::<SIGNATURE>().ok_or(SignatureError::Invalid)?;
         verify_any(keys, &signed(body), signature)
     }
 }

@@ -63,14 +63,8 @@ impl<'a> Reader<'a> {
 
     /// The next `n` octets.
     pub fn take(&mut self, n: usize, what: &'static str) -> Result<&'a [u8], DecodeError> {
-        let (head, tail) = self
-            .rest
-            .split_at_checked(n)
-            .ok_or(DecodeError::Truncated {
-                what,
-                need: n,
-                have: self.rest.len(),
-            })?;
+        let (head, tail) =
+            self.rest.split_at_checked(n).ok_or(DecodeError::Truncated { what, need: n, have: self.rest.len() })?;
         self.rest = tail;
         Ok(head)
     }
@@ -78,14 +72,7 @@ impl<'a> Reader<'a> {
     /// The next `N` octets.
     pub fn array<const N: usize>(&mut self, what: &'static str) -> Result<[u8; N], DecodeError> {
         let have = self.rest.len();
-        let (head, tail) = self
-            .rest
-            .split_first_chunk::<N>()
-            .ok_or(DecodeError::Truncated {
-                what,
-                need: N,
-                have,
-            })?;
+        let (head, tail) = self.rest.split_first_chunk::<N>().ok_or(DecodeError::Truncated { what, need: N, have })?;
         self.rest = tail;
         Ok(*head)
     }

@@ -64,17 +64,9 @@ pub fn execute(
     announcement: Announcement,
 ) -> Result<Executed, ExecuteError> {
     if plan.epoch != context.epoch {
-        return Err(ExecuteError::Epoch {
-            plan: plan.epoch,
-            context: context.epoch,
-        });
+        return Err(ExecuteError::Epoch { plan: plan.epoch, context: context.epoch });
     }
-    let mut run = Run {
-        plan,
-        context,
-        held,
-        new: BTreeMap::new(),
-    };
+    let mut run = Run { plan, context, held, new: BTreeMap::new() };
     for (_, leaf) in &plan.joined {
         run.new.insert(*leaf, context.fresh(seed, *leaf));
     }
@@ -90,18 +82,9 @@ pub fn execute(
     }
     let root = run.new.get(&NodeId(0)).ok_or(ExecuteError::NoRoot)?;
     let commitment = context.commit(root);
-    let message = RekeyMessage {
-        commitment,
-        announcement,
-        degree: plan.degree,
-        largest_knode: plan.largest_knode,
-        entries,
-    };
-    Ok(Executed {
-        message,
-        commitment,
-        secrets: run.new,
-    })
+    let message =
+        RekeyMessage { commitment, announcement, degree: plan.degree, largest_knode: plan.largest_knode, entries };
+    Ok(Executed { message, commitment, secrets: run.new })
 }
 
 struct Run<'a, S> {
@@ -116,41 +99,25 @@ impl<S: Secrets> Run<'_, S> {
         Ok(match update.source {
             Source::Fresh => self.context.fresh(seed, update.node),
             Source::Advance { from } => {
-                let from = KeyRef {
-                    node: update.node,
-                    version: from,
-                };
+                let from = KeyRef { node: update.node, version: from };
                 self.context.advance(self.before(from)?, from)
             }
             Source::Derive { child } => {
-                let child = KeyRef {
-                    node: child,
-                    version: self.plan.epoch,
-                };
+                let child = KeyRef { node: child, version: self.plan.epoch };
                 self.context.derive(self.newest(child)?, child, update.node)
             }
         })
     }
 
     fn entry(&self, update: &Update, secret: &NodeSecret) -> Result<Entry, ExecuteError> {
-        let target = KeyRef {
-            node: update.node,
-            version: self.plan.epoch,
-        };
+        let target = KeyRef { node: update.node, version: self.plan.epoch };
         let degree = self.plan.degree;
         let origin = match update.source {
             Source::Fresh => Origin::Fresh,
             Source::Advance { .. } => Origin::Advance,
-            Source::Derive { child } => {
-                Origin::Derive(child_index(child, degree).ok_or(ExecuteError::NoRoot)?)
-            }
+            Source::Derive { child } => Origin::Derive(child_index(child, degree).ok_or(ExecuteError::NoRoot)?),
         };
-        let mut entry = Entry {
-            node: update.node,
-            origin,
-            own: None,
-            children: Vec::new(),
-        };
+        let mut entry = Entry { node: update.node, origin, own: None, children: Vec::new() };
         for kek in &update.wraps {
             let wrapped = wrap(self.context, self.newest(*kek)?, *kek, target, secret);
             if kek.node == update.node {
@@ -174,9 +141,7 @@ impl<S: Secrets> Run<'_, S> {
         // A displaced leaf is named by its new place and still held at its old one.
         let moved = self.plan.moved.iter().find(|m| m.to == key.node);
         let node = moved.map_or(key.node, |m| m.from);
-        self.held
-            .secret(KeyRef { node, ..key })
-            .ok_or(ExecuteError::Missing { key })
+        self.held.secret(KeyRef { node, ..key }).ok_or(ExecuteError::Missing { key })
     }
 }
 
@@ -191,11 +156,7 @@ pub(crate) fn wrap(
     let one_time = context.wrap(kek_secret, kek, target);
     let mut cipher = cbc::Encryptor::<Aes256>::new(&one_time.key.into(), &one_time.iv.into());
     let mut out = [0; WRAP];
-    for (plain, sealed) in secret
-        .expose()
-        .chunks_exact(16)
-        .zip(out.chunks_exact_mut(16))
-    {
+    for (plain, sealed) in secret.expose().chunks_exact(16).zip(out.chunks_exact_mut(16)) {
         let mut block = aes::Block::default();
         block.copy_from_slice(plain);
         cipher.encrypt_block(&mut block);

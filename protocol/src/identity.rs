@@ -27,10 +27,7 @@ impl Identity {
     pub fn parse(text: &str) -> Result<Self, IdentityError> {
         match flaw(text) {
             None => Ok(Self(text.to_owned())),
-            Some(why) => Err(IdentityError {
-                text: text.chars().take(80).collect(),
-                why,
-            }),
+            Some(why) => Err(IdentityError { text: text.chars().take(80).collect(), why }),
         }
     }
 
@@ -135,11 +132,7 @@ mod tests {
 
     #[test]
     fn one_spelling_only() {
-        for good in [
-            "spiffe://demo/member/m1",
-            "spiffe://a.b-c_d/x",
-            "spiffe://d/A/b.c",
-        ] {
+        for good in ["spiffe://demo/member/m1", "spiffe://a.b-c_d/x", "spiffe://d/A/b.c"] {
             assert_eq!(Identity::parse(good).unwrap().as_str(), good);
         }
         let long = format!("spiffe://d/{}", "x".repeat(300));
@@ -172,21 +165,12 @@ mod tests {
         let p = IdentityPattern::parse("spiffe://demo/member/*").unwrap();
         assert!(p.matches(&Identity::parse("spiffe://demo/member/m1").unwrap()));
         assert!(p.matches(&Identity::parse("spiffe://demo/member/a/b").unwrap()));
-        for other in [
-            "spiffe://demo/memberx",
-            "spiffe://demo/member",
-            "spiffe://demo/Member/m1",
-            "spiffe://other/member/m1",
-        ] {
+        for other in
+            ["spiffe://demo/memberx", "spiffe://demo/member", "spiffe://demo/Member/m1", "spiffe://other/member/m1"]
+        {
             assert!(!p.matches(&Identity::parse(other).unwrap()), "{other}");
         }
-        for bad in [
-            "*",
-            "spiffe://*",
-            "spiffe://demo/mem*",
-            "spiffe://demo/../*",
-            "spiffe:///*",
-        ] {
+        for bad in ["*", "spiffe://*", "spiffe://demo/mem*", "spiffe://demo/../*", "spiffe:///*"] {
             assert!(IdentityPattern::parse(bad).is_err(), "{bad}");
         }
     }

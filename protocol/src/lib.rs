@@ -92,10 +92,7 @@ impl TryFrom<u8> for Suite {
     fn try_from(value: u8) -> Result<Self, DecodeError> {
         match value {
             1 => Ok(Self::Aes256),
-            _ => Err(DecodeError::Value {
-                what: "suite",
-                value: value.into(),
-            }),
+            _ => Err(DecodeError::Value { what: "suite", value: value.into() }),
         }
     }
 }

@@ -56,26 +56,12 @@ pub struct KeyPath {
 
 impl KeyPath {
     /// From a sealed reply. Refuses what is not exactly the way from `leaf` to the root.
-    pub fn new(
-        degree: Degree,
-        leaf: NodeId,
-        keys: Vec<(KeyRef, NodeSecret)>,
-    ) -> Result<Self, DecodeError> {
-        let way: Vec<NodeId> =
-            std::iter::successors(Some(leaf), |at| parent(*at, degree)).collect();
-        if leaf.0 == 0
-            || keys.len() != way.len()
-            || keys.iter().zip(&way).any(|((key, _), at)| key.node != *at)
-        {
-            return Err(DecodeError::Value {
-                what: "path of leaf",
-                value: leaf.0.into(),
-            });
+    pub fn new(degree: Degree, leaf: NodeId, keys: Vec<(KeyRef, NodeSecret)>) -> Result<Self, DecodeError> {
+        let way: Vec<NodeId> = std::iter::successors(Some(leaf), |at| parent(*at, degree)).collect();
+        if leaf.0 == 0 || keys.len() != way.len() || keys.iter().zip(&way).any(|((key, _), at)| key.node != *at) {
+            return Err(DecodeError::Value { what: "path of leaf", value: leaf.0.into() });
         }
-        let keys = keys
-            .into_iter()
-            .map(|(key, secret)| (key.node, (key.version, secret)))
-            .collect();
+        let keys = keys.into_iter().map(|(key, secret)| (key.node, (key.version, secret))).collect();
         Ok(Self { degree, leaf, keys })
     }
 
@@ -86,10 +72,7 @@ impl KeyPath {
 
     /// The names of all secrets that are held, root first.
     pub fn held(&self) -> impl Iterator<Item = KeyRef> + '_ {
-        self.keys.iter().map(|(node, (version, _))| KeyRef {
-            node: *node,
-            version: *version,
-        })
+        self.keys.iter().map(|(node, (version, _))| KeyRef { node: *node, version: *version })
     }
 
     /// The root's secret; its commitment, for a check against a signed one.
@@ -103,29 +86,14 @@ impl KeyPath {
     }
 
     /// The path after `message`, which must come from a verified block of the epoch of `context`.
-    pub fn apply(
-        &self,
-        context: &EpochContext,
-        message: &RekeyMessage,
-    ) -> Result<Self, ApplyError> {
+    pub fn apply(&self, context: &EpochContext, message: &RekeyMessage) -> Result<Self, ApplyError> {
         if message.degree != self.degree {
-            return Err(ApplyError::Degree {
-                message: message.degree.get(),
-                path: self.degree.get(),
-            });
+            return Err(ApplyError::Degree { message: message.degree.get(), path: self.degree.get() });
         }
-        let no_place = ApplyError::NoPlace {
-            leaf: self.leaf.0,
-            largest_knode: message.largest_knode.0,
-        };
+        let no_place = ApplyError::NoPlace { leaf: self.leaf.0, largest_knode: message.largest_knode.0 };
         let leaf = find_leaf(self.leaf, message.largest_knode, self.degree).ok_or(no_place)?;
-        let mut next = Self {
-            degree: self.degree,
-            leaf,
-            keys: BTreeMap::new(),
-        };
-        let way: Vec<NodeId> =
-            std::iter::successors(Some(leaf), |at| parent(*at, self.degree)).collect();
+        let mut next = Self { degree: self.degree, leaf, keys: BTreeMap::new() };
+        let way: Vec<NodeId> = std::iter::successors(Some(leaf), |at| parent(*at, self.degree)).collect();
         for node in &way {
             // A displaced leaf takes its secret along; what stood at its old id is a k-node now.
             let old = if *node == leaf { self.leaf } else { *node };
@@ -136,15 +104,8 @@ impl KeyPath {
             }
         }
         let mut leaf_used = false;
-        for entry in message
-            .entries
-            .iter()
-            .filter(|entry| way.contains(&entry.node))
-        {
-            let below = way
-                .iter()
-                .rev()
-                .find(|at| parent(**at, self.degree) == Some(entry.node));
+        for entry in message.entries.iter().filter(|entry| way.contains(&entry.node)) {
+            let below = way.iter().rev().find(|at| parent(**at, self.degree) == Some(entry.node));
             let (secret, by_leaf) = next.learn(context, entry, below.copied())?;
             leaf_used |= by_leaf;
             next.keys.insert(entry.node, (context.epoch, secret));
@@ -153,18 +114,11 @@ impl KeyPath {
             return Err(ApplyError::NoWay { node: missing.0 });
         }
         match next.keys.get(&NodeId(0)) {
-            Some((version, root))
-                if *version == context.epoch && context.commit(root) == message.commitment => {}
+            Some((version, root)) if *version == context.epoch && context.commit(root) == message.commitment => {}
             _ => return Err(ApplyError::Commitment),
         }
         if leaf_used && let Some((version, secret)) = next.keys.get(&leaf) {
-            let advanced = context.advance(
-                secret,
-                KeyRef {
-                    node: leaf,
-                    version: *version,
-                },
-            );
+            let advanced = context.advance(secret, KeyRef { node: leaf, version: *version });
             next.keys.insert(leaf, (context.epoch, advanced));
         }
         Ok(next)
@@ -178,21 +132,9 @@ impl KeyPath {
         below: Option<NodeId>,
     ) -> Result<(NodeSecret, bool), ApplyError> {
         let no_way = ApplyError::NoWay { node: entry.node.0 };
-        let target = KeyRef {
-            node: entry.node,
-            version: context.epoch,
-        };
-        let held = |node: NodeId| {
-            self.keys.get(&node).map(|(version, secret)| {
-                (
-                    KeyRef {
-                        node,
-                        version: *version,
-                    },
-                    secret,
-                )
-            })
-        };
+        let target = KeyRef { node: entry.node, version: context.epoch };
+        let held =
+            |node: NodeId| self.keys.get(&node).map(|(version, secret)| (KeyRef { node, version: *version }, secret));
         if entry.origin == Origin::Advance {
             let (from, secret) = held(entry.node).ok_or(no_way)?;
             return Ok((context.advance(secret, from), false));
@@ -201,22 +143,13 @@ impl KeyPath {
         if let Origin::Derive(index) = entry.origin
             && child(entry.node, index, self.degree) == Some(below)
         {
-            let (from, secret) = held(below)
-                .filter(|(key, _)| key.version == context.epoch)
-                .ok_or(no_way)?;
+            let (from, secret) = held(below).filter(|(key, _)| key.version == context.epoch).ok_or(no_way)?;
             return Ok((context.derive(secret, from, entry.node), false));
         }
         let index = child_index(below, self.degree);
-        if let Some((_, wrapped)) = entry
-            .children
-            .iter()
-            .find(|(child, _)| Some(*child) == index)
-        {
+        if let Some((_, wrapped)) = entry.children.iter().find(|(child, _)| Some(*child) == index) {
             let (kek, secret) = held(below).ok_or(no_way)?;
-            return Ok((
-                unwrap(context, secret, kek, target, wrapped),
-                below == self.leaf,
-            ));
+            return Ok((unwrap(context, secret, kek, target, wrapped), below == self.leaf));
         }
         let wrapped = entry.own.as_ref().ok_or(no_way.clone())?;
         let (kek, secret) = held(entry.node).ok_or(no_way)?;
@@ -237,35 +170,21 @@ impl KeyPath {
     /// Reads what [`KeyPath::encode`] writes.
     pub(crate) fn decode(r: &mut Reader<'_>) -> Result<Self, DecodeError> {
         let degree = r.u8("degree")?;
-        let degree = Degree::new(degree).map_err(|_| DecodeError::Value {
-            what: "degree",
-            value: degree.into(),
-        })?;
+        let degree = Degree::new(degree).map_err(|_| DecodeError::Value { what: "degree", value: degree.into() })?;
         let leaf = NodeId(r.u32("leaf")?);
         let count = usize::from(r.u8("path length")?);
         if count > MAX_PATH {
-            return Err(DecodeError::Limit {
-                what: "path length",
-                have: count,
-                limit: MAX_PATH,
-            });
+            return Err(DecodeError::Limit { what: "path length", have: count, limit: MAX_PATH });
         }
         let way = std::iter::successors(Some(leaf), |at| parent(*at, degree)).take(count);
         let keys = way
             .map(|node| {
                 let version = r.u64("version")?;
-                Ok((
-                    KeyRef { node, version },
-                    NodeSecret::new(r.array("secret")?),
-                ))
+                Ok((KeyRef { node, version }, NodeSecret::new(r.array("secret")?)))
             })
             .collect::<Result<Vec<_>, DecodeError>>()?;
         if keys.len() != count {
-            return Err(DecodeError::Limit {
-                what: "path length",
-                have: count,
-                limit: keys.len(),
-            });
+            return Err(DecodeError::Limit { what: "path length", have: count, limit: keys.len() });
         }
         Self::new(degree, leaf, keys)
     }

@@ -73,10 +73,7 @@ impl TryFrom<u8> for RefusalCode {
             4 => Self::Busy,
             5 => Self::Malformed,
             _ => {
-                return Err(DecodeError::Value {
-                    what: "refusal",
-                    value: value.into(),
-                });
+                return Err(DecodeError::Value { what: "refusal", value: value.into() });
             }
         })
     }
@@ -100,11 +97,7 @@ impl Refusal {
         while !text.is_char_boundary(end) {
             end -= 1;
         }
-        Self {
-            code,
-            text: text[..end].to_owned(),
-            retry_after_ms,
-        }
+        Self { code, text: text[..end].to_owned(), retry_after_ms }
     }
 
     fn encode(&self, out: &mut Vec<u8>) {
@@ -232,9 +225,7 @@ impl FromClient {
     pub fn decode(frame: &[u8]) -> Result<Self, DecodeError> {
         let (mut r, kind) = open(frame)?;
         let message = match kind {
-            1 => Self::Register {
-                key_server: r.text(MAX_NAME, "key server name")?.to_owned(),
-            },
+            1 => Self::Register { key_server: r.text(MAX_NAME, "key server name")?.to_owned() },
             _ => return Err(unknown(kind)),
         };
         r.end("message").map(|()| message)
@@ -246,10 +237,7 @@ impl ToClient {
     pub fn encode(&self) -> Vec<u8> {
         let mut out = vec![WIRE_VERSION];
         match self {
-            Self::Number {
-                client,
-                registration,
-            } => {
+            Self::Number { client, registration } => {
                 out.push(1);
                 out.extend_from_slice(&client.0.to_be_bytes());
                 out.extend_from_slice(&registration.to_be_bytes());
@@ -267,10 +255,7 @@ impl ToClient {
     pub fn decode(frame: &[u8]) -> Result<Self, DecodeError> {
         let (mut r, kind) = open(frame)?;
         let message = match kind {
-            1 => Self::Number {
-                client: MemberId(r.u32("client")?),
-                registration: r.u64("registration")?,
-            },
+            1 => Self::Number { client: MemberId(r.u32("client")?), registration: r.u64("registration")? },
             2 => Self::Registered,
             3 => Self::Refused(Refusal::decode(&mut r)?),
             _ => return Err(unknown(kind)),
@@ -289,12 +274,7 @@ impl FromRegistrar {
                 out.extend_from_slice(&tag.to_be_bytes());
                 out.put_text(identity.as_str());
             }
-            Self::HandOver {
-                tag,
-                client,
-                registration,
-                key,
-            } => {
+            Self::HandOver { tag, client, registration, key } => {
                 out.push(2);
                 out.extend_from_slice(&tag.to_be_bytes());
                 out.extend_from_slice(&client.0.to_be_bytes());
@@ -309,10 +289,7 @@ impl FromRegistrar {
     pub fn decode(frame: &[u8]) -> Result<Self, DecodeError> {
         let (mut r, kind) = open(frame)?;
         let message = match kind {
-            1 => Self::FetchNumber {
-                tag: r.u32("tag")?,
-                identity: identity(&mut r)?,
-            },
+            1 => Self::FetchNumber { tag: r.u32("tag")?, identity: identity(&mut r)? },
             2 => Self::HandOver {
                 tag: r.u32("tag")?,
                 client: MemberId(r.u32("client")?),
@@ -330,12 +307,7 @@ impl ToRegistrar {
     pub fn encode(&self) -> Vec<u8> {
         let mut out = vec![WIRE_VERSION];
         match self {
-            Self::ClientList {
-                key_server,
-                first,
-                last,
-                entries,
-            } => {
+            Self::ClientList { key_server, first, last, entries } => {
                 out.push(1);
                 out.put_text(key_server);
                 out.push(u8::from(*first));
@@ -347,11 +319,7 @@ impl ToRegistrar {
                 out.push(2);
                 entry.encode(&mut out);
             }
-            Self::Number {
-                tag,
-                client,
-                registration,
-            } => {
+            Self::Number { tag, client, registration } => {
                 out.push(3);
                 out.extend_from_slice(&tag.to_be_bytes());
                 out.extend_from_slice(&client.0.to_be_bytes());
@@ -389,10 +357,7 @@ impl ToRegistrar {
                 registration: r.u64("registration")?,
             },
             4 => Self::Durable { tag: r.u32("tag")? },
-            5 => Self::Refused {
-                tag: r.u32("tag")?,
-                refusal: Refusal::decode(&mut r)?,
-            },
+            5 => Self::Refused { tag: r.u32("tag")?, refusal: Refusal::decode(&mut r)? },
             _ => return Err(unknown(kind)),
         };
         r.end("message").map(|()| message)
@@ -406,10 +371,7 @@ impl ClientEntry {
     }
 
     fn decode(r: &mut Reader<'_>) -> Result<Self, DecodeError> {
-        Ok(Self {
-            client: MemberId(r.u32("client")?),
-            identity: identity(r)?,
-        })
+        Ok(Self { client: MemberId(r.u32("client")?), identity: identity(r)? })
     }
 }
 
@@ -417,34 +379,24 @@ fn open(frame: &[u8]) -> Result<(Reader<'_>, u8), DecodeError> {
     let mut r = Reader::new(frame);
     let version = r.u8("version")?;
     if version != WIRE_VERSION {
-        return Err(DecodeError::Value {
-            what: "version",
-            value: version.into(),
-        });
+        return Err(DecodeError::Value { what: "version", value: version.into() });
     }
     let kind = r.u8("type")?;
     Ok((r, kind))
 }
 
 fn unknown(kind: u8) -> DecodeError {
-    DecodeError::Value {
-        what: "type",
-        value: kind.into(),
-    }
+    DecodeError::Value { what: "type", value: kind.into() }
 }
 
 fn identity(r: &mut Reader<'_>) -> Result<Identity, DecodeError> {
-    Identity::parse(r.text(MAX_IDENTITY, "identity")?)
-        .map_err(|_| DecodeError::Text { what: "identity" })
+    Identity::parse(r.text(MAX_IDENTITY, "identity")?).map_err(|_| DecodeError::Text { what: "identity" })
 }
 
 fn flag(r: &mut Reader<'_>, what: &'static str) -> Result<bool, DecodeError> {
     match r.u8(what)? {
         0 => Ok(false),
         1 => Ok(true),
-        other => Err(DecodeError::Value {
-            what,
-            value: other.into(),
-        }),
+        other => Err(DecodeError::Value { what, value: other.into() }),
     }
 }

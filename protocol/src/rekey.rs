@@ -47,10 +47,7 @@ impl TryFrom<u8> for Reason {
             6 => Self::Renew,
             7 => Self::Batch,
             _ => {
-                return Err(DecodeError::Value {
-                    what: "reason",
-                    value: value.into(),
-                });
+                return Err(DecodeError::Value { what: "reason", value: value.into() });
             }
         })
     }
@@ -140,11 +137,7 @@ impl RekeyMessage {
         self.announcement.encode(&mut out);
         out.push(self.degree.get());
         out.extend_from_slice(&self.largest_knode.0.to_be_bytes());
-        out.extend_from_slice(
-            &u32::try_from(self.entries.len())
-                .unwrap_or(u32::MAX)
-                .to_be_bytes(),
-        );
+        out.extend_from_slice(&u32::try_from(self.entries.len()).unwrap_or(u32::MAX).to_be_bytes());
         let mut wraps = Vec::new();
         let mut expected = None;
         for entry in &self.entries {
@@ -161,10 +154,7 @@ impl RekeyMessage {
         let commitment = Commitment(r.array("commitment")?);
         let announcement = Announcement::decode(&mut r)?;
         let degree = r.u8("degree")?;
-        let degree = Degree::new(degree).map_err(|_| DecodeError::Value {
-            what: "degree",
-            value: degree.into(),
-        })?;
+        let degree = Degree::new(degree).map_err(|_| DecodeError::Value { what: "degree", value: degree.into() })?;
         let largest_knode = NodeId(r.u32("largest k-node")?);
         let count = r.u32("entries")?;
         let mut entries: Vec<Entry> = Vec::new();
@@ -185,45 +175,23 @@ impl RekeyMessage {
         match entries.last() {
             Some(last) if last.node.0 == 0 => {}
             _ => {
-                return Err(DecodeError::Text {
-                    what: "end of the entries (the root must be last)",
-                });
+                return Err(DecodeError::Text { what: "end of the entries (the root must be last)" });
             }
         }
-        Ok(Self {
-            commitment,
-            announcement,
-            degree,
-            largest_knode,
-            entries,
-        })
+        Ok(Self { commitment, announcement, degree, largest_knode, entries })
     }
 }
 
 impl Entry {
-    fn encode(
-        &self,
-        degree: Degree,
-        expected: Option<NodeId>,
-        out: &mut Vec<u8>,
-        wraps: &mut Vec<u8>,
-    ) {
+    fn encode(&self, degree: Degree, expected: Option<NodeId>, out: &mut Vec<u8>, wraps: &mut Vec<u8>) {
         let origin = match self.origin {
             Origin::Fresh => 0,
             Origin::Advance => 1,
             Origin::Derive(_) => 2,
         };
-        let explicit = if expected == Some(self.node) {
-            0
-        } else {
-            EXPLICIT_ID
-        };
+        let explicit = if expected == Some(self.node) { 0 } else { EXPLICIT_ID };
         let own = if self.own.is_some() { OWN } else { 0 };
-        let children = if self.children.is_empty() {
-            0
-        } else {
-            CHILDREN
-        };
+        let children = if self.children.is_empty() { 0 } else { CHILDREN };
         out.push(origin | explicit | own | children);
         if explicit != 0 {
             out.extend_from_slice(&self.node.0.to_be_bytes());
@@ -238,24 +206,13 @@ impl Entry {
             }
             out.extend_from_slice(&bits);
         }
-        self.own
-            .iter()
-            .for_each(|wrap| wraps.extend_from_slice(wrap));
-        self.children
-            .iter()
-            .for_each(|(_, wrap)| wraps.extend_from_slice(wrap));
+        self.own.iter().for_each(|wrap| wraps.extend_from_slice(wrap));
+        self.children.iter().for_each(|(_, wrap)| wraps.extend_from_slice(wrap));
     }
 
-    fn decode(
-        r: &mut Reader<'_>,
-        degree: Degree,
-        previous: Option<NodeId>,
-    ) -> Result<Self, DecodeError> {
+    fn decode(r: &mut Reader<'_>, degree: Degree, previous: Option<NodeId>) -> Result<Self, DecodeError> {
         let tag = r.u8("entry")?;
-        let bad_tag = DecodeError::Value {
-            what: "entry",
-            value: tag.into(),
-        };
+        let bad_tag = DecodeError::Value { what: "entry", value: tag.into() };
         if tag & !(ORIGIN | EXPLICIT_ID | OWN | CHILDREN) != 0 {
             return Err(bad_tag);
         }
@@ -266,19 +223,13 @@ impl Entry {
             let node = NodeId(r.u32("k-node")?);
             // Descending order, and never spelt out where it is implied: one encoding per message.
             if previous.is_some_and(|p| node >= p) || implied == Some(node) {
-                return Err(DecodeError::Value {
-                    what: "k-node",
-                    value: node.0.into(),
-                });
+                return Err(DecodeError::Value { what: "k-node", value: node.0.into() });
             }
             node
         };
         let child_index = |child: u8| match child < degree.get() {
             true => Ok(child),
-            false => Err(DecodeError::Value {
-                what: "child index",
-                value: child.into(),
-            }),
+            false => Err(DecodeError::Value { what: "child index", value: child.into() }),
         };
         let origin = match tag & ORIGIN {
             0 => Origin::Fresh,
@@ -302,11 +253,6 @@ impl Entry {
         if origin == Origin::Advance && (own.is_some() || !children.is_empty()) {
             return Err(bad_tag);
         }
-        Ok(Self {
-            node,
-            origin,
-            own,
-            children,
-        })
+        Ok(Self { node, origin, own, children })
     }
 }

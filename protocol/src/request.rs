@@ -136,10 +136,7 @@ impl Request {
                             1 => Act::Join,
                             2 => Act::Leave,
                             other => {
-                                return Err(DecodeError::Value {
-                                    what: "operation",
-                                    value: other.into(),
-                                });
+                                return Err(DecodeError::Value { what: "operation", value: other.into() });
                             }
                         };
                         Ok((act, group_name(&mut r)?))
@@ -158,10 +155,7 @@ impl Request {
                     .collect::<Result<_, _>>()?,
             ),
             _ => {
-                return Err(DecodeError::Value {
-                    what: "kind of operations",
-                    value: kind.into(),
-                });
+                return Err(DecodeError::Value { what: "kind of operations", value: kind.into() });
             }
         };
         r.end("request")?;
@@ -169,15 +163,10 @@ impl Request {
         let mut groups = request.groups();
         groups.sort_unstable();
         if groups.is_empty() {
-            return Err(DecodeError::Value {
-                what: "number of operations",
-                value: 0,
-            });
+            return Err(DecodeError::Value { what: "number of operations", value: 0 });
         }
         if groups.windows(2).any(|pair| pair[0] == pair[1]) {
-            return Err(DecodeError::Text {
-                what: "list of groups (one stands in it twice)",
-            });
+            return Err(DecodeError::Text { what: "list of groups (one stands in it twice)" });
         }
         Ok(request)
     }
@@ -185,12 +174,8 @@ impl Request {
     /// The groups, in the order of the operations.
     pub fn groups(&self) -> Vec<&str> {
         match &self.operations {
-            Operations::Changes(changes) => {
-                changes.iter().map(|(_, group)| group.as_str()).collect()
-            }
-            Operations::Resyncs(resyncs) => {
-                resyncs.iter().map(|resync| resync.group.as_str()).collect()
-            }
+            Operations::Changes(changes) => changes.iter().map(|(_, group)| group.as_str()).collect(),
+            Operations::Resyncs(resyncs) => resyncs.iter().map(|resync| resync.group.as_str()).collect(),
         }
     }
 }
@@ -244,10 +229,7 @@ impl TryFrom<u8> for Denial {
             5 => Self::Unavailable,
             6 => Self::Behind,
             _ => {
-                return Err(DecodeError::Value {
-                    what: "denial",
-                    value: value.into(),
-                });
+                return Err(DecodeError::Value { what: "denial", value: value.into() });
             }
         })
     }
@@ -337,15 +319,10 @@ impl Reply {
             .map(|_| {
                 Ok(match r.u8("outcome")? {
                     1 => Outcome::Granted(Box::new(Membership::decode(&mut r)?)),
-                    2 => Outcome::Left {
-                        epoch: r.u64("epoch")?,
-                    },
+                    2 => Outcome::Left { epoch: r.u64("epoch")? },
                     3 => Outcome::Denied(r.u8("denial")?.try_into()?),
                     other => {
-                        return Err(DecodeError::Value {
-                            what: "outcome",
-                            value: other.into(),
-                        });
+                        return Err(DecodeError::Value { what: "outcome", value: other.into() });
                     }
                 })
             })
@@ -385,10 +362,7 @@ impl Membership {
             4 => r.array::<4>("address")?.into(),
             6 => r.array::<16>("address")?.into(),
             other => {
-                return Err(DecodeError::Value {
-                    what: "address family",
-                    value: other.into(),
-                });
+                return Err(DecodeError::Value { what: "address family", value: other.into() });
             }
         };
         Ok(Self {
@@ -414,10 +388,7 @@ fn versioned(message: &[u8]) -> Result<Reader<'_>, DecodeError> {
     let mut r = Reader::new(message);
     match r.u8("version")? {
         WIRE_VERSION => Ok(r),
-        other => Err(DecodeError::Value {
-            what: "version",
-            value: other.into(),
-        }),
+        other => Err(DecodeError::Value { what: "version", value: other.into() }),
     }
 }
 

@@ -56,15 +56,8 @@ impl EpochContext {
 
     /// The one-time key that wraps `target` under `kek`.
     pub(crate) fn wrap(&self, secret: &NodeSecret, kek: KeyRef, target: KeyRef) -> WrapKey {
-        let mut out: [u8; 48] = self.expand(
-            secret.expose(),
-            b"wrap",
-            &[name(kek), name(target)].concat(),
-        );
-        let mut wrap = WrapKey {
-            key: [0; 32],
-            iv: [0; 16],
-        };
+        let mut out: [u8; 48] = self.expand(secret.expose(), b"wrap", &[name(kek), name(target)].concat());
+        let mut wrap = WrapKey { key: [0; 32], iv: [0; 16] };
         wrap.key.copy_from_slice(&out[..32]);
         wrap.iv.copy_from_slice(&out[32..]);
         out.zeroize();
@@ -117,9 +110,7 @@ pub fn expand<const N: usize>(secret: &[u8; 32], label: &[u8], parts: &[&[u8]]) 
     parts.iter().for_each(|part| info.extend_from_slice(part));
     let mut out = [0; N];
     let info = [info.as_slice()];
-    let filled = Prk::new_less_safe(HKDF_SHA256, secret)
-        .expand(&info, Length(N))
-        .and_then(|okm| okm.fill(&mut out));
+    let filled = Prk::new_less_safe(HKDF_SHA256, secret).expand(&info, Length(N)).and_then(|okm| okm.fill(&mut out));
     // HKDF fails only for outputs beyond 8,160 octets, which no caller asks for; a key of zeros must never result.
     assert!(filled.is_ok(), "HKDF-Expand refused {N} octets");
     out

@@ -29,9 +29,7 @@ impl std::fmt::Debug for SigningKey {
 impl SigningKey {
     /// From the 32-octet seed of RFC 8032.
     pub fn from_seed(seed: &[u8; 32]) -> Result<Self, SignatureError> {
-        Ed25519KeyPair::from_seed_unchecked(seed)
-            .map(Self)
-            .map_err(|_| SignatureError::Key)
+        Ed25519KeyPair::from_seed_unchecked(seed).map(Self).map_err(|_| SignatureError::Key)
     }
 
     /// The key that verifies.
@@ -56,19 +54,11 @@ pub struct VerifyingKey(pub [u8; 32]);
 impl VerifyingKey {
     /// `Ok` if `signature` is this key's over `message`.
     pub fn verify(&self, message: &[u8], signature: &[u8]) -> Result<(), SignatureError> {
-        UnparsedPublicKey::new(&ED25519, self.0)
-            .verify(message, signature)
-            .map_err(|_| SignatureError::Invalid)
+        UnparsedPublicKey::new(&ED25519, self.0).verify(message, signature).map_err(|_| SignatureError::Invalid)
     }
 }
 
 /// `Ok` with the key that made `signature`, tried in order: more than one is trusted while a key is rolled.
-pub fn verify_any(
-    keys: &[VerifyingKey],
-    message: &[u8],
-    signature: &[u8],
-) -> Result<(), SignatureError> {
-    keys.iter()
-        .find_map(|key| key.verify(message, signature).ok())
-        .ok_or(SignatureError::Invalid)
+pub fn verify_any(keys: &[VerifyingKey], message: &[u8], signature: &[u8]) -> Result<(), SignatureError> {
+    keys.iter().find_map(|key| key.verify(message, signature).ok()).ok_or(SignatureError::Invalid)
 }

@@ -38,9 +38,7 @@ pub enum SiteError {
     #[error("the site certificate is not signed by this site's key")]
     Signature,
     /// Out of its time.
-    #[error(
-        "the site certificate holds from {not_before} to {not_after} (seconds since 1970), now is {now}"
-    )]
+    #[error("the site certificate holds from {not_before} to {not_after} (seconds since 1970), now is {now}")]
     Expired {
         /// First second.
         not_before: u64,
@@ -60,9 +58,7 @@ impl SiteCertificate {
         out.extend_from_slice(&self.not_before.to_be_bytes());
         out.extend_from_slice(&self.not_after.to_be_bytes());
         out.put_count(self.signing.len());
-        self.signing
-            .iter()
-            .for_each(|key| out.extend_from_slice(&key.0));
+        self.signing.iter().for_each(|key| out.extend_from_slice(&key.0));
         out.put_count(self.noise.len());
         self.noise.iter().for_each(|key| out.extend_from_slice(key));
         let signature = site.sign(&out);
@@ -72,29 +68,17 @@ impl SiteCertificate {
 
     /// Verifies the site's signature and the time, then decodes.
     pub fn open(octets: &[u8], site: &VerifyingKey, now_unix_s: u64) -> Result<Self, SiteError> {
-        let signed = octets
-            .len()
-            .checked_sub(SIGNATURE)
-            .ok_or(DecodeError::Truncated {
-                what: "site certificate",
-                need: SIGNATURE,
-                have: octets.len(),
-            })?;
+        let signed = octets.len().checked_sub(SIGNATURE).ok_or(DecodeError::Truncated {
+            what: "site certificate",
+            need: SIGNATURE,
+            have: octets.len(),
+        })?;
         let (body, signature) = octets.split_at(signed);
-        site.verify(body, signature)
-            .map_err(|_| SiteError::Signature)?;
+        site.verify(body, signature).map_err(|_| SiteError::Signature)?;
         let certificate = Self::decode(body)?;
-        let Self {
-            not_before,
-            not_after,
-            ..
-        } = certificate;
+        let Self { not_before, not_after, .. } = certificate;
         if !(not_before..=not_after).contains(&now_unix_s) {
-            return Err(SiteError::Expired {
-                not_before,
-                not_after,
-                now: now_unix_s,
-            });
+            return Err(SiteError::Expired { not_before, not_after, now: now_unix_s });
         }
         Ok(certificate)
     }
@@ -102,38 +86,23 @@ impl SiteCertificate {
     fn decode(body: &[u8]) -> Result<Self, DecodeError> {
         let mut r = Reader::new(body);
         if r.array::<4>("magic")? != *MAGIC {
-            return Err(DecodeError::Text {
-                what: "site certificate magic",
-            });
+            return Err(DecodeError::Text { what: "site certificate magic" });
         }
         let version = r.u8("version")?;
         if version != WIRE_VERSION {
-            return Err(DecodeError::Value {
-                what: "version",
-                value: version.into(),
-            });
+            return Err(DecodeError::Value { what: "version", value: version.into() });
         }
         let key_server = r.text(MAX_NAME, "key server name")?.to_owned();
         let (not_before, not_after) = (r.u64("not before")?, r.u64("not after")?);
         let signing = (0..r.count(MAX_KEYS, "signing keys")?)
             .map(|_| r.array("signing key").map(VerifyingKey))
             .collect::<Result<Vec<_>, _>>()?;
-        let noise = (0..r.count(MAX_KEYS, "noise keys")?)
-            .map(|_| r.array("noise key"))
-            .collect::<Result<Vec<_>, _>>()?;
+        let noise =
+            (0..r.count(MAX_KEYS, "noise keys")?).map(|_| r.array("noise key")).collect::<Result<Vec<_>, _>>()?;
         r.end("site certificate")?;
         if signing.is_empty() || noise.is_empty() {
-            return Err(DecodeError::Value {
-                what: "number of keys",
-                value: 0,
-            });
+            return Err(DecodeError::Value { what: "number of keys", value: 0 });
         }
-        Ok(Self {
-            key_server,
-            not_before,
-            not_after,
-            signing,
-            noise,
-        })
+        Ok(Self { key_server, not_before, not_after, signing, noise })
     }
 }

@@ -27,8 +27,7 @@ const TYPE_UNIT: u8 = 1;
 pub(crate) const TYPE_BEACON: u8 = 2;
 const PREFIX: usize = 4;
 
-const _: () =
-    assert!(PREFIX + BlockHeader::LEN + 1 + SIGNATURE + 5 * DIGEST + PAYLOAD <= MAX_DATAGRAM);
+const _: () = assert!(PREFIX + BlockHeader::LEN + 1 + SIGNATURE + 5 * DIGEST + PAYLOAD <= MAX_DATAGRAM);
 
 /// What all units of a block share, apart from the signature.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -106,9 +105,7 @@ impl BlockHeader {
     }
 
     fn depth(&self) -> usize {
-        usize::from(self.leaves())
-            .next_power_of_two()
-            .trailing_zeros() as usize
+        usize::from(self.leaves()).next_power_of_two().trailing_zeros() as usize
     }
 
     fn leaf(&self, index: u8, payload: &[u8]) -> [u8; DIGEST] {
@@ -148,11 +145,7 @@ pub fn sign_block(
     header.check()?;
     let expected = usize::from(header.s) + usize::from(header.r);
     if payloads.len() != expected {
-        return Err(DecodeError::Limit {
-            what: "payloads",
-            have: payloads.len(),
-            limit: expected,
-        });
+        return Err(DecodeError::Limit { what: "payloads", have: payloads.len(), limit: expected });
     }
     let leaves = usize::from(header.leaves());
     let mut levels = vec![vec![[0; DIGEST]; leaves.next_power_of_two()]];
@@ -160,10 +153,7 @@ pub fn sign_block(
         *leaf = header.leaf(index, payload);
     }
     while let Some(below) = levels.last().filter(|level| level.len() > 1) {
-        let above = below
-            .chunks_exact(2)
-            .map(|pair| inner(&pair[0], &pair[1]))
-            .collect();
+        let above = below.chunks_exact(2).map(|pair| inner(&pair[0], &pair[1])).collect();
         levels.push(above);
     }
     let root = levels[levels.len() - 1][0];
@@ -183,11 +173,7 @@ pub fn sign_block(
         out.extend_from_slice(&payloads[usize::from(index)]);
         out
     };
-    Ok(if leaves == 1 {
-        vec![datagram(0); expected]
-    } else {
-        (0..header.leaves()).map(datagram).collect()
-    })
+    Ok(if leaves == 1 { vec![datagram(0); expected] } else { (0..header.leaves()).map(datagram).collect() })
 }
 
 /// What a datagram claims to be, told from its first four octets.
@@ -207,18 +193,12 @@ pub fn kind(datagram: &[u8]) -> Result<Kind, DecodeError> {
     }
     let version = r.u8("version")?;
     if version != WIRE_VERSION {
-        return Err(DecodeError::Value {
-            what: "version",
-            value: version.into(),
-        });
+        return Err(DecodeError::Value { what: "version", value: version.into() });
     }
     match r.u8("type")? {
         TYPE_UNIT => Ok(Kind::Unit),
         TYPE_BEACON => Ok(Kind::Beacon),
-        other => Err(DecodeError::Value {
-            what: "type",
-            value: other.into(),
-        }),
+        other => Err(DecodeError::Value { what: "type", value: other.into() }),
     }
 }
 
@@ -243,34 +223,20 @@ impl<'a> Unit<'a> {
     /// Reads a datagram of [`Kind::Unit`]. Its length must be exactly right.
     pub fn decode(datagram: &'a [u8]) -> Result<Self, DecodeError> {
         if kind(datagram)? != Kind::Unit {
-            return Err(DecodeError::Value {
-                what: "type",
-                value: TYPE_BEACON.into(),
-            });
+            return Err(DecodeError::Value { what: "type", value: TYPE_BEACON.into() });
         }
         let mut r = Reader::new(&datagram[PREFIX..]);
         let header = BlockHeader::decode(&mut r)?;
         let index = r.u8("index")?;
         if index >= header.leaves() {
-            return Err(DecodeError::Value {
-                what: "index",
-                value: index.into(),
-            });
+            return Err(DecodeError::Value { what: "index", value: index.into() });
         }
         let signature = r.array("signature")?;
         let path = r.take(header.depth() * DIGEST, "digest path")?;
         let payload = r.take(PAYLOAD, "payload")?;
         r.end("unit")?;
-        let payload = payload
-            .try_into()
-            .map_err(|_| DecodeError::Text { what: "payload" })?;
-        Ok(Self {
-            header,
-            index,
-            signature,
-            path,
-            payload,
-        })
+        let payload = payload.try_into().map_err(|_| DecodeError::Text { what: "payload" })?;
+        Ok(Self { header, index, signature, path, payload })
     }
 
     /// The root of the digest tree that this unit's path leads to.
@@ -279,11 +245,7 @@ impl<'a> Unit<'a> {
         let mut digest = self.header.leaf(self.index, self.payload);
         let (siblings, _) = self.path.as_chunks::<DIGEST>();
         for sibling in siblings {
-            digest = if at % 2 == 0 {
-                inner(&digest, sibling)
-            } else {
-                inner(sibling, &digest)
-            };
+            digest = if at % 2 == 0 { inner(&digest, sibling) } else { inner(sibling, &digest) };
             at /= 2;
         }
         digest
@@ -327,10 +289,7 @@ const KNOWN_BLOCKS: usize = 128;
 impl UnitVerifier {
     /// Trusts `keys`.
     pub fn new(keys: Vec<VerifyingKey>) -> Self {
-        Self {
-            keys,
-            known: std::collections::VecDeque::new(),
-        }
+        Self { keys, known: std::collections::VecDeque::new() }
     }
 
     /// The trusted keys.
@@ -352,10 +311,6 @@ impl UnitVerifier {
                 self.known.push_back((unit.header, root));
             }
         }
-        Ok(VerifiedUnit {
-            header: unit.header,
-            index: unit.index,
-            payload: unit.payload,
-        })
+        Ok(VerifiedUnit { header: unit.header, index: unit.index, payload: unit.payload })
     }
 }

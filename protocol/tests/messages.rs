@@ -9,9 +9,7 @@ use common::{Server, announcement};
 use keygraph::{Change, MemberId, Strategy};
 use proptest::prelude::*;
 use protocol::identity::Identity;
-use protocol::registration::{
-    ClientEntry, FromClient, FromRegistrar, Refusal, RefusalCode, ToClient, ToRegistrar,
-};
+use protocol::registration::{ClientEntry, FromClient, FromRegistrar, Refusal, RefusalCode, ToClient, ToRegistrar};
 use protocol::request::{
     Act, Denial, EarlierKey, Membership, Operations, Outcome, Preamble, Reply, Request, RequestId, Resync,
 };

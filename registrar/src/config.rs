@@ -47,32 +47,17 @@ impl Checked {
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
         let mut file: FileConfig = load(path)?;
         let folder = path.parent().unwrap_or(Path::new(""));
-        for path in [
-            &mut file.tls.certificate,
-            &mut file.tls.key,
-            &mut file.tls.roots,
-        ] {
+        for path in [&mut file.tls.certificate, &mut file.tls.key, &mut file.tls.roots] {
             *path = folder.join(&*path);
         }
         in_range("clients: number of entries", file.clients.len(), 1..=10_000)?;
         let clients = (file.clients.iter())
-            .map(|text| {
-                IdentityPattern::parse(text).map_err(|e| ConfigError::invalid("clients", e))
-            })
+            .map(|text| IdentityPattern::parse(text).map_err(|e| ConfigError::invalid("clients", e)))
             .collect::<Result<_, _>>()?;
-        let key_server = Identity::parse(&file.key_server_identity)
-            .map_err(|e| ConfigError::invalid("key_server_identity", e))?;
-        let credentials =
-            Credentials::load(&file.tls).map_err(|e| ConfigError::invalid("tls", e))?;
-        let core = core::Config {
-            identity: credentials.identity().clone(),
-            clients,
-        };
-        Ok(Self {
-            core,
-            file,
-            key_server,
-            credentials,
-        })
+        let key_server =
+            Identity::parse(&file.key_server_identity).map_err(|e| ConfigError::invalid("key_server_identity", e))?;
+        let credentials = Credentials::load(&file.tls).map_err(|e| ConfigError::invalid("tls", e))?;
+        let core = core::Config { identity: credentials.identity().clone(), clients };
+        Ok(Self { core, file, key_server, credentials })
     }
 }

@@ -195,21 +195,10 @@ impl Core {
             Input::ClientDown { session } => self.forget(session),
             Input::Timeout => {}
         }
-        let late: Vec<u64> = self
-            .sessions
-            .iter()
-            .filter(|(_, s)| s.deadline <= now)
-            .map(|(session, _)| *session)
-            .collect();
+        let late: Vec<u64> =
+            self.sessions.iter().filter(|(_, s)| s.deadline <= now).map(|(session, _)| *session).collect();
         for session in late {
-            self.refuse(
-                session,
-                Refusal::new(
-                    RefusalCode::Unavailable,
-                    "the registration took too long",
-                    RETRY_MS,
-                ),
-            );
+            self.refuse(session, Refusal::new(RefusalCode::Unavailable, "the registration took too long", RETRY_MS));
         }
     }
 
@@ -220,10 +209,7 @@ impl Core {
 
     /// When to call [`Core::handle`] with a time-out at the latest, and why.
     pub fn poll_timeout(&self) -> Option<(Now, &'static str)> {
-        self.sessions
-            .values()
-            .map(|session| (session.deadline, "a registration takes too long"))
-            .min()
+        self.sessions.values().map(|session| (session.deadline, "a registration takes too long")).min()
     }
 
     /// Whether no registration is under way.
@@ -232,32 +218,14 @@ impl Core {
     }
 
     fn client_up(&mut self, now: Now, session: u64, identity: Identity) {
-        let served = self
-            .config
-            .clients
-            .iter()
-            .any(|pattern| pattern.matches(&identity));
+        let served = self.config.clients.iter().any(|pattern| pattern.matches(&identity));
         let full = self.sessions.len() >= MAX_SESSIONS;
-        self.sessions.insert(
-            session,
-            Session {
-                identity,
-                state: State::Silent,
-                deadline: now + SESSION_TIME,
-            },
-        );
+        self.sessions.insert(session, Session { identity, state: State::Silent, deadline: now + SESSION_TIME });
         if !served {
             let text = "this registrar does not serve this identity";
             self.refuse(session, Refusal::new(RefusalCode::Identity, text, 0));
         } else if full {
-            self.refuse(
-                session,
-                Refusal::new(
-                    RefusalCode::Busy,
-                    "too many registrations at once",
-                    RETRY_MS,
-                ),
-            );
+            self.refuse(session, Refusal::new(RefusalCode::Busy, "too many registrations at once", RETRY_MS));
         }
     }
 
@@ -267,16 +235,10 @@ impl Core {
         };
         let message = FromClient::decode(frame);
         let Ok(FromClient::Register { key_server }) = message else {
-            return self.refuse(
-                session,
-                Refusal::new(RefusalCode::Malformed, "not a registration", 0),
-            );
+            return self.refuse(session, Refusal::new(RefusalCode::Malformed, "not a registration", 0));
         };
         if !matches!(known.state, State::Silent) {
-            return self.refuse(
-                session,
-                Refusal::new(RefusalCode::Malformed, "asked twice", 0),
-            );
+            return self.refuse(session, Refusal::new(RefusalCode::Malformed, "asked twice", 0));
         }
         match &self.key_server {
             None => self.refuse(session, unavailable()),
@@ -287,29 +249,19 @@ impl Core {
             Some(_) => {
                 let identity = known.identity.clone();
                 let tag = self.ask(session);
-                self.outputs.push_back(Output::ToKeyServer(
-                    FromRegistrar::FetchNumber { tag, identity }.encode(),
-                ));
+                self.outputs.push_back(Output::ToKeyServer(FromRegistrar::FetchNumber { tag, identity }.encode()));
                 self.advance(session, State::Asked);
             }
         }
     }
 
     fn exported(&mut self, session: u64, key: IndividualKey) {
-        let Some(State::Numbered(client, registration)) =
-            self.sessions.get(&session).map(|s| &s.state)
-        else {
+        let Some(State::Numbered(client, registration)) = self.sessions.get(&session).map(|s| &s.state) else {
             return;
         };
         let (client, registration) = (*client, *registration);
         let tag = self.ask(session);
-        let frame = FromRegistrar::HandOver {
-            tag,
-            client,
-            registration,
-            key,
-        }
-        .encode();
+        let frame = FromRegistrar::HandOver { tag, client, registration, key }.encode();
         self.outputs.push_back(Output::ToKeyServer(frame));
         self.advance(session, State::HandedOver(client));
     }
@@ -320,31 +272,18 @@ impl Core {
             _ => return self.outputs.push_back(Output::CutKeyServer),
         };
         match message {
-            ToRegistrar::ClientList {
-                key_server,
-                first,
-                last,
-                entries,
-            } => {
+            ToRegistrar::ClientList { key_server, first, last, entries } => {
                 if first {
                     self.clients.clear();
                 }
-                entries
-                    .into_iter()
-                    .for_each(|entry| self.list(entry.identity, entry.client));
+                entries.into_iter().for_each(|entry| self.list(entry.identity, entry.client));
                 if last {
                     self.key_server = Some(key_server);
-                    self.outputs.push_back(Output::Event(Event::ClientList {
-                        clients: self.clients.len(),
-                    }));
+                    self.outputs.push_back(Output::Event(Event::ClientList { clients: self.clients.len() }));
                 }
             }
             ToRegistrar::ClientAdded(entry) => self.list(entry.identity, entry.client),
-            ToRegistrar::Number {
-                tag,
-                client,
-                registration,
-            } => self.numbered(tag, client, registration),
+            ToRegistrar::Number { tag, client, registration } => self.numbered(tag, client, registration),
             ToRegistrar::Durable { tag } => self.durable(tag),
             ToRegistrar::Refused { tag, refusal } => {
                 if let Some(session) = self.tags.remove(&tag) {
@@ -361,30 +300,15 @@ impl Core {
     }
 
     fn numbered(&mut self, tag: u32, client: MemberId, registration: u64) {
-        let (Some(session), Some(key_server)) = (self.tags.remove(&tag), self.key_server.clone())
-        else {
+        let (Some(session), Some(key_server)) = (self.tags.remove(&tag), self.key_server.clone()) else {
             return;
         };
         let Some(known) = self.sessions.get(&session) else {
             return;
         };
-        let context = exporter_context(
-            &known.identity,
-            &self.config.identity,
-            &key_server,
-            client,
-            registration,
-        );
-        let frame = ToClient::Number {
-            client,
-            registration,
-        }
-        .encode();
-        self.outputs.push_back(Output::ToClient {
-            session,
-            frame,
-            close: false,
-        });
+        let context = exporter_context(&known.identity, &self.config.identity, &key_server, client, registration);
+        let frame = ToClient::Number { client, registration }.encode();
+        self.outputs.push_back(Output::ToClient { session, frame, close: false });
         self.outputs.push_back(Output::Export { session, context });
         self.advance(session, State::Numbered(client, registration));
     }
@@ -393,20 +317,10 @@ impl Core {
         let Some(session) = self.tags.remove(&tag) else {
             return;
         };
-        if let Some(Session {
-            identity,
-            state: State::HandedOver(client),
-            ..
-        }) = self.sessions.remove(&session)
-        {
+        if let Some(Session { identity, state: State::HandedOver(client), .. }) = self.sessions.remove(&session) {
             let frame = ToClient::Registered.encode();
-            self.outputs.push_back(Output::ToClient {
-                session,
-                frame,
-                close: true,
-            });
-            self.outputs
-                .push_back(Output::Event(Event::Registered { client, identity }));
+            self.outputs.push_back(Output::ToClient { session, frame, close: true });
+            self.outputs.push_back(Output::Event(Event::Registered { client, identity }));
         }
     }
 
@@ -433,13 +347,8 @@ impl Core {
         let (identity, why) = (identity.clone(), refusal.text.clone());
         self.forget(session);
         let frame = ToClient::Refused(refusal).encode();
-        self.outputs.push_back(Output::ToClient {
-            session,
-            frame,
-            close: true,
-        });
-        self.outputs
-            .push_back(Output::Event(Event::Refused { identity, why }));
+        self.outputs.push_back(Output::ToClient { session, frame, close: true });
+        self.outputs.push_back(Output::Event(Event::Refused { identity, why }));
     }
 
     fn forget(&mut self, session: u64) {
@@ -450,18 +359,12 @@ impl Core {
 
 impl std::fmt::Debug for Core {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Core")
-            .field("sessions", &self.sessions.len())
-            .finish_non_exhaustive()
+        f.debug_struct("Core").field("sessions", &self.sessions.len()).finish_non_exhaustive()
     }
 }
 
 fn unavailable() -> Refusal {
-    Refusal::new(
-        RefusalCode::Unavailable,
-        "the key server cannot be reached",
-        RETRY_MS,
-    )
+    Refusal::new(RefusalCode::Unavailable, "the key server cannot be reached", RETRY_MS)
 }
 
 #[cfg(test)]

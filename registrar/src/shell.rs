@@ -1,9 +1,5 @@
 //! The tokio shell of the registrar.
-#![allow(
-    clippy::disallowed_methods,
-    clippy::disallowed_types,
-    reason = "the shell owns the clock and the sockets"
-)]
+#![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "the shell owns the clock and the sockets")]
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -87,16 +83,11 @@ pub fn main(args: Args) -> ExitCode {
         return Exit::Ok.into();
     }
     let result = tokio::runtime::Runtime::new()
-        .map_err(|source| RunError::Listen {
-            what: "the runtime".into(),
-            source,
-        })
+        .map_err(|source| RunError::Listen { what: "the runtime".into(), source })
         .and_then(|runtime| {
             runtime.block_on(async {
-                let shutdown = Shutdown::on_signals().map_err(|source| RunError::Listen {
-                    what: "signals".into(),
-                    source,
-                })?;
+                let shutdown =
+                    Shutdown::on_signals().map_err(|source| RunError::Listen { what: "signals".into(), source })?;
                 run(checked, shutdown).await
             })
         });
@@ -126,20 +117,12 @@ enum ForClient {
 
 /// Runs until `shutdown`, then lets open sessions end.
 pub async fn run(checked: Checked, shutdown: Shutdown) -> Result<(), RunError> {
-    let Checked {
-        core,
-        file,
-        key_server,
-        credentials,
-    } = checked;
+    let Checked { core, file, key_server, credentials } = checked;
     let for_clients = net::tls::server_config(&credentials, ALPN_CLIENT)?;
     let for_key_server = net::tls::client_config(&credentials, key_server, ALPN_REGISTRAR)?;
     let listener = TcpListener::bind(file.listen)
         .await
-        .map_err(|source| RunError::Listen {
-            what: file.listen.to_string(),
-            source,
-        })?;
+        .map_err(|source| RunError::Listen { what: file.listen.to_string(), source })?;
     tracing::info!(listen = %file.listen, identity = %credentials.identity(), "registrar is up");
     let (commands, queue) = mpsc::channel(QUEUE);
     let engine = Engine::new(Core::new(core), commands.clone(), queue);
@@ -163,21 +146,13 @@ struct Engine {
 impl Engine {
     fn new(core: Core, commands: mpsc::Sender<Command>, queue: mpsc::Receiver<Command>) -> Self {
         let (key_server, sessions) = (None, BTreeMap::new());
-        Self {
-            core,
-            commands,
-            queue,
-            key_server,
-            sessions,
-            started: Instant::now(),
-        }
+        Self { core, commands, queue, key_server, sessions, started: Instant::now() }
     }
 
     async fn run(mut self, shutdown: Shutdown) {
         let mut stopping: Option<Instant> = None;
         loop {
-            let over =
-                stopping.is_some_and(|since| self.core.is_idle() || since.elapsed() >= DRAIN);
+            let over = stopping.is_some_and(|since| self.core.is_idle() || since.elapsed() >= DRAIN);
             if over {
                 tracing::info!("drained; registrar ends");
                 return;
@@ -215,10 +190,7 @@ impl Engine {
                 self.sessions.insert(session, to_client);
                 self.feed(Input::ClientUp { session, identity });
             }
-            Command::FromClient(session, frame) => self.feed(Input::FromClient {
-                session,
-                frame: &frame,
-            }),
+            Command::FromClient(session, frame) => self.feed(Input::FromClient { session, frame: &frame }),
             Command::Exported(session, key) => self.feed(Input::Exported { session, key }),
             Command::ClientDown(session) => {
                 self.sessions.remove(&session);
@@ -231,10 +203,7 @@ impl Engine {
         while let Some(output) = self.core.poll_output() {
             match output {
                 Output::ToKeyServer(frame) => {
-                    let sent = self
-                        .key_server
-                        .as_ref()
-                        .map(|frames| frames.try_send(frame));
+                    let sent = self.key_server.as_ref().map(|frames| frames.try_send(frame));
                     if !matches!(sent, Some(Ok(()))) {
                         // A link that does not take frames is none.
                         self.key_server = None;
@@ -245,15 +214,9 @@ impl Engine {
                     self.key_server = None;
                 }
                 Output::Export { session, context } => self.export(session, context),
-                Output::ToClient {
-                    session,
-                    frame,
-                    close,
-                } => {
-                    let sent = self
-                        .sessions
-                        .get(&session)
-                        .map(|client| client.try_send(ForClient::Frame(frame, close)));
+                Output::ToClient { session, frame, close } => {
+                    let sent =
+                        self.sessions.get(&session).map(|client| client.try_send(ForClient::Frame(frame, close)));
                     if close || !matches!(sent, Some(Ok(()))) {
                         self.sessions.remove(&session);
                     }
@@ -286,12 +249,7 @@ impl Engine {
     }
 }
 
-async fn clients(
-    listener: TcpListener,
-    tls: Arc<ServerConfig>,
-    commands: mpsc::Sender<Command>,
-    shutdown: Shutdown,
-) {
+async fn clients(listener: TcpListener, tls: Arc<ServerConfig>, commands: mpsc::Sender<Command>, shutdown: Shutdown) {
     let admission = Admission::default();
     let mut session = 0;
     loop {
@@ -322,9 +280,7 @@ async fn client(
 ) -> Result<(), Failure> {
     let (mut stream, identity) = net::tls::accept(stream, tls, ticket).await?;
     let (to_client, mut for_client) = mpsc::channel(8);
-    commands
-        .send(Command::ClientUp(session, identity, to_client))
-        .await?;
+    commands.send(Command::ClientUp(session, identity, to_client)).await?;
     // A client says one thing. What it sends after that is left unread and ends with the session; the core's
     // deadline bounds the wait.
     let frame = tokio::select! {
@@ -360,11 +316,7 @@ async fn send(
 }
 
 /// Keeps one connection to the key server for ever.
-async fn link(
-    address: std::net::SocketAddr,
-    tls: Arc<ClientConfig>,
-    commands: mpsc::Sender<Command>,
-) {
+async fn link(address: std::net::SocketAddr, tls: Arc<ClientConfig>, commands: mpsc::Sender<Command>) {
     let mut wait = BACK_OFF.0;
     loop {
         let since = Instant::now();

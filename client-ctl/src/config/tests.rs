@@ -24,17 +24,11 @@ impl Files {
             std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
         };
         write("ca.pem", &ca.pem());
-        for (name, uri) in [
-            ("member", "spiffe://example.org/member/m1"),
-            ("registrar", REGISTRAR),
-        ] {
+        for (name, uri) in [("member", "spiffe://example.org/member/m1"), ("registrar", REGISTRAR)] {
             let key = KeyPair::generate().unwrap();
             let mut params = CertificateParams::default();
             params.subject_alt_names = vec![SanType::URI(uri.try_into().unwrap())];
-            write(
-                &format!("{name}.pem"),
-                &params.signed_by(&key, &ca).unwrap().pem(),
-            );
+            write(&format!("{name}.pem"), &params.signed_by(&key, &ca).unwrap().pem());
             write(&format!("{name}.key"), &key.serialize_pem());
         }
         let site = SigningKey::from_seed(&[8; 32]).unwrap();
@@ -46,10 +40,7 @@ impl Files {
             noise: vec![noise],
         };
         write("ks.site", &hex::encode(certificate.sign(&site)));
-        let expired = SiteCertificate {
-            not_after: 1,
-            ..certificate
-        };
+        let expired = SiteCertificate { not_after: 1, ..certificate };
         write("expired.site", &hex::encode(expired.sign(&site)));
         Self { folder }
     }
@@ -91,18 +82,9 @@ seed = 1
 #[test]
 fn a_right_configuration_is_taken() {
     let files = Files::new([1; 32]);
-    let settings = files
-        .load(&files.text("ks.example:7700", "127.0.0.1:7800"))
-        .unwrap();
-    assert_eq!(
-        settings.socket,
-        files.folder.path().join("client.sock"),
-        "relative to the file"
-    );
-    assert_eq!(
-        settings.credentials.identity().as_str(),
-        "spiffe://example.org/member/m1"
-    );
+    let settings = files.load(&files.text("ks.example:7700", "127.0.0.1:7800")).unwrap();
+    assert_eq!(settings.socket, files.folder.path().join("client.sock"), "relative to the file");
+    assert_eq!(settings.credentials.identity().as_str(), "spiffe://example.org/member/m1");
     assert_eq!(settings.on_stop, OnStop::Leave);
 }
 
@@ -111,121 +93,43 @@ fn every_flaw_is_named() {
     let files = Files::new([1; 32]);
     let right = files.text("127.0.0.1:7700", "127.0.0.1:7800");
     let long = format!("groups = [\"{}\"]", "x".repeat(65));
-    let many = format!(
-        "groups = {:?}",
-        (0..65).map(|i| i.to_string()).collect::<Vec<_>>()
-    );
+    let many = format!("groups = {:?}", (0..65).map(|i| i.to_string()).collect::<Vec<_>>());
     let socket = format!("socket = \"{}\"", "s".repeat(108));
     let table: [(&str, &str, &[&str]); 23] = [
         ("groups = [\"g\"]", "grops = [\"g\"]", &["grops", ":8:"]),
-        (
-            "groups = [\"g\"]",
-            "groups = [\"g\", \"g\"]",
-            &["groups", "twice"],
-        ),
-        (
-            "groups = [\"g\"]",
-            "groups = [\"\"]",
-            &["groups", "0 octets"],
-        ),
-        (
-            "groups = [\"g\"]",
-            &long,
-            &["groups", "65 octets", "1 to 64"],
-        ),
-        (
-            "groups = [\"g\"]",
-            &many,
-            &["number of groups", "65", "0 to 64"],
-        ),
+        ("groups = [\"g\"]", "groups = [\"g\", \"g\"]", &["groups", "twice"]),
+        ("groups = [\"g\"]", "groups = [\"\"]", &["groups", "0 octets"]),
+        ("groups = [\"g\"]", &long, &["groups", "65 octets", "1 to 64"]),
+        ("groups = [\"g\"]", &many, &["number of groups", "65", "0 to 64"]),
         ("key_server = \"ks\"", "", &["key_server"]),
-        (
-            "key_server = \"ks\"",
-            "key_server = \"other\"",
-            &["site_certificate", "other"],
-        ),
-        (
-            "127.0.0.1:7700",
-            "127.0.0.1",
-            &["key_server_address", "host:port"],
-        ),
-        (
-            "127.0.0.1:7800",
-            "127.0.0.1:99999",
-            &["registrars[0].address", "host:port"],
-        ),
-        (
-            "spiffe://example.org/registrar/r1",
-            "https://example.org",
-            &["registrars[0].identity", "spiffe"],
-        ),
-        (
-            "site_key = \"",
-            "site_key = \"00",
-            &["site_key", "64 hexadecimal digits"],
-        ),
-        (
-            "\"ks.site\"",
-            "\"none.site\"",
-            &["site_certificate", "none.site"],
-        ),
+        ("key_server = \"ks\"", "key_server = \"other\"", &["site_certificate", "other"]),
+        ("127.0.0.1:7700", "127.0.0.1", &["key_server_address", "host:port"]),
+        ("127.0.0.1:7800", "127.0.0.1:99999", &["registrars[0].address", "host:port"]),
+        ("spiffe://example.org/registrar/r1", "https://example.org", &["registrars[0].identity", "spiffe"]),
+        ("site_key = \"", "site_key = \"00", &["site_key", "64 hexadecimal digits"]),
+        ("\"ks.site\"", "\"none.site\"", &["site_certificate", "none.site"]),
         ("\"ks.site\"", "\"ca.pem\"", &["site_certificate", "ca.pem"]),
-        (
-            "\"ks.site\"",
-            "\"expired.site\"",
-            &["site_certificate", "holds from 0 to 1"],
-        ),
+        ("\"ks.site\"", "\"expired.site\"", &["site_certificate", "holds from 0 to 1"]),
         ("\"member.key\"", "\"registrar.key\"", &["registrar.key"]),
         ("\"member.pem\"", "\"ca.pem\"", &["ca.pem"]),
         ("\"ca.pem\"", "\"none.pem\"", &["none.pem"]),
-        (
-            "interface = \"127.0.0.1\"",
-            "interface = \"lo\"",
-            &["interface", ":9:"],
-        ),
-        (
-            "socket = \"client.sock\"",
-            "socket = \"none/x.sock\"",
-            &["socket", "does not exist"],
-        ),
+        ("interface = \"127.0.0.1\"", "interface = \"lo\"", &["interface", ":9:"]),
+        ("socket = \"client.sock\"", "socket = \"none/x.sock\"", &["socket", "does not exist"]),
         ("socket = \"client.sock\"", &socket, &["socket", "107"]),
-        (
-            "on_stop = \"leave\"",
-            "on_stop = \"run\"",
-            &["run", "leave"],
-        ),
-        (
-            "receive_loss_percent = 0",
-            "receive_loss_percent = 91",
-            &["receive_loss_percent", "91", "0 to 90"],
-        ),
+        ("on_stop = \"leave\"", "on_stop = \"run\"", &["run", "leave"]),
+        ("receive_loss_percent = 0", "receive_loss_percent = 91", &["receive_loss_percent", "91", "0 to 90"]),
         ("seed = 1", "sed = 1", &["sed"]),
     ];
     for (from, to, named) in table {
         assert!(right.contains(from), "{from}");
-        let error = files
-            .load(&right.replacen(from, to, 1))
-            .unwrap_err()
-            .to_string();
-        assert!(
-            named.iter().all(|name| error.contains(name)),
-            "{to}: {error}"
-        );
+        let error = files.load(&right.replacen(from, to, 1)).unwrap_err().to_string();
+        assert!(named.iter().all(|name| error.contains(name)), "{to}: {error}");
     }
-    let error = files
-        .load(&right.replace("[[registrars]]", "[[registrarz]]"))
-        .unwrap_err()
-        .to_string();
+    let error = files.load(&right.replace("[[registrars]]", "[[registrarz]]")).unwrap_err().to_string();
     assert!(error.contains("registrarz"), "{error}");
     let key = files.folder.path().join("member.key");
     std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o644)).unwrap();
     let error = files.load(&right).unwrap_err().to_string();
-    assert!(
-        error.contains("member.key") && error.contains("0644"),
-        "{error}"
-    );
-    assert!(
-        !files.folder.path().join("client.sock").exists(),
-        "nothing was bound"
-    );
+    assert!(error.contains("member.key") && error.contains("0644"), "{error}");
+    assert!(!files.folder.path().join("client.sock").exists(), "nothing was bound");
 }

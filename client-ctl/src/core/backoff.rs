@@ -12,9 +12,7 @@ const LAST: Duration = Duration::from_secs(30);
 /// The pause after `failures` before this one: doubling, and a random half of it, so that clients that failed
 /// together do not come back together.
 pub(super) fn backoff(entropy: &mut Box<dyn Entropy>, failures: u32) -> Duration {
-    let whole = FIRST
-        .saturating_mul(2u32.saturating_pow(failures.min(16)))
-        .min(LAST);
+    let whole = FIRST.saturating_mul(2u32.saturating_pow(failures.min(16))).min(LAST);
     let half_ms = u64::try_from(whole.as_millis() / 2).unwrap_or(u64::MAX);
     Duration::from_millis(half_ms + entropy.below(half_ms + 1))
 }

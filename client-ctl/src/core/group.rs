@@ -72,11 +72,7 @@ impl Group {
             name: name.to_owned(),
             status: Status::Joining,
             detail: String::new(),
-            want: Some(Want {
-                ask: Ask::Join,
-                at: now,
-                again: false,
-            }),
+            want: Some(Want { ask: Ask::Join, at: now, again: false }),
             asking: None,
             attempt: 0,
             fence: Fence::default(),
@@ -96,21 +92,13 @@ impl Group {
             return;
         }
         self.set(Status::Joining, "");
-        self.want = Some(Want {
-            ask: Ask::Join,
-            at: now,
-            again: false,
-        });
+        self.want = Some(Want { ask: Ask::Join, at: now, again: false });
     }
 
     /// The user does not want to be a member any more.
     pub(super) fn leave(&mut self, now: Now) {
         if self.may_be_member() {
-            self.want = Some(Want {
-                ask: Ask::Leave,
-                at: now,
-                again: false,
-            });
+            self.want = Some(Want { ask: Ask::Leave, at: now, again: false });
         } else {
             self.want = None;
             self.set(Status::Left, "");
@@ -125,11 +113,7 @@ impl Group {
             Status::Joining | Status::Member | Status::Stale => Ask::Join,
             Status::Left | Status::Evicted | Status::Refused => return,
         };
-        self.want = Some(Want {
-            ask,
-            at: now,
-            again: false,
-        });
+        self.want = Some(Want { ask, at: now, again: false });
         self.changed = true;
     }
 
@@ -154,41 +138,28 @@ impl Group {
 
     /// Takes a due join or leave out, to be asked.
     pub(super) fn take_change(&mut self, now: Now) -> Option<Ask> {
-        let due = self
-            .want
-            .take_if(|want| want.ask != Ask::Resync && want.at <= now)?;
+        let due = self.want.take_if(|want| want.ask != Ask::Resync && want.at <= now)?;
         self.asking = Some(due.ask);
         Some(due.ask)
     }
 
     /// Whether a re-synchronization is due.
     pub(super) fn resync_due(&self, now: Now) -> bool {
-        self.want
-            .as_ref()
-            .is_some_and(|want| want.ask == Ask::Resync && want.at <= now)
+        self.want.as_ref().is_some_and(|want| want.ask == Ask::Resync && want.at <= now)
     }
 
     /// Takes a re-synchronization out, to be asked now: one that is due, or that waits for its first time and
     /// saves a request by going along.
     pub(super) fn take_resync(&mut self, now: Now) -> Option<Resync> {
-        self.want
-            .take_if(|want| want.ask == Ask::Resync && (want.at <= now || !want.again))?;
+        self.want.take_if(|want| want.ask == Ask::Resync && (want.at <= now || !want.again))?;
         let member = self.member.as_ref()?;
         let have = member.context.epoch;
         self.asking = Some(Ask::Resync);
         self.counters.resyncs += 1;
-        let detail = if self.detail.is_empty() {
-            "asking for the present keys"
-        } else {
-            &self.detail
-        };
+        let detail = if self.detail.is_empty() { "asking for the present keys" } else { &self.detail };
         let detail = detail.to_owned();
         self.set(Status::Stale, &detail);
-        Some(Resync {
-            group: self.name.clone(),
-            seen: self.fence.seen(),
-            have,
-        })
+        Some(Resync { group: self.name.clone(), seen: self.fence.seen(), have })
     }
 
     /// What was asked goes on being asked elsewhere, or never again.
@@ -210,11 +181,7 @@ impl Group {
             return;
         };
         self.changed |= member.keys.expire(env.now);
-        if self
-            .ending
-            .as_ref()
-            .is_some_and(|ending| ending.at <= env.now)
-        {
+        if self.ending.as_ref().is_some_and(|ending| ending.at <= env.now) {
             (self.member, self.ending, self.changed) = (None, None, true);
             return;
         }
@@ -233,43 +200,24 @@ impl Group {
     }
 
     fn listens_for_silence(&self) -> bool {
-        self.member.is_some()
-            && self.want.is_none()
-            && self.asking.is_none()
-            && self.ending.is_none()
+        self.member.is_some() && self.want.is_none() && self.asking.is_none() && self.ending.is_none()
     }
 
     /// When [`Group::advance`] has something to do, and what.
     pub(super) fn next(&self) -> Option<(Now, &'static str)> {
-        let expiry = self
-            .member
-            .as_ref()
-            .and_then(|m| m.keys.next_expiry())
-            .map(|at| (at, "a key expires"));
-        let ending = self
-            .ending
-            .as_ref()
-            .map(|ending| (ending.at, "a membership ends"));
-        let silence = self
-            .silent_at()
-            .filter(|_| self.listens_for_silence())
-            .map(|at| (at, "silence"));
+        let expiry = self.member.as_ref().and_then(|m| m.keys.next_expiry()).map(|at| (at, "a key expires"));
+        let ending = self.ending.as_ref().map(|ending| (ending.at, "a membership ends"));
+        let silence = self.silent_at().filter(|_| self.listens_for_silence()).map(|at| (at, "silence"));
         [expiry, ending, silence].into_iter().flatten().min()
     }
 
     /// A data processor has told which epoch it uses.
     pub(super) fn applied(&mut self, env: &mut Env<'_>, consumer: String, epoch: u64) {
         if self.applied.len() >= MAX_CONSUMERS && !self.applied.contains_key(&consumer) {
-            return env.event(Event::Dropped {
-                cause: "a report of one data processor too many",
-            });
+            return env.event(Event::Dropped { cause: "a report of one data processor too many" });
         }
         self.applied.insert(consumer.clone(), epoch);
-        env.event(Event::Applied {
-            group: self.name.clone(),
-            consumer,
-            epoch,
-        });
+        env.event(Event::Applied { group: self.name.clone(), consumer, epoch });
     }
 
     fn set(&mut self, status: Status, detail: &str) {
@@ -284,9 +232,7 @@ impl Group {
     }
 
     pub(super) fn data_key(&self, epoch: u64) -> Option<&protocol::DataKey> {
-        self.member
-            .as_ref()
-            .and_then(|member| member.keys.get(epoch))
+        self.member.as_ref().and_then(|member| member.keys.get(epoch))
     }
 
     pub(super) fn snapshot(&self, client: Option<MemberId>) -> Snapshot {

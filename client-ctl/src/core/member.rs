@@ -170,9 +170,7 @@ impl Member {
     /// Beacon interval, longest wait and two seconds for the request itself.
     pub(super) fn hold_ms(&self) -> u64 {
         let interval = u64::try_from(self.interval.as_millis()).unwrap_or(u64::MAX);
-        interval
-            .saturating_add(self.resync_wait_ms.into())
-            .saturating_add(2_000)
+        interval.saturating_add(self.resync_wait_ms.into()).saturating_add(2_000)
     }
 
     /// Takes in a verified unit of a later epoch.
@@ -180,9 +178,7 @@ impl Member {
         let header = unit.header.epoch;
         let key = (header.term, header.epoch);
         if header.term == self.context.term && header.incarnation != self.context.incarnation {
-            return Err(Unusable::Conflict(
-                "another incarnation under the same term",
-            ));
+            return Err(Unusable::Conflict("another incarnation under the same term"));
         }
         if self.headers.get(&key).is_some_and(|known| *known != header) {
             return Err(Unusable::Conflict("another header for the same epoch"));
@@ -198,9 +194,7 @@ impl Member {
             payload: unit.payload,
         };
         let len = usize::try_from(unit.header.message_len).unwrap_or(usize::MAX);
-        let progress = self
-            .reassembly
-            .insert(key, len, unit.header.blocks, piece)?;
+        let progress = self.reassembly.insert(key, len, unit.header.blocks, piece)?;
         if progress == Progress::Stale {
             return Ok(Taken::Nothing);
         }
@@ -209,14 +203,7 @@ impl Member {
         if let Progress::Complete { message, recovered } = progress {
             let recovered = recovered > 0;
             let message = RekeyMessage::decode(&message)?;
-            self.later.insert(
-                key,
-                Whole {
-                    header,
-                    message,
-                    recovered,
-                },
-            );
+            self.later.insert(key, Whole { header, message, recovered });
             taken = Taken::Whole { recovered };
         }
         // What is farthest away is the likeliest to come again by re-synchronization.
@@ -234,16 +221,11 @@ impl Member {
     pub(super) fn step(&mut self, now: Now, fence: &Fence) -> Option<Result<bool, Broken>> {
         let next = self.context.epoch.checked_add(1)?;
         let key = *self.later.keys().rev().find(|(_, epoch)| *epoch == next)?;
-        let Whole {
-            header,
-            message,
-            recovered,
-        } = self.later.remove(&key)?;
+        let Whole { header, message, recovered } = self.later.remove(&key)?;
         let result = self.follow(fence, &header, &message).map(|path| {
             let context = header.context();
             if let Some(root) = path.root() {
-                self.keys
-                    .install(now, next, context.data(root), &message.announcement);
+                self.keys.install(now, next, context.data(root), &message.announcement);
             }
             self.header_hash = header.hash(&message.commitment);
             self.commitment = message.commitment;
@@ -255,12 +237,7 @@ impl Member {
         Some(result)
     }
 
-    fn follow(
-        &self,
-        fence: &Fence,
-        header: &EpochHeader,
-        message: &RekeyMessage,
-    ) -> Result<KeyPath, Broken> {
+    fn follow(&self, fence: &Fence, header: &EpochHeader, message: &RekeyMessage) -> Result<KeyPath, Broken> {
         let context = header.context();
         fence.same_reign(&context).map_err(Broken::Conflict)?;
         if header.previous != self.header_hash {
@@ -271,9 +248,7 @@ impl Member {
             });
         }
         let hash = header.hash(&message.commitment);
-        fence
-            .same_claim((header.term, header.epoch), &message.commitment, &hash)
-            .map_err(Broken::Conflict)?;
+        fence.same_claim((header.term, header.epoch), &message.commitment, &hash).map_err(Broken::Conflict)?;
         self.path.apply(&context, message).map_err(Broken::Apply)
     }
 
@@ -283,7 +258,6 @@ impl Member {
         let ahead = |key: &MessageKey| key.0 >= term && key.1 > epoch;
         self.headers.retain(|key, _| ahead(key));
         self.later.retain(|key, _| ahead(key));
-        self.reassembly
-            .forget_below(&(term, epoch.saturating_add(1)));
+        self.reassembly.forget_below(&(term, epoch.saturating_add(1)));
     }
 }

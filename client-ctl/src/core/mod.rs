@@ -134,13 +134,8 @@ impl Core {
         Self {
             entropy,
             verifier: UnitVerifier::new(config.signing),
-            groups: names
-                .map(|name| (name.clone(), Group::new(Now::ZERO, &name)))
-                .collect(),
-            registration: Registration::Wanted {
-                at: Now::ZERO,
-                attempt: 0,
-            },
+            groups: names.map(|name| (name.clone(), Group::new(Now::ZERO, &name))).collect(),
+            registration: Registration::Wanted { at: Now::ZERO, attempt: 0 },
             client: None,
             in_flight: None,
             refusals: 0,
@@ -159,14 +154,8 @@ impl Core {
         }
         match input {
             Input::Datagram(octets) => self.datagram(now, octets),
-            Input::Registered {
-                client,
-                registration,
-            } => self.registered(now, client, registration),
-            Input::RegistrationFailed {
-                retry_after,
-                is_final,
-            } => {
+            Input::Registered { client, registration } => self.registered(now, client, registration),
+            Input::RegistrationFailed { retry_after, is_final } => {
                 self.registration_failed(now, retry_after, is_final);
             }
             Input::Reply { id, message } => self.reply(now, id, message),
@@ -174,15 +163,9 @@ impl Core {
             Input::Join(name) => self.join(now, &name),
             Input::Leave(name) => self.with(now, &name, |group, env| group.leave(env.now)),
             Input::Stop { leave } => self.stop(now, leave),
-            Input::Applied {
-                group,
-                consumer,
-                epoch,
-            } => {
+            Input::Applied { group, consumer, epoch } => {
                 if consumer.len() <= MAX_CONSUMER {
-                    self.with(now, &group, |group, env| {
-                        group.applied(env, consumer, epoch)
-                    });
+                    self.with(now, &group, |group, env| group.applied(env, consumer, epoch));
                 }
             }
             Input::Timeout => {}
@@ -250,19 +233,14 @@ impl Core {
     }
 
     fn name_of(&self, id: GroupId) -> Option<String> {
-        self.groups
-            .iter()
-            .find(|(_, group)| group.id() == Some(id))
-            .map(|(name, _)| name.clone())
+        self.groups.iter().find(|(_, group)| group.id() == Some(id)).map(|(name, _)| name.clone())
     }
 
     fn join(&mut self, now: Now, name: &str) {
         if let Some(group) = self.groups.get_mut(name) {
             group.join(now);
         } else if self.groups.len() >= MAX_GROUPS || name.is_empty() || name.len() > MAX_NAME {
-            self.event(Event::Dropped {
-                cause: "a join of one group too many or of no valid name",
-            });
+            self.event(Event::Dropped { cause: "a join of one group too many or of no valid name" });
         } else {
             self.groups.insert(name.to_owned(), Group::new(now, name));
         }
@@ -284,9 +262,7 @@ impl Core {
         for name in names {
             self.with(now, &name, |group, env| group.advance(env));
         }
-        let ending = self
-            .stopping
-            .is_some_and(|at| at <= now || self.in_flight.is_none());
+        let ending = self.stopping.is_some_and(|at| at <= now || self.in_flight.is_none());
         if !ending {
             self.drive(now);
         }
@@ -298,29 +274,14 @@ impl Core {
     }
 
     fn publish(&mut self) {
-        let wanted: BTreeSet<SocketAddr> = self
-            .groups
-            .values()
-            .filter_map(Group::destination)
-            .collect();
-        self.outputs.extend(
-            wanted
-                .difference(&self.subscribed)
-                .map(|to| Output::Subscribe(*to)),
-        );
-        self.outputs.extend(
-            self.subscribed
-                .difference(&wanted)
-                .map(|to| Output::Unsubscribe(*to)),
-        );
+        let wanted: BTreeSet<SocketAddr> = self.groups.values().filter_map(Group::destination).collect();
+        self.outputs.extend(wanted.difference(&self.subscribed).map(|to| Output::Subscribe(*to)));
+        self.outputs.extend(self.subscribed.difference(&wanted).map(|to| Output::Unsubscribe(*to)));
         self.subscribed = wanted;
         for (name, group) in &mut self.groups {
             if group.take_changed() {
                 let snapshot = group.snapshot(self.client);
-                self.outputs.push_back(Output::Feed {
-                    group: name.clone(),
-                    snapshot,
-                });
+                self.outputs.push_back(Output::Feed { group: name.clone(), snapshot });
             }
         }
     }
@@ -329,17 +290,8 @@ impl Core {
         let Some(group) = self.groups.get_mut(name) else {
             return;
         };
-        let (entropy, verifier, outputs) =
-            (&mut self.entropy, &mut self.verifier, &mut self.outputs);
-        f(
-            group,
-            &mut Env {
-                now,
-                entropy,
-                verifier,
-                outputs,
-            },
-        );
+        let (entropy, verifier, outputs) = (&mut self.entropy, &mut self.verifier, &mut self.outputs);
+        f(group, &mut Env { now, entropy, verifier, outputs });
     }
 
     fn event(&mut self, event: Event) {
@@ -349,9 +301,6 @@ impl Core {
 
 impl std::fmt::Debug for Core {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Core")
-            .field("client", &self.client)
-            .field("groups", &self.groups.len())
-            .finish_non_exhaustive()
+        f.debug_struct("Core").field("client", &self.client).field("groups", &self.groups.len()).finish_non_exhaustive()
     }
 }

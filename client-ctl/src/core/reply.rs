@@ -41,10 +41,7 @@ pub(super) fn check(
     Beacon::verify(&membership.beacon, keys).map_err(|_| ReplyError::Signature)?;
     let context = beacon.context;
     if let Some(expected) = fence.id().filter(|id| *id != context.group) {
-        return Err(ReplyError::Group {
-            expected,
-            got: context.group,
-        });
+        return Err(ReplyError::Group { expected, got: context.group });
     }
     if membership.path.commitment(&context) != Some(beacon.commitment) {
         return Err(ReplyError::Commitment);
@@ -59,23 +56,11 @@ pub(super) fn check(
         .and_then(|()| former.map_or(Ok(()), |member| member.agrees(&beacon)))
         .map_err(ReplyError::Conflict)?;
     let (joined, present) = (membership.joined_epoch, context.epoch);
-    if let Some(key) = membership
-        .earlier
-        .iter()
-        .find(|key| !(joined..present).contains(&key.epoch))
-    {
-        return Err(ReplyError::Earlier {
-            got: key.epoch,
-            joined,
-            present,
-        });
+    if let Some(key) = membership.earlier.iter().find(|key| !(joined..present).contains(&key.epoch)) {
+        return Err(ReplyError::Earlier { got: key.epoch, joined, present });
     }
     if joined > present {
-        return Err(ReplyError::Earlier {
-            got: present,
-            joined,
-            present,
-        });
+        return Err(ReplyError::Earlier { got: present, joined, present });
     }
     Ok(beacon)
 }

@@ -46,21 +46,13 @@ impl Core {
         self.registration = Registration::Done { client, number };
         self.client = Some(client);
         self.refusals = 0;
-        self.event(Event::Registered {
-            client,
-            registration: number,
-        });
+        self.event(Event::Registered { client, registration: number });
         // The names of requests are bound to nothing, but their answers would be sealed under the key before.
         self.in_flight = None;
         self.groups.values_mut().for_each(|group| group.renew(now));
     }
 
-    pub(super) fn registration_failed(
-        &mut self,
-        now: Now,
-        retry_after: Option<Duration>,
-        is_final: bool,
-    ) {
+    pub(super) fn registration_failed(&mut self, now: Now, retry_after: Option<Duration>, is_final: bool) {
         let Registration::Underway { attempt, .. } = self.registration else {
             return;
         };
@@ -73,36 +65,23 @@ impl Core {
         }
         let pause = backoff(&mut self.entropy, attempt);
         let at = now + retry_after.map_or(pause, |after| after.max(pause));
-        self.registration = Registration::Wanted {
-            at,
-            attempt: attempt.saturating_add(1),
-        };
+        self.registration = Registration::Wanted { at, attempt: attempt.saturating_add(1) };
     }
 
     /// Sends what is due: a registration, or else one request.
     pub(super) fn drive(&mut self, now: Now) {
         match self.registration {
             Registration::Wanted { at, attempt } if at <= now => {
-                self.registration = Registration::Underway {
-                    until: now + REGISTRATION_TIME,
-                    attempt,
-                };
+                self.registration = Registration::Underway { until: now + REGISTRATION_TIME, attempt };
                 self.outputs.push_back(Output::Register);
             }
-            Registration::Underway { until, .. } if until <= now => {
-                self.registration_failed(now, None, false)
-            }
+            Registration::Underway { until, .. } if until <= now => self.registration_failed(now, None, false),
             _ => {}
         }
         let Registration::Done { .. } = self.registration else {
             return;
         };
-        if let Some(InFlight {
-            is_sent: true,
-            at,
-            request,
-            ..
-        }) = &self.in_flight
+        if let Some(InFlight { is_sent: true, at, request, .. }) = &self.in_flight
             && *at <= now
         {
             let id = request.id;
@@ -133,35 +112,15 @@ impl Core {
             Registration::Done { .. } => {}
         }
         match &self.in_flight {
-            Some(flight) => Some((
-                flight.at,
-                if flight.is_sent {
-                    "no answer"
-                } else {
-                    "ask again"
-                },
-            )),
-            None => self
-                .groups
-                .values()
-                .filter_map(|group| group.wanted_at())
-                .min()
-                .map(|at| (at, "ask")),
+            Some(flight) => Some((flight.at, if flight.is_sent { "no answer" } else { "ask again" })),
+            None => self.groups.values().filter_map(|group| group.wanted_at()).min().map(|at| (at, "ask")),
         }
     }
 
     /// Puts a new request in the place of whatever was on its way.
     pub(super) fn ask(&mut self, now: Now, operations: Operations) {
-        let request = Request {
-            id: RequestId(self.entropy.array()),
-            operations,
-        };
-        self.in_flight = Some(InFlight {
-            request,
-            attempt: 0,
-            is_sent: false,
-            at: now,
-        });
+        let request = Request { id: RequestId(self.entropy.array()), operations };
+        self.in_flight = Some(InFlight { request, attempt: 0, is_sent: false, at: now });
     }
 
     /// Joins and leaves that are due, or else all re-synchronizations as soon as one is due.
@@ -170,11 +129,7 @@ impl Core {
             .groups
             .iter_mut()
             .filter_map(|(name, group)| {
-                let act = if group.take_change(now)? == Ask::Leave {
-                    Act::Leave
-                } else {
-                    Act::Join
-                };
+                let act = if group.take_change(now)? == Ask::Leave { Act::Leave } else { Act::Join };
                 Some((act, name.clone()))
             })
             .take(MAX_OPERATIONS)
@@ -185,21 +140,13 @@ impl Core {
         if !self.groups.values().any(|group| group.resync_due(now)) {
             return None;
         }
-        let resyncs: Vec<_> = self
-            .groups
-            .values_mut()
-            .filter_map(|group| group.take_resync(now))
-            .take(MAX_OPERATIONS)
-            .collect();
+        let resyncs: Vec<_> =
+            self.groups.values_mut().filter_map(|group| group.take_resync(now)).take(MAX_OPERATIONS).collect();
         (!resyncs.is_empty()).then_some(Operations::Resyncs(resyncs))
     }
 
     pub(super) fn request_failed(&mut self, now: Now, id: RequestId, refused: bool) {
-        let Some(flight) = self
-            .in_flight
-            .as_mut()
-            .filter(|flight| flight.request.id == id && flight.is_sent)
-        else {
+        let Some(flight) = self.in_flight.as_mut().filter(|flight| flight.request.id == id && flight.is_sent) else {
             return;
         };
         (flight.is_sent, flight.at) = (false, now + backoff(&mut self.entropy, flight.attempt));
@@ -208,18 +155,13 @@ impl Core {
         self.event(Event::Unanswered { refused });
         if self.refusals >= REFUSALS {
             self.refusals = 0;
-            self.registration = Registration::Wanted {
-                at: now,
-                attempt: 0,
-            };
+            self.registration = Registration::Wanted { at: now, attempt: 0 };
         }
     }
 
     pub(super) fn reply(&mut self, now: Now, id: RequestId, message: &[u8]) {
         let Some(flight) = self.in_flight.take_if(|flight| flight.request.id == id) else {
-            return self.event(Event::Dropped {
-                cause: "a reply to no request",
-            });
+            return self.event(Event::Dropped { cause: "a reply to no request" });
         };
         let asked = asked(&flight.request.operations);
         let why = match Reply::decode(message) {
@@ -233,22 +175,14 @@ impl Core {
             Ok(_) => "the reply is to another request".to_owned(),
             Err(error) => error.to_string(),
         };
-        self.event(Event::BadReply {
-            group: String::new(),
-            why,
-        });
-        self.in_flight = Some(InFlight {
-            is_sent: true,
-            ..flight
-        });
+        self.event(Event::BadReply { group: String::new(), why });
+        self.in_flight = Some(InFlight { is_sent: true, ..flight });
         self.request_failed(now, id, false);
     }
 
     fn outcome(&mut self, now: Now, ask: Ask, name: &str, outcome: Outcome) {
         self.with(now, name, |group, env| match (ask, outcome) {
-            (Ask::Join | Ask::Resync, Outcome::Granted(membership)) => {
-                group.granted(env, ask, *membership)
-            }
+            (Ask::Join | Ask::Resync, Outcome::Granted(membership)) => group.granted(env, ask, *membership),
             (Ask::Leave, Outcome::Left { epoch }) => group.left(env, Some(epoch)),
             (_, Outcome::Denied(denial)) => group.denied(env, ask, denial),
             _ => group.bad_reply(env, ask, &ReplyError::Mismatch),
@@ -283,20 +217,8 @@ fn asked(operations: &Operations) -> Vec<(Ask, String)> {
     match operations {
         Operations::Changes(changes) => changes
             .iter()
-            .map(|(act, group)| {
-                (
-                    if *act == Act::Join {
-                        Ask::Join
-                    } else {
-                        Ask::Leave
-                    },
-                    group.clone(),
-                )
-            })
+            .map(|(act, group)| (if *act == Act::Join { Ask::Join } else { Ask::Leave }, group.clone()))
             .collect(),
-        Operations::Resyncs(resyncs) => resyncs
-            .iter()
-            .map(|r| (Ask::Resync, r.group.clone()))
-            .collect(),
+        Operations::Resyncs(resyncs) => resyncs.iter().map(|r| (Ask::Resync, r.group.clone())).collect(),
     }
 }

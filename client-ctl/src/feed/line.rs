@@ -84,11 +84,7 @@ pub fn line(snapshot: &Snapshot, now: Now) -> Zeroizing<Vec<u8>> {
         joined_epoch: snapshot.joined_epoch,
         left_epoch: snapshot.left_epoch,
         hold_ms: snapshot.hold_ms,
-        keys: snapshot
-            .keys
-            .iter()
-            .map(|live| key(live, newest == Some(live.epoch), now))
-            .collect(),
+        keys: snapshot.keys.iter().map(|live| key(live, newest == Some(live.epoch), now)).collect(),
     };
     // Room for everything at once, so that growth leaves no copy of a secret behind: a key takes under 800 octets.
     let mut out = Zeroizing::new(Vec::with_capacity(2_048 + 1_024 * line.keys.len()));
@@ -123,11 +119,7 @@ fn key(live: &LiveKey, is_newest: bool, now: Now) -> Key {
 }
 
 fn derived<const N: usize>(key: &DataKey, profile: &[u8]) -> Hex {
-    let octets: Zeroizing<[u8; N]> = Zeroizing::new(protocol::schedule::expand(
-        key.expose(),
-        b"profile",
-        &[profile],
-    ));
+    let octets: Zeroizing<[u8; N]> = Zeroizing::new(protocol::schedule::expand(key.expose(), b"profile", &[profile]));
     Hex::new(&*octets)
 }
 
@@ -184,42 +176,22 @@ mod tests {
         let out = line(&snapshot, at(1_100));
         assert_eq!(out.iter().filter(|octet| **octet == b'\n').count(), 1);
         let json: serde_json::Value = serde_json::from_slice(&out).unwrap();
-        assert_eq!(
-            (&json["v"], &json["status"], &json["sender_id"]),
-            (&1.into(), &"member".into(), &9.into())
-        );
+        assert_eq!((&json["v"], &json["status"], &json["sender_id"]), (&1.into(), &"member".into(), &9.into()));
         let (five, six) = (&json["keys"][0], &json["keys"][1]);
-        assert_eq!(
-            (&five["state"], &five["send_until_ms"]),
-            (&"previous".into(), &0.into())
-        );
-        assert_eq!(
-            (&five["receive_until_ms"], &five["parity"]),
-            (&3_900.into(), &1.into())
-        );
-        assert_eq!(
-            (&six["state"], &six["send_not_before_ms"]),
-            (&"current".into(), &150.into())
-        );
-        assert!(
-            six["send_until_ms"].is_null() && six["revoke"] == true && six["reason"] == "evict"
-        );
+        assert_eq!((&five["state"], &five["send_until_ms"]), (&"previous".into(), &0.into()));
+        assert_eq!((&five["receive_until_ms"], &five["parity"]), (&3_900.into(), &1.into()));
+        assert_eq!((&six["state"], &six["send_not_before_ms"]), (&"current".into(), &150.into()));
+        assert!(six["send_until_ms"].is_null() && six["revoke"] == true && six["reason"] == "evict");
         assert_eq!(six["secret"], "07".repeat(32));
         let digits = |name: &str| six["derived"][name].as_str().unwrap().len();
-        assert_eq!(
-            ["srtp/aes-256-gcm", "esp/aes-256-gcm", "macsec/gcm-aes-256"].map(digits),
-            [88, 72, 64]
-        );
+        assert_eq!(["srtp/aes-256-gcm", "esp/aes-256-gcm", "macsec/gcm-aes-256"].map(digits), [88, 72, 64]);
     }
 
     #[test]
     fn a_kid_is_never_zero_and_never_twice_in_a_row() {
         let wrap = u64::from(u32::MAX);
         assert_eq!([1, 6, wrap].map(kid), [1, 6, u32::MAX]);
-        assert_eq!(
-            [wrap + 1, wrap + 2, 2 * wrap, 2 * wrap + 1].map(kid),
-            [1, 2, u32::MAX, 1]
-        );
+        assert_eq!([wrap + 1, wrap + 2, 2 * wrap, 2 * wrap + 1].map(kid), [1, 2, u32::MAX, 1]);
         assert_eq!(kid(0), 1);
     }
 }

@@ -50,21 +50,13 @@ impl Door {
     pub(super) fn open(path: &Path, mut allowed: BTreeSet<u32>) -> io::Result<Self> {
         if let Ok(there) = std::fs::symlink_metadata(path) {
             if !there.file_type().is_socket() {
-                return Err(io::Error::new(
-                    io::ErrorKind::AlreadyExists,
-                    "something that is no socket is there",
-                ));
+                return Err(io::Error::new(io::ErrorKind::AlreadyExists, "something that is no socket is there"));
             }
             match std::os::unix::net::UnixStream::connect(path) {
-                Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-                    std::fs::remove_file(path)?
-                }
+                Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => std::fs::remove_file(path)?,
                 Err(error) => return Err(error),
                 Ok(_) => {
-                    return Err(io::Error::new(
-                        io::ErrorKind::AddrInUse,
-                        "another daemon answers on it",
-                    ));
+                    return Err(io::Error::new(io::ErrorKind::AddrInUse, "another daemon answers on it"));
                 }
             }
         }
@@ -74,13 +66,7 @@ impl Door {
         allowed.extend([0, rustix::process::getuid().as_raw()]);
         let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
         let strangers = Arc::new(Semaphore::new(MAX_STRANGERS));
-        Ok(Self {
-            listener,
-            allowed,
-            places,
-            strangers,
-            _file: file,
-        })
+        Ok(Self { listener, allowed, places, strangers, _file: file })
     }
 
     #[cfg(test)]
@@ -106,20 +92,10 @@ impl Listener for Door {
             };
             let uid = stream.peer_cred().ok().map(|credentials| credentials.uid());
             let is_allowed = uid.is_some_and(|uid| self.allowed.contains(&uid));
-            let places = if is_allowed {
-                &self.places
-            } else {
-                &self.strangers
-            };
+            let places = if is_allowed { &self.places } else { &self.strangers };
             match Arc::clone(places).try_acquire_owned() {
                 Ok(place) => {
-                    return (
-                        Connection {
-                            stream,
-                            _place: place,
-                        },
-                        Caller { uid, is_allowed },
-                    );
+                    return (Connection { stream, _place: place }, Caller { uid, is_allowed });
                 }
                 Err(_) => tracing::debug!(uid, "refused: too many connections on the feed"),
             }
@@ -127,10 +103,7 @@ impl Listener for Door {
     }
 
     fn local_addr(&self) -> io::Result<Caller> {
-        Ok(Caller {
-            uid: None,
-            is_allowed: false,
-        })
+        Ok(Caller { uid: None, is_allowed: false })
     }
 }
 
@@ -147,21 +120,13 @@ pub(super) struct Connection {
 }
 
 impl AsyncRead for Connection {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_read(cx, buf)
     }
 }
 
 impl AsyncWrite for Connection {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.stream).poll_write(cx, buf)
     }
 

@@ -121,16 +121,11 @@ impl Shared {
     }
 
     fn watch(&self, group: &str) -> Option<tokio::sync::watch::Receiver<Arc<Snapshot>>> {
-        self.groups()
-            .get(group)
-            .map(tokio::sync::watch::Sender::subscribe)
+        self.groups().get(group).map(tokio::sync::watch::Sender::subscribe)
     }
 
     async fn send(&self, command: Command) -> Result<(), StatusCode> {
-        self.commands
-            .send(command)
-            .await
-            .map_err(|_| StatusCode::SERVICE_UNAVAILABLE)
+        self.commands.send(command).await.map_err(|_| StatusCode::SERVICE_UNAVAILABLE)
     }
 }
 
@@ -152,26 +147,15 @@ impl Feed {
         clock: Clock,
         commands: mpsc::Sender<Command>,
     ) -> Result<Self, FeedError> {
-        let door = Door::open(path, allowed).map_err(|source| FeedError {
-            path: path.to_owned(),
-            source,
-        })?;
-        let shared = Shared {
-            clock,
-            groups: Arc::default(),
-            commands,
-        };
+        let door = Door::open(path, allowed).map_err(|source| FeedError { path: path.to_owned(), source })?;
+        let shared = Shared { clock, groups: Arc::default(), commands };
         let (close, closed) = oneshot::channel::<()>();
         let service = router(shared.clone()).into_make_service_with_connect_info::<Caller>();
         let server = axum::serve(door, service).with_graceful_shutdown(async {
             // A dropped sender closes too.
             let _ = closed.await;
         });
-        Ok(Self {
-            shared,
-            close,
-            server: tokio::spawn(server.into_future()),
-        })
+        Ok(Self { shared, close, server: tokio::spawn(server.into_future()) })
     }
 
     /// Tells everybody who watches this group.
@@ -211,33 +195,19 @@ fn router(shared: Shared) -> Router {
         .with_state(shared)
 }
 
-async fn check_caller(
-    ConnectInfo(caller): ConnectInfo<Caller>,
-    request: Request,
-    next: Next,
-) -> Response {
+async fn check_caller(ConnectInfo(caller): ConnectInfo<Caller>, request: Request, next: Next) -> Response {
     if caller.is_allowed {
         return next.run(request).await;
     }
-    tracing::warn!(
-        uid = caller.uid,
-        "a user that may not use the feed has called"
-    );
+    tracing::warn!(uid = caller.uid, "a user that may not use the feed has called");
     let close = [(header::CONNECTION, HeaderValue::from_static("close"))];
-    (
-        StatusCode::FORBIDDEN,
-        close,
-        "this user may not use the feed (allow_uids)\n",
-    )
-        .into_response()
+    (StatusCode::FORBIDDEN, close, "this user may not use the feed (allow_uids)\n").into_response()
 }
 
 async fn groups(State(shared): State<Shared>) -> Json<Value> {
     let groups = shared.groups();
-    let list: Vec<Value> = groups
-        .iter()
-        .map(|(name, sender)| json!({ "group": name, "status": sender.borrow().status }))
-        .collect();
+    let list: Vec<Value> =
+        groups.iter().map(|(name, sender)| json!({ "group": name, "status": sender.borrow().status })).collect();
     Json(json!({ "groups": list }))
 }
 
@@ -253,10 +223,7 @@ async fn watched(State(shared): State<Shared>, Part(group): Part<String>) -> Res
     let Some(receiver) = shared.watch(&group) else {
         return unknown();
     };
-    typed(
-        "application/x-ndjson",
-        Body::new(watch::Lines::new(receiver, shared.clock)),
-    )
+    typed("application/x-ndjson", Body::new(watch::Lines::new(receiver, shared.clock)))
 }
 
 fn typed(kind: &'static str, body: Body) -> Response {
@@ -291,20 +258,10 @@ async fn applied(
         Err(rejection) => return rejection.into_response(),
     };
     if consumer.is_empty() || consumer.len() > MAX_CONSUMER {
-        let why = format!(
-            "consumer has {} octets, expected 1 to {MAX_CONSUMER}\n",
-            consumer.len()
-        );
+        let why = format!("consumer has {} octets, expected 1 to {MAX_CONSUMER}\n", consumer.len());
         return (StatusCode::BAD_REQUEST, why).into_response();
     }
-    match shared
-        .send(Command::Applied {
-            group,
-            consumer,
-            epoch,
-        })
-        .await
-    {
+    match shared.send(Command::Applied { group, consumer, epoch }).await {
         Ok(()) => StatusCode::NO_CONTENT.into_response(),
         Err(code) => code.into_response(),
     }
@@ -312,10 +269,7 @@ async fn applied(
 
 async fn join(State(shared): State<Shared>, Part(group): Part<String>) -> Response {
     if group.is_empty() || group.len() > MAX_NAME {
-        let why = format!(
-            "group has {} octets, expected 1 to {MAX_NAME}\n",
-            group.len()
-        );
+        let why = format!("group has {} octets, expected 1 to {MAX_NAME}\n", group.len());
         return (StatusCode::BAD_REQUEST, why).into_response();
     }
     let is_full = {
@@ -323,11 +277,7 @@ async fn join(State(shared): State<Shared>, Part(group): Part<String>) -> Respon
         groups.len() >= MAX_GROUPS && !groups.contains_key(&group)
     };
     if is_full {
-        return (
-            StatusCode::TOO_MANY_REQUESTS,
-            format!("{MAX_GROUPS} groups are the most\n"),
-        )
-            .into_response();
+        return (StatusCode::TOO_MANY_REQUESTS, format!("{MAX_GROUPS} groups are the most\n")).into_response();
     }
     match shared.send(Command::Join(group)).await {
         Ok(()) => StatusCode::ACCEPTED.into_response(),

@@ -38,19 +38,9 @@ impl Running {
     fn start() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let (commands, commanded) = mpsc::channel(MAX_WAITING);
-        let feed = Feed::open(
-            &folder.path().join("s"),
-            BTreeSet::new(),
-            Clock::start(),
-            commands,
-        )
-        .unwrap();
+        let feed = Feed::open(&folder.path().join("s"), BTreeSet::new(), Clock::start(), commands).unwrap();
         feed.publish("demo".into(), snapshot(1));
-        Self {
-            feed,
-            commanded,
-            folder,
-        }
+        Self { feed, commanded, folder }
     }
 
     fn path(&self) -> PathBuf {
@@ -91,39 +81,14 @@ async fn routes_and_status_codes() {
         ("GET", "/v1/groups/none/watch", String::new(), 404),
         ("GET", "/v2/groups", String::new(), 404),
         ("POST", "/v1/groups", String::new(), 405),
-        (
-            "POST",
-            applied,
-            r#"{"consumer":"player","epoch":1}"#.into(),
-            204,
-        ),
-        (
-            "POST",
-            applied,
-            r#"{"consumer":"player","epoch":1,"x":1}"#.into(),
-            422,
-        ),
+        ("POST", applied, r#"{"consumer":"player","epoch":1}"#.into(), 204),
+        ("POST", applied, r#"{"consumer":"player","epoch":1,"x":1}"#.into(), 422),
         ("POST", applied, r#"{"consumer":"player"}"#.into(), 422),
         ("POST", applied, "no json".into(), 400),
         ("POST", applied, r#"{"consumer":"","epoch":1}"#.into(), 400),
-        (
-            "POST",
-            applied,
-            format!(r#"{{"consumer":"{long}","epoch":1}}"#),
-            400,
-        ),
-        (
-            "POST",
-            applied,
-            format!(r#"{{"consumer":"{}","epoch":1}}"#, "x".repeat(8_000)),
-            413,
-        ),
-        (
-            "POST",
-            "/v1/groups/none/applied",
-            r#"{"consumer":"player","epoch":1}"#.into(),
-            404,
-        ),
+        ("POST", applied, format!(r#"{{"consumer":"{long}","epoch":1}}"#), 400),
+        ("POST", applied, format!(r#"{{"consumer":"{}","epoch":1}}"#, "x".repeat(8_000)), 413),
+        ("POST", "/v1/groups/none/applied", r#"{"consumer":"player","epoch":1}"#.into(), 404),
         ("POST", "/v1/groups/other/join", String::new(), 202),
         ("POST", "/v1/groups/none/leave", String::new(), 404),
         ("POST", "/v1/groups/demo/leave", String::new(), 202),
@@ -132,25 +97,13 @@ async fn routes_and_status_codes() {
         let (code, answer) = running.ask(method, path, &body).await;
         assert_eq!(code, expected, "{method} {path} {body}: {answer}");
     }
-    assert_eq!(
-        running
-            .ask("POST", &format!("/v1/groups/{long}/join"), "")
-            .await
-            .0,
-        400
-    );
+    assert_eq!(running.ask("POST", &format!("/v1/groups/{long}/join"), "").await.0, 400);
     let mut commands = Vec::new();
     while let Ok(command) = running.commanded.try_recv() {
         commands.push(format!("{command:?}"));
     }
-    let [applied, join, leave] = &commands[..] else {
-        panic!("{commands:?}")
-    };
-    assert!(
-        applied.contains("player")
-            && join.contains("Join(\"other\")")
-            && leave.contains("Leave(\"demo\")")
-    );
+    let [applied, join, leave] = &commands[..] else { panic!("{commands:?}") };
+    assert!(applied.contains("player") && join.contains("Join(\"other\")") && leave.contains("Leave(\"demo\")"));
     let (_, keys) = running.ask("GET", "/v1/groups/demo/keys", "").await;
     let keys: Value = serde_json::from_str(keys.trim()).unwrap();
     assert_eq!(keys["keys"][0]["secret"], "07".repeat(32));
@@ -158,27 +111,14 @@ async fn routes_and_status_codes() {
 
 #[tokio::test]
 async fn status_is_asked_of_the_core() {
-    let Running {
-        feed,
-        mut commanded,
-        folder,
-    } = Running::start();
-    let running = Running {
-        feed,
-        commanded: mpsc::channel(1).1,
-        folder,
-    };
+    let Running { feed, mut commanded, folder } = Running::start();
+    let running = Running { feed, commanded: mpsc::channel(1).1, folder };
     let answer = tokio::spawn(async move {
-        let Some(Command::Status(answer)) = commanded.recv().await else {
-            panic!("a status command")
-        };
+        let Some(Command::Status(answer)) = commanded.recv().await else { panic!("a status command") };
         answer.send(json!({ "client_id": 9 })).unwrap();
         // Whoever asks now asks a daemon that is ending.
     });
-    assert_eq!(
-        running.ask("GET", "/v1/status", "").await,
-        (200, r#"{"client_id":9}"#.to_owned())
-    );
+    assert_eq!(running.ask("GET", "/v1/status", "").await, (200, r#"{"client_id":9}"#.to_owned()));
     answer.await.unwrap();
     assert_eq!(running.ask("GET", "/v1/status", "").await.0, 503);
 }
@@ -186,19 +126,13 @@ async fn status_is_asked_of_the_core() {
 /// A watcher after its head was read.
 async fn watch(running: &Running) -> BufReader<UnixStream> {
     let mut stream = running.connect().await;
-    stream
-        .write_all(b"GET /v1/groups/demo/watch HTTP/1.1\r\nHost: localhost\r\n\r\n")
-        .await
-        .unwrap();
+    stream.write_all(b"GET /v1/groups/demo/watch HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();
     let mut reader = BufReader::new(stream);
     let mut head = String::new();
     while !head.ends_with("\r\n\r\n") {
         assert_ne!(reader.read_line(&mut head).await.unwrap(), 0);
     }
-    assert!(
-        head.starts_with("HTTP/1.1 200") && head.contains("application/x-ndjson"),
-        "{head}"
-    );
+    assert!(head.starts_with("HTTP/1.1 200") && head.contains("application/x-ndjson"), "{head}");
     reader
 }
 
@@ -228,11 +162,7 @@ async fn a_watcher_gets_the_state_at_once_and_then_changes() {
     }
     let path = running.path();
     running.feed.close().await;
-    assert_eq!(
-        next_epoch(&mut reader).await,
-        None,
-        "the stream ends with the daemon"
-    );
+    assert_eq!(next_epoch(&mut reader).await, None, "the stream ends with the daemon");
     assert!(!path.exists(), "and the socket is gone");
 }
 
@@ -254,10 +184,7 @@ async fn a_slow_reader_misses_states_but_never_the_newest() {
             break;
         }
     }
-    assert!(
-        lines < LAST / 2,
-        "{lines} lines were kept for a reader that did not read"
-    );
+    assert!(lines < LAST / 2, "{lines} lines were kept for a reader that did not read");
 }
 
 #[tokio::test]
@@ -280,9 +207,7 @@ async fn one_daemon_and_some_connections() {
     tokio::time::sleep(Duration::from_millis(50)).await;
     assert_eq!(running.ask("GET", "/healthz", "").await.0, 200);
 
-    let mode = std::os::unix::fs::PermissionsExt::mode(
-        &std::fs::metadata(running.path()).unwrap().permissions(),
-    );
+    let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(running.path()).unwrap().permissions());
     assert_eq!(mode & 0o777, 0o660);
     // A file of somebody else is left alone, a socket that nobody answers on is replaced.
     let path = running.folder.path().join("file");
@@ -291,20 +216,13 @@ async fn one_daemon_and_some_connections() {
     assert_eq!(std::fs::read_to_string(&path).unwrap(), "precious");
     let stale = running.folder.path().join("stale");
     drop(std::os::unix::net::UnixListener::bind(&stale).unwrap());
-    Feed::open(&stale, BTreeSet::new(), Clock::start(), commands)
-        .unwrap()
-        .close()
-        .await;
+    Feed::open(&stale, BTreeSet::new(), Clock::start(), commands).unwrap().close().await;
     assert!(!stale.exists());
 }
 
 #[tokio::test]
 async fn strangers_get_403() {
-    let shared = Shared {
-        clock: Clock::start(),
-        groups: Arc::default(),
-        commands: mpsc::channel(1).0,
-    };
+    let shared = Shared { clock: Clock::start(), groups: Arc::default(), commands: mpsc::channel(1).0 };
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("s");
     let mut door = Door::open(&path, BTreeSet::new()).unwrap();
@@ -314,10 +232,7 @@ async fn strangers_get_403() {
     let server = tokio::spawn(axum::serve(door, service).into_future());
     for path_asked in ["/healthz", "/v1/groups/demo/keys", "/nowhere"] {
         let mut stream = UnixStream::connect(&path).await.unwrap();
-        stream
-            .write_all(format!("GET {path_asked} HTTP/1.1\r\nHost: x\r\n\r\n").as_bytes())
-            .await
-            .unwrap();
+        stream.write_all(format!("GET {path_asked} HTTP/1.1\r\nHost: x\r\n\r\n").as_bytes()).await.unwrap();
         let mut answer = String::new();
         stream.read_to_string(&mut answer).await.unwrap();
         assert!(answer.starts_with("HTTP/1.1 403"), "{answer}");

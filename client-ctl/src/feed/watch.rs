@@ -24,17 +24,11 @@ pub(super) struct Lines {
 impl Lines {
     pub(super) fn new(mut receiver: Receiver<Arc<Snapshot>>, clock: Clock) -> Self {
         receiver.mark_changed();
-        Self {
-            next: Box::pin(next(receiver, clock)),
-            clock,
-        }
+        Self { next: Box::pin(next(receiver, clock)), clock }
     }
 }
 
-async fn next(
-    mut receiver: Receiver<Arc<Snapshot>>,
-    clock: Clock,
-) -> Option<(Bytes, Receiver<Arc<Snapshot>>)> {
+async fn next(mut receiver: Receiver<Arc<Snapshot>>, clock: Clock) -> Option<(Bytes, Receiver<Arc<Snapshot>>)> {
     receiver.changed().await.ok()?;
     let snapshot = Arc::clone(&receiver.borrow_and_update());
     Some((bytes(line(&snapshot, clock.now())), receiver))
@@ -49,10 +43,7 @@ impl Body for Lines {
     type Data = Bytes;
     type Error = Infallible;
 
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
         let Poll::Ready(ready) = self.next.as_mut().poll(cx) else {
             return Poll::Pending;
         };

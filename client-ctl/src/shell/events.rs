@@ -4,10 +4,7 @@ use crate::core::Event;
 
 pub(super) fn log(event: &Event) {
     match event {
-        Event::Registered {
-            client,
-            registration,
-        } => {
+        Event::Registered { client, registration } => {
             tracing::info!(client = client.0, registration, "registered");
         }
         Event::RegistrationFailed { is_final } => tracing::warn!(is_final, "registration failed"),
@@ -20,20 +17,10 @@ pub(super) fn log(event: &Event) {
         Event::Conflict { group, what } => {
             tracing::error!(group, what, "two signed statements contradict each other");
         }
-        Event::Installed {
-            group,
-            term,
-            epoch,
-            recovered,
-            how,
-        } => {
+        Event::Installed { group, term, epoch, recovered, how } => {
             tracing::debug!(group, term, epoch, recovered, ?how, "new key");
         }
-        Event::Waiting {
-            group,
-            wait_ms,
-            why,
-        } => {
+        Event::Waiting { group, wait_ms, why } => {
             tracing::debug!(group, wait_ms, why, "will ask to re-synchronize");
         }
         Event::Resynced { group, term, epoch } => {
@@ -43,11 +30,7 @@ pub(super) fn log(event: &Event) {
             tracing::debug!(group, why, "a rekey message gave no next key")
         }
         Event::Dropped { cause } => tracing::debug!(cause, "dropped"),
-        Event::Applied {
-            group,
-            consumer,
-            epoch,
-        } => {
+        Event::Applied { group, consumer, epoch } => {
             tracing::debug!(group, consumer, epoch, "a data processor uses this key");
         }
     }

@@ -58,23 +58,10 @@ impl From<&RunError> for Exit {
 /// What the tasks of the shell bring home.
 enum Happened {
     Datagram(Vec<u8>),
-    Registered {
-        client: MemberId,
-        registration: u64,
-        key: IndividualKey,
-    },
-    RegistrationFailed {
-        retry_after: Option<Duration>,
-        is_final: bool,
-    },
-    Reply {
-        id: RequestId,
-        message: Zeroizing<Vec<u8>>,
-    },
-    RequestFailed {
-        id: RequestId,
-        refused: bool,
-    },
+    Registered { client: MemberId, registration: u64, key: IndividualKey },
+    RegistrationFailed { retry_after: Option<Duration>, is_final: bool },
+    Reply { id: RequestId, message: Zeroizing<Vec<u8>> },
+    RequestFailed { id: RequestId, refused: bool },
 }
 
 /// Runs the daemon until it is told to end or refused for good. The feed's socket exists as long as it runs.
@@ -84,25 +71,14 @@ enum Happened {
 pub async fn run(settings: Settings, shutdown: Shutdown) -> Result<(), RunError> {
     let clock = Clock::start();
     let (commands, mut commanded) = mpsc::channel(crate::feed::MAX_WAITING);
-    let feed = Feed::open(
-        &settings.socket,
-        settings.allow_uids.clone(),
-        clock,
-        commands,
-    )?;
+    let feed = Feed::open(&settings.socket, settings.allow_uids.clone(), clock, commands)?;
     let (happens, mut happened) = mpsc::channel(MAX_HAPPENED);
-    let config = core::Config {
-        groups: settings.groups.clone(),
-        signing: settings.site.signing.clone(),
-    };
+    let config = core::Config { groups: settings.groups.clone(), signing: settings.site.signing.clone() };
     let mut core = Core::new(config, Box::new(OsEntropy));
     let leave = settings.on_stop == OnStop::Leave;
     tracing::info!(identity = %settings.credentials.identity(), socket = %settings.socket.display(), "started");
     if settings.impairment.loss > 0.0 {
-        tracing::warn!(
-            loss = settings.impairment.loss,
-            "rekey datagrams are dropped on purpose"
-        );
+        tracing::warn!(loss = settings.impairment.loss, "rekey datagrams are dropped on purpose");
     }
     let mut shell = Shell {
         settings: Arc::new(settings),
@@ -166,31 +142,17 @@ impl Shell {
         match output {
             Output::Register => self.begin(register::register(Arc::clone(&self.settings))),
             Output::Request { id, message } => {
-                let Some(((client, registration), key)) =
-                    core.registration().zip(self.individual_key.clone())
-                else {
+                let Some(((client, registration), key)) = core.registration().zip(self.individual_key.clone()) else {
                     return false;
                 };
-                self.begin(request::request(
-                    Arc::clone(&self.settings),
-                    client,
-                    registration,
-                    key,
-                    id,
-                    message,
-                ));
+                self.begin(request::request(Arc::clone(&self.settings), client, registration, key, id, message));
             }
             Output::Subscribe(destination) => {
                 let lost = Arc::clone(self.lost.entry(destination).or_default());
                 for group in core.status() {
                     self.destinations.extend(group.destination.map(|at| (group.group, at)));
                 }
-                let task = multicast::receive(
-                    Arc::clone(&self.settings),
-                    destination,
-                    lost,
-                    self.happens.clone(),
-                );
+                let task = multicast::receive(Arc::clone(&self.settings), destination, lost, self.happens.clone());
                 self.receivers.insert(destination, self.tasks.spawn(task));
             }
             Output::Unsubscribe(destination) => {
@@ -220,42 +182,15 @@ impl Shell {
         let now = clock.now();
         match what {
             Happened::Datagram(octets) => core.handle(now, Input::Datagram(&octets)),
-            Happened::Registered {
-                client,
-                registration,
-                key,
-            } => {
+            Happened::Registered { client, registration, key } => {
                 self.individual_key = Some(key);
-                core.handle(
-                    now,
-                    Input::Registered {
-                        client,
-                        registration,
-                    },
-                );
+                core.handle(now, Input::Registered { client, registration });
             }
-            Happened::RegistrationFailed {
-                retry_after,
-                is_final,
-            } => {
-                core.handle(
-                    now,
-                    Input::RegistrationFailed {
-                        retry_after,
-                        is_final,
-                    },
-                );
+            Happened::RegistrationFailed { retry_after, is_final } => {
+                core.handle(now, Input::RegistrationFailed { retry_after, is_final });
             }
-            Happened::Reply { id, message } => core.handle(
-                now,
-                Input::Reply {
-                    id,
-                    message: &message,
-                },
-            ),
-            Happened::RequestFailed { id, refused } => {
-                core.handle(now, Input::RequestFailed { id, refused })
-            }
+            Happened::Reply { id, message } => core.handle(now, Input::Reply { id, message: &message }),
+            Happened::RequestFailed { id, refused } => core.handle(now, Input::RequestFailed { id, refused }),
         }
     }
 
@@ -264,18 +199,7 @@ impl Shell {
         match command {
             Command::Join(group) => core.handle(now, Input::Join(group)),
             Command::Leave(group) => core.handle(now, Input::Leave(group)),
-            Command::Applied {
-                group,
-                consumer,
-                epoch,
-            } => core.handle(
-                now,
-                Input::Applied {
-                    group,
-                    consumer,
-                    epoch,
-                },
-            ),
+            Command::Applied { group, consumer, epoch } => core.handle(now, Input::Applied { group, consumer, epoch }),
             // Who asked may have gone.
             Command::Status(answer) => _ = answer.send(self.status(core)),
         }
@@ -307,11 +231,7 @@ impl Shell {
         self.tasks.shutdown().await;
         self.feed.close().await;
         tracing::info!("ended");
-        if self.is_refused {
-            Err(RunError::Refused)
-        } else {
-            Ok(())
-        }
+        if self.is_refused { Err(RunError::Refused) } else { Ok(()) }
     }
 }
 

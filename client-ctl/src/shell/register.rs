@@ -7,9 +7,7 @@ use net::frame::{FrameError, read_frame, write_frame};
 use net::tls::{self, TlsError};
 use protocol::codec::DecodeError;
 use protocol::identity::Identity;
-use protocol::registration::{
-    ALPN_CLIENT, FromClient, MAX_FRAME, Refusal, RefusalCode, ToClient, exporter_context,
-};
+use protocol::registration::{ALPN_CLIENT, FromClient, MAX_FRAME, Refusal, RefusalCode, ToClient, exporter_context};
 use thiserror::Error;
 use tokio::io::AsyncWriteExt;
 
@@ -49,11 +47,7 @@ pub(super) async fn register(settings: Arc<Settings>) -> Happened {
             Ok(registered) => return registered,
             Err(error) => {
                 tracing::warn!(%registrar, address, %error, "cannot register here");
-                let refusal = if let RegisterError::Refused(refusal) = error {
-                    Some(refusal)
-                } else {
-                    None
-                };
+                let refusal = if let RegisterError::Refused(refusal) = error { Some(refusal) } else { None };
                 is_final &= refusal.as_ref().is_some_and(ends_it);
                 let after = refusal.map(|r| r.retry_after_ms).filter(|ms| *ms > 0);
                 let after = after.map(|ms| Duration::from_millis(ms.into()));
@@ -61,43 +55,22 @@ pub(super) async fn register(settings: Arc<Settings>) -> Happened {
             }
         }
     }
-    Happened::RegistrationFailed {
-        retry_after,
-        is_final,
-    }
+    Happened::RegistrationFailed { retry_after, is_final }
 }
 
 fn ends_it(refusal: &Refusal) -> bool {
-    refusal.retry_after_ms == 0
-        && matches!(refusal.code, RefusalCode::Identity | RefusalCode::KeyServer)
+    refusal.retry_after_ms == 0 && matches!(refusal.code, RefusalCode::Identity | RefusalCode::KeyServer)
 }
 
-async fn attempt(
-    settings: &Settings,
-    address: &str,
-    registrar: &Identity,
-) -> Result<Happened, RegisterError> {
-    let found = tokio::net::lookup_host(address)
-        .await
-        .map_err(RegisterError::Address)?
-        .next();
+async fn attempt(settings: &Settings, address: &str, registrar: &Identity) -> Result<Happened, RegisterError> {
+    let found = tokio::net::lookup_host(address).await.map_err(RegisterError::Address)?.next();
     let found = found.ok_or_else(|| RegisterError::Address(std::io::ErrorKind::NotFound.into()))?;
     let config = tls::client_config(&settings.credentials, registrar.clone(), ALPN_CLIENT)?;
     let mut stream = tls::connect(found, config, LIMIT).await?;
     let key_server = &settings.site.key_server;
-    write_frame(
-        &mut stream,
-        &FromClient::Register {
-            key_server: key_server.clone(),
-        }
-        .encode(),
-    )
-    .await?;
+    write_frame(&mut stream, &FromClient::Register { key_server: key_server.clone() }.encode()).await?;
     let (client, registration) = match answer(&mut stream).await? {
-        ToClient::Number {
-            client,
-            registration,
-        } => (client, registration),
+        ToClient::Number { client, registration } => (client, registration),
         ToClient::Refused(refusal) => return Err(RegisterError::Refused(refusal)),
         ToClient::Registered => return Err(RegisterError::Turn),
     };
@@ -111,18 +84,10 @@ async fn attempt(
     }
     // Everything was said; whether the goodbye arrives does not matter.
     let _ = stream.shutdown().await;
-    Ok(Happened::Registered {
-        client,
-        registration,
-        key,
-    })
+    Ok(Happened::Registered { client, registration, key })
 }
 
-async fn answer<S: tokio::io::AsyncRead + Unpin>(
-    stream: &mut S,
-) -> Result<ToClient, RegisterError> {
-    let frame = read_frame(stream, MAX_FRAME)
-        .await?
-        .ok_or(RegisterError::Closed)?;
+async fn answer<S: tokio::io::AsyncRead + Unpin>(stream: &mut S) -> Result<ToClient, RegisterError> {
+    let frame = read_frame(stream, MAX_FRAME).await?.ok_or(RegisterError::Closed)?;
     Ok(ToClient::decode(&frame)?)
 }

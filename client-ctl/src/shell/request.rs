@@ -25,10 +25,7 @@ struct Failed {
 
 impl From<NoiseError> for Failed {
     fn from(error: NoiseError) -> Self {
-        Self {
-            error,
-            refused: false,
-        }
+        Self { error, refused: false }
     }
 }
 
@@ -40,25 +37,15 @@ pub(super) async fn request(
     id: RequestId,
     message: Vec<u8>,
 ) -> Happened {
-    let preamble = Preamble {
-        key_server: settings.site.key_server.clone(),
-        client,
-        registration,
-    }
-    .encode();
+    let preamble = Preamble { key_server: settings.site.key_server.clone(), client, registration }.encode();
     let exchange = async {
         let mut stream = connect(&settings, &preamble, &key).await?;
         stream.send(&message).await?;
         Ok(stream.receive(MAX_REPLY).await?)
     };
-    let timed_out = |_| {
-        Err(Failed::from(NoiseError::from(FrameError::Io(
-            io::ErrorKind::TimedOut.into(),
-        ))))
-    };
-    let result: Result<Zeroizing<Vec<u8>>, Failed> = tokio::time::timeout(LIMIT, exchange)
-        .await
-        .unwrap_or_else(timed_out);
+    let timed_out = |_| Err(Failed::from(NoiseError::from(FrameError::Io(io::ErrorKind::TimedOut.into()))));
+    let result: Result<Zeroizing<Vec<u8>>, Failed> =
+        tokio::time::timeout(LIMIT, exchange).await.unwrap_or_else(timed_out);
     match result {
         Ok(message) => Happened::Reply { id, message },
         Err(Failed { error, refused }) => {
@@ -69,29 +56,15 @@ pub(super) async fn request(
 }
 
 /// Each static key that the site certificate names is tried: the key server may be rolling it.
-async fn connect(
-    settings: &Settings,
-    preamble: &[u8],
-    key: &IndividualKey,
-) -> Result<NoiseStream<TcpStream>, Failed> {
+async fn connect(settings: &Settings, preamble: &[u8], key: &IndividualKey) -> Result<NoiseStream<TcpStream>, Failed> {
     let mut failed = Failed::from(NoiseError::Closed);
     for server_key in &settings.site.noise {
-        let stream = TcpStream::connect(&settings.key_server_address)
-            .await
-            .map_err(FrameError::Io);
+        let stream = TcpStream::connect(&settings.key_server_address).await.map_err(FrameError::Io);
         let stream = stream.map_err(NoiseError::from)?;
-        stream
-            .set_nodelay(true)
-            .map_err(FrameError::Io)
-            .map_err(NoiseError::from)?;
+        stream.set_nodelay(true).map_err(FrameError::Io).map_err(NoiseError::from)?;
         match noise::connect(stream, preamble, server_key, key.expose()).await {
             Ok(stream) => return Ok(stream),
-            Err(error) => {
-                failed = Failed {
-                    error,
-                    refused: true,
-                }
-            }
+            Err(error) => failed = Failed { error, refused: true },
         }
     }
     Err(failed)

@@ -10,9 +10,7 @@ use net::noise::{self, StaticKey};
 use net::tls::{CredentialFiles, Credentials};
 use protocol::Reason;
 use protocol::identity::Identity;
-use protocol::registration::{
-    ALPN_CLIENT, FromClient, MAX_FRAME, Refusal, RefusalCode, ToClient, exporter_context,
-};
+use protocol::registration::{ALPN_CLIENT, FromClient, MAX_FRAME, Refusal, RefusalCode, ToClient, exporter_context};
 use protocol::request::{Act, MAX_REQUEST, Operations, Outcome, Preamble, Reply, Request};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, UnixStream};
@@ -59,14 +57,11 @@ impl World {
             key: folder.join("registrar.key"),
             roots: folder.join("ca.pem"),
         };
-        let config =
-            net::tls::server_config(&Credentials::load(&files).unwrap(), ALPN_CLIENT).unwrap();
+        let config = net::tls::server_config(&Credentials::load(&files).unwrap(), ALPN_CLIENT).unwrap();
         let door = net::admission::Admission::default();
         loop {
             let (stream, _, ticket) = door.next(&listener).await;
-            let (mut stream, who) = net::tls::accept(stream, Arc::clone(&config), ticket)
-                .await
-                .unwrap();
+            let (mut stream, who) = net::tls::accept(stream, Arc::clone(&config), ticket).await.unwrap();
             let frame = read_frame(&mut stream, MAX_FRAME).await.unwrap().unwrap();
             let FromClient::Register { key_server } = FromClient::decode(&frame).unwrap();
             if self.refuses {
@@ -75,23 +70,12 @@ impl World {
                 stream.shutdown().await.unwrap();
                 continue;
             }
-            let number = ToClient::Number {
-                client: ME,
-                registration: 1,
-            };
+            let number = ToClient::Number { client: ME, registration: 1 };
             write_frame(&mut stream, &number.encode()).await.unwrap();
-            let context = exporter_context(
-                &who,
-                &Identity::parse(REGISTRAR).unwrap(),
-                &key_server,
-                ME,
-                1,
-            );
+            let context = exporter_context(&who, &Identity::parse(REGISTRAR).unwrap(), &key_server, ME, 1);
             let key = net::tls::individual_key_from(stream.get_ref().1, &context).unwrap();
             *self.individual_key.lock().unwrap() = Some(key);
-            write_frame(&mut stream, &ToClient::Registered.encode())
-                .await
-                .unwrap();
+            write_frame(&mut stream, &ToClient::Registered.encode()).await.unwrap();
         }
     }
 
@@ -99,16 +83,10 @@ impl World {
         loop {
             let (mut stream, _) = listener.accept().await.unwrap();
             let preamble = noise::read_preamble(&mut stream).await.unwrap();
-            let Preamble {
-                key_server,
-                client,
-                registration,
-            } = Preamble::decode(&preamble).unwrap();
+            let Preamble { key_server, client, registration } = Preamble::decode(&preamble).unwrap();
             assert_eq!((key_server.as_str(), client, registration), ("ks", ME, 1));
             let key = self.individual_key.lock().unwrap().clone().unwrap();
-            let mut stream = noise::accept(stream, &preamble, &self.static_key, key.expose())
-                .await
-                .unwrap();
+            let mut stream = noise::accept(stream, &preamble, &self.static_key, key.expose()).await.unwrap();
             let message = stream.receive(MAX_REQUEST).await.unwrap();
             let request = Request::decode(&message).unwrap();
             let reply = self.answer(&request);
@@ -123,19 +101,11 @@ impl World {
                 server.change(Reason::Join, &[Change::Join(ME)]);
                 server.granted()
             }
-            Operations::Changes(_) => Outcome::Left {
-                epoch: server.context.epoch + 1,
-            },
+            Operations::Changes(_) => Outcome::Left { epoch: server.context.epoch + 1 },
             Operations::Resyncs(_) => server.granted(),
         };
-        self.requests
-            .lock()
-            .unwrap()
-            .push(request.operations.clone());
-        Reply {
-            id: request.id,
-            outcomes: vec![outcome],
-        }
+        self.requests.lock().unwrap().push(request.operations.clone());
+        Reply { id: request.id, outcomes: vec![outcome] }
     }
 }
 
@@ -148,9 +118,7 @@ fn address(listener: &TcpListener) -> String {
 }
 
 async fn in_time<F: Future>(what: F) -> F::Output {
-    tokio::time::timeout(Duration::from_secs(10), what)
-        .await
-        .expect("in time")
+    tokio::time::timeout(Duration::from_secs(10), what).await.expect("in time")
 }
 
 async fn watch(socket: &Path) -> BufReader<UnixStream> {
@@ -165,10 +133,7 @@ async fn watch(socket: &Path) -> BufReader<UnixStream> {
     .await;
     // The group is there as soon as the core has spoken; try until then.
     tokio::time::sleep(Duration::from_millis(50)).await;
-    stream
-        .write_all(b"GET /v1/groups/g/watch HTTP/1.1\r\nHost: localhost\r\n\r\n")
-        .await
-        .unwrap();
+    stream.write_all(b"GET /v1/groups/g/watch HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();
     BufReader::new(stream)
 }
 
@@ -177,11 +142,7 @@ async fn key_of(reader: &mut BufReader<UnixStream>, epoch: u64) -> String {
     in_time(async {
         loop {
             let mut text = String::new();
-            assert_ne!(
-                reader.read_line(&mut text).await.unwrap(),
-                0,
-                "the stream has ended before epoch {epoch}"
-            );
+            assert_ne!(reader.read_line(&mut text).await.unwrap(), 0, "the stream has ended before epoch {epoch}");
             if let Ok(Value::Object(line)) = serde_json::from_str(text.trim())
                 && let Some(newest) = line["keys"].as_array().and_then(|keys| keys.last())
                 && newest["epoch"] == epoch
@@ -219,11 +180,7 @@ async fn a_daemon_lives_its_life() {
         server.beacon()
     };
     sender.send(&beacon).await.unwrap();
-    assert_eq!(
-        key_of(&mut reader, 4).await,
-        secret(&world),
-        "by re-synchronization"
-    );
+    assert_eq!(key_of(&mut reader, 4).await, secret(&world), "by re-synchronization");
 
     shutdown.trigger();
     in_time(daemon).await.unwrap().unwrap();

@@ -1,18 +1,8 @@
 //! Shared by the tests: a small seeded generator, messages, and encoded messages to feed back.
-#![allow(
-    dead_code,
-    unreachable_pub,
-    reason = "each test file is a crate of its own and uses its own part"
-)]
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    reason = "helpers of tests: a failure fails the test"
-)]
+#![allow(dead_code, unreachable_pub, reason = "each test file is a crate of its own and uses its own part")]
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "helpers of tests: a failure fails the test")]
 
-use fec::{
-    Assembly, AssemblyError, Block, BlockShape, Layout, Progress, ReedSolomon, UNIT, Unit, encode,
-};
+use fec::{Assembly, AssemblyError, Block, BlockShape, Layout, Progress, ReedSolomon, UNIT, Unit, encode};
 
 /// SplitMix64 (Steele, Lea, Flood 2014).
 pub struct Prng(u64);
@@ -20,8 +10,7 @@ pub struct Prng(u64);
 impl Prng {
     /// Seeded by the environment's `FEC_SEED`, or always the same; prints the seed for replay.
     pub fn new() -> Self {
-        let seed = std::env::var("FEC_SEED")
-            .map_or(20260101, |text| text.parse().expect("FEC_SEED is a number"));
+        let seed = std::env::var("FEC_SEED").map_or(20260101, |text| text.parse().expect("FEC_SEED is a number"));
         println!("FEC_SEED={seed}");
         Self(seed)
     }
@@ -78,20 +67,11 @@ impl Sent {
 
     pub fn unit(&self, block: u16, index: u8) -> Unit<'_> {
         let Block { shape, units } = &self.blocks[usize::from(block)];
-        Unit {
-            block,
-            index,
-            s: shape.s(),
-            r: shape.r(),
-            payload: &units[usize::from(index)],
-        }
+        Unit { block, index, s: shape.s(), r: shape.r(), payload: &units[usize::from(index)] }
     }
 
     pub fn assembly(&self) -> Receiver {
-        Receiver(
-            Assembly::new(self.message.len(), self.block_count()).unwrap(),
-            ReedSolomon::new(),
-        )
+        Receiver(Assembly::new(self.message.len(), self.block_count()).unwrap(), ReedSolomon::new())
     }
 }
 

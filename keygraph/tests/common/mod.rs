@@ -65,18 +65,8 @@ pub(crate) struct World {
 
 impl World {
     pub(crate) fn new(tree: Tree) -> Self {
-        let grant = |member| Grant {
-            member,
-            from: tree.epoch(),
-            until: None,
-            keys: tree.path(member).unwrap(),
-        };
-        Self {
-            grants: tree.members().map(grant).collect(),
-            plans: Vec::new(),
-            roots: vec![tree.root()],
-            tree,
-        }
+        let grant = |member| Grant { member, from: tree.epoch(), until: None, keys: tree.path(member).unwrap() };
+        Self { grants: tree.members().map(grant).collect(), plans: Vec::new(), roots: vec![tree.root()], tree }
     }
 
     /// Carries out one batch; the change list alone, not the plan, says who has which rights.
@@ -85,10 +75,7 @@ impl World {
     }
 
     pub(crate) fn step_at(&mut self, changes: &[Change], epoch: Version) -> &Plan {
-        let staged = self
-            .tree
-            .stage(changes, epoch)
-            .unwrap_or_else(|error| panic!("{changes:?}: {error}"));
+        let staged = self.tree.stage(changes, epoch).unwrap_or_else(|error| panic!("{changes:?}: {error}"));
         let plan = self.tree.merge(staged).unwrap();
         for change in changes {
             match *change {
@@ -108,19 +95,11 @@ impl World {
 
     fn open(&mut self, member: MemberId, epoch: Version) {
         let keys = self.tree.path(member).unwrap();
-        self.grants.push(Grant {
-            member,
-            from: epoch,
-            until: None,
-            keys,
-        });
+        self.grants.push(Grant { member, from: epoch, until: None, keys });
     }
 
     fn close(&mut self, member: MemberId, epoch: Version) {
-        let open = self
-            .grants
-            .iter_mut()
-            .find(|grant| grant.member == member && grant.until.is_none());
+        let open = self.grants.iter_mut().find(|grant| grant.member == member && grant.until.is_none());
         open.unwrap().until = Some(epoch);
     }
 
@@ -130,13 +109,8 @@ impl World {
         self.plans.iter().for_each(|plan| outsider.observe(plan));
         let leaks = |root: &&KeyRef| {
             let mut coalition = outsider.clone();
-            let without_right = self
-                .grants
-                .iter()
-                .filter(|grant| !grant.has_right_to(root.version));
-            without_right
-                .flat_map(|grant| &grant.keys)
-                .for_each(|key| coalition.learn(*key));
+            let without_right = self.grants.iter().filter(|grant| !grant.has_right_to(root.version));
+            without_right.flat_map(|grant| &grant.keys).for_each(|key| coalition.learn(*key));
             coalition.reaches(**root)
         };
         self.roots.iter().find(leaks).map(|root| root.version)

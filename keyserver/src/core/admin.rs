@@ -109,59 +109,33 @@ impl Core {
     pub(super) fn admin(&mut self, ticket: u64, command: Admin) {
         let answer = match command {
             Admin::Status => Ok(AdminReply::Status(self.status())),
-            Admin::Members { group } => self
-                .group_named(&group)
-                .map(|id| AdminReply::Members(self.members(id))),
+            Admin::Members { group } => self.group_named(&group).map(|id| AdminReply::Members(self.members(id))),
             Admin::Evict { group, identity } => match self.group_and_client(&group, &identity) {
                 Ok((group, member)) => {
-                    return self.order(
-                        ticket,
-                        Intent::Evict {
-                            ticket,
-                            group,
-                            member,
-                        },
-                    );
+                    return self.order(ticket, Intent::Evict { ticket, group, member });
                 }
                 Err(error) => Err(error),
             },
             Admin::Admit { group, identity } => match self.group_and_client(&group, &identity) {
                 Ok((group, member)) => {
-                    return self.order(
-                        ticket,
-                        Intent::Admit {
-                            ticket,
-                            group,
-                            member,
-                        },
-                    );
+                    return self.order(ticket, Intent::Admit { ticket, group, member });
                 }
                 Err(error) => Err(error),
             },
             Admin::Refresh { group } => match self.group_named(&group) {
                 Ok(group) => {
-                    let intent = Intent::Refresh {
-                        group,
-                        reason: Reason::Refresh,
-                        ticket: Some(ticket),
-                    };
+                    let intent = Intent::Refresh { group, reason: Reason::Refresh, ticket: Some(ticket) };
                     return self.order(ticket, intent);
                 }
                 Err(error) => Err(error),
             },
         };
-        self.outputs.push_back(Output::AdminReply {
-            ticket,
-            result: answer,
-        });
+        self.outputs.push_back(Output::AdminReply { ticket, result: answer });
     }
 
     fn order(&mut self, ticket: u64, intent: Intent) {
         if self.intend(intent).is_err() {
-            self.outputs.push_back(Output::AdminReply {
-                ticket,
-                result: Err(AdminError::Busy),
-            });
+            self.outputs.push_back(Output::AdminReply { ticket, result: Err(AdminError::Busy) });
         }
     }
 
@@ -170,33 +144,16 @@ impl Core {
         group.map(super::Group::id).ok_or(AdminError::UnknownGroup)
     }
 
-    fn group_and_client(
-        &self,
-        group: &str,
-        identity: &Identity,
-    ) -> Result<(GroupId, MemberId), AdminError> {
-        Ok((
-            self.group_named(group)?,
-            self.clients
-                .find(identity)
-                .ok_or(AdminError::UnknownClient)?,
-        ))
+    fn group_and_client(&self, group: &str, identity: &Identity) -> Result<(GroupId, MemberId), AdminError> {
+        Ok((self.group_named(group)?, self.clients.find(identity).ok_or(AdminError::UnknownClient)?))
     }
 
     fn members(&self, group: GroupId) -> Vec<(MemberId, Identity, u64)> {
         let Some(group) = self.groups.get(&group) else {
             return Vec::new();
         };
-        let known = |member: &MemberId| {
-            self.clients
-                .get(*member)
-                .map(|client| client.identity.clone())
-        };
-        group
-            .joined
-            .iter()
-            .filter_map(|(member, epoch)| Some((*member, known(member)?, *epoch)))
-            .collect()
+        let known = |member: &MemberId| self.clients.get(*member).map(|client| client.identity.clone());
+        group.joined.iter().filter_map(|(member, epoch)| Some((*member, known(member)?, *epoch))).collect()
     }
 
     fn status(&self) -> Status {

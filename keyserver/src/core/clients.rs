@@ -18,8 +18,7 @@ pub(super) struct Client {
 
 impl Client {
     fn newest(&self) -> u64 {
-        let number =
-            |key: &Option<(u64, IndividualKey)>| key.as_ref().map_or(0, |(number, _)| *number);
+        let number = |key: &Option<(u64, IndividualKey)>| key.as_ref().map_or(0, |(number, _)| *number);
         number(&self.current).max(number(&self.pending))
     }
 }
@@ -58,10 +57,7 @@ impl Clients {
     pub(super) fn key(&self, client: MemberId, registration: u64) -> Option<&IndividualKey> {
         let client = self.by_id.get(&client)?;
         let live = [&client.current, &client.pending];
-        live.into_iter()
-            .flatten()
-            .find(|(number, _)| *number == registration)
-            .map(|(_, key)| key)
+        live.into_iter().flatten().find(|(number, _)| *number == registration).map(|(_, key)| key)
     }
 
     /// Whether using this registration is the first proof of a newer key.
@@ -109,10 +105,7 @@ impl Clients {
         registration: u64,
         key: IndividualKey,
     ) -> bool {
-        let reserved = self
-            .reserved
-            .remove(identity)
-            .map_or(0, |(_, number)| number);
+        let reserved = self.reserved.remove(identity).map_or(0, |(_, number)| number);
         self.next_id = self.next_id.max(id.0);
         let new = self.by_identity.insert(identity.clone(), id).is_none();
         let client = self.by_id.entry(id).or_insert_with(|| Client {

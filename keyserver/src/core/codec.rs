@@ -22,21 +22,11 @@ pub(super) enum Record {
     /// A reign begins.
     Reign { term: u64, incarnation: Incarnation },
     /// A registrar handed over an individual key.
-    Registered {
-        client: MemberId,
-        identity: Identity,
-        registration: u64,
-        key: IndividualKey,
-    },
+    Registered { client: MemberId, identity: Identity, registration: u64, key: IndividualKey },
     /// The client proved its newest key.
     Promoted { client: MemberId },
     /// A group was made: degree, first root.
-    Created {
-        group: GroupId,
-        degree: u8,
-        strategy: Strategy,
-        seed: Seed,
-    },
+    Created { group: GroupId, degree: u8, strategy: Strategy, seed: Seed },
     /// A group has a new epoch.
     Epoch { recipe: Recipe, digest: [u8; 32] },
     /// An evicted client may join again.
@@ -53,12 +43,7 @@ impl Record {
                 out.extend_from_slice(&term.to_be_bytes());
                 out.extend_from_slice(&incarnation.0);
             }
-            Self::Registered {
-                client,
-                identity,
-                registration,
-                key,
-            } => {
+            Self::Registered { client, identity, registration, key } => {
                 out.push(2);
                 out.extend_from_slice(&client.0.to_be_bytes());
                 out.put_text(identity.as_str());
@@ -69,12 +54,7 @@ impl Record {
                 out.push(3);
                 out.extend_from_slice(&client.0.to_be_bytes());
             }
-            Self::Created {
-                group,
-                degree,
-                strategy,
-                seed,
-            } => {
+            Self::Created { group, degree, strategy, seed } => {
                 out.push(4);
                 out.extend_from_slice(&group.0.to_be_bytes());
                 out.push(*degree);
@@ -99,45 +79,28 @@ impl Record {
         let mut r = Reader::new(octets);
         let version = r.u8("version of the record")?;
         if version != STATE_VERSION {
-            return Err(DecodeError::Value {
-                what: "version of the record",
-                value: version.into(),
-            });
+            return Err(DecodeError::Value { what: "version of the record", value: version.into() });
         }
         let kind = r.u8("kind of record")?;
         let record = match kind {
-            1 => Self::Reign {
-                term: r.u64("term")?,
-                incarnation: Incarnation(r.array("incarnation")?),
-            },
+            1 => Self::Reign { term: r.u64("term")?, incarnation: Incarnation(r.array("incarnation")?) },
             2 => Self::Registered {
                 client: MemberId(r.u32("client")?),
                 identity: identity(&mut r)?,
                 registration: r.u64("registration")?,
                 key: IndividualKey::new(r.array("individual key")?),
             },
-            3 => Self::Promoted {
-                client: MemberId(r.u32("client")?),
-            },
+            3 => Self::Promoted { client: MemberId(r.u32("client")?) },
             4 => Self::Created {
                 group: GroupId(r.u32("group")?),
                 degree: degree(r.u8("degree")?)?.get(),
                 strategy: strategy(r.u8("strategy")?)?,
                 seed: Seed::new(r.array("seed")?),
             },
-            5 => Self::Epoch {
-                recipe: Recipe::decode(&mut r)?,
-                digest: r.array("digest")?,
-            },
-            6 => Self::Admitted {
-                group: GroupId(r.u32("group")?),
-                member: MemberId(r.u32("member")?),
-            },
+            5 => Self::Epoch { recipe: Recipe::decode(&mut r)?, digest: r.array("digest")? },
+            6 => Self::Admitted { group: GroupId(r.u32("group")?), member: MemberId(r.u32("member")?) },
             _ => {
-                return Err(DecodeError::Value {
-                    what: "kind of record",
-                    value: kind.into(),
-                });
+                return Err(DecodeError::Value { what: "kind of record", value: kind.into() });
             }
         };
         r.end("record").map(|()| record)
@@ -154,14 +117,8 @@ impl Recipe {
         self.announcement.encode(out);
         out.extend_from_slice(self.seed.expose());
         out.push(u8::from(self.request.is_some()));
-        self.request
-            .iter()
-            .for_each(|id| out.extend_from_slice(&id.0));
-        out.extend_from_slice(
-            &u32::try_from(self.changes.len())
-                .unwrap_or(u32::MAX)
-                .to_be_bytes(),
-        );
+        self.request.iter().for_each(|id| out.extend_from_slice(&id.0));
+        out.extend_from_slice(&u32::try_from(self.changes.len()).unwrap_or(u32::MAX).to_be_bytes());
         for change in &self.changes {
             let (kind, member) = match change {
                 Change::Join(member) => (1, member.0),
@@ -187,10 +144,7 @@ impl Recipe {
                 0 => None,
                 1 => Some(RequestId(r.array("request id")?)),
                 other => {
-                    return Err(DecodeError::Value {
-                        what: "request flag",
-                        value: other.into(),
-                    });
+                    return Err(DecodeError::Value { what: "request flag", value: other.into() });
                 }
             },
             changes: changes(r)?,
@@ -201,10 +155,7 @@ impl Recipe {
 fn changes(r: &mut Reader<'_>) -> Result<Vec<Change>, DecodeError> {
     let count = r.u32("changes")?;
     if count > MAX_CHANGES {
-        return Err(DecodeError::Value {
-            what: "changes",
-            value: count.into(),
-        });
+        return Err(DecodeError::Value { what: "changes", value: count.into() });
     }
     (0..count)
         .map(|_| {
@@ -216,10 +167,7 @@ fn changes(r: &mut Reader<'_>) -> Result<Vec<Change>, DecodeError> {
                 3 => Change::Renew(member),
                 4 => Change::Refresh,
                 _ => {
-                    return Err(DecodeError::Value {
-                        what: "change",
-                        value: kind.into(),
-                    });
+                    return Err(DecodeError::Value { what: "change", value: kind.into() });
                 }
             })
         })
@@ -227,8 +175,7 @@ fn changes(r: &mut Reader<'_>) -> Result<Vec<Change>, DecodeError> {
 }
 
 pub(super) fn identity(r: &mut Reader<'_>) -> Result<Identity, DecodeError> {
-    Identity::parse(r.text(MAX_IDENTITY, "identity")?)
-        .map_err(|_| DecodeError::Text { what: "identity" })
+    Identity::parse(r.text(MAX_IDENTITY, "identity")?).map_err(|_| DecodeError::Text { what: "identity" })
 }
 
 pub(super) fn strategy_number(strategy: Strategy) -> u8 {
@@ -242,9 +189,6 @@ pub(super) fn strategy(number: u8) -> Result<Strategy, DecodeError> {
     match number {
         1 => Ok(Strategy::Group),
         2 => Ok(Strategy::Chain),
-        _ => Err(DecodeError::Value {
-            what: "strategy",
-            value: number.into(),
-        }),
+        _ => Err(DecodeError::Value { what: "strategy", value: number.into() }),
     }
 }

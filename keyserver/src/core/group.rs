@@ -11,8 +11,8 @@ use protocol::rekey::Announcement;
 use protocol::request::{EarlierKey, MAX_EARLIER, Membership, RequestId};
 use protocol::sign::SigningKey;
 use protocol::{
-    Commitment, DataKey, DecodeError, EpochContext, EpochHeader, GroupId, HeaderHash, Incarnation,
-    KeyPath, MemberId, NodeSecret, Reason, Seed, Suite,
+    Commitment, DataKey, DecodeError, EpochContext, EpochHeader, GroupId, HeaderHash, Incarnation, KeyPath, MemberId,
+    NodeSecret, Reason, Seed, Suite,
 };
 use thiserror::Error;
 
@@ -29,10 +29,7 @@ pub(super) struct Held(pub(super) BTreeMap<NodeId, (u64, NodeSecret)>);
 
 impl Secrets for Held {
     fn secret(&self, key: KeyRef) -> Option<&NodeSecret> {
-        self.0
-            .get(&key.node)
-            .filter(|(version, _)| *version == key.version)
-            .map(|(_, secret)| secret)
+        self.0.get(&key.node).filter(|(version, _)| *version == key.version).map(|(_, secret)| secret)
     }
 }
 
@@ -112,30 +109,15 @@ pub(super) struct Group {
 
 impl Group {
     /// An empty group in epoch 0, whose root nobody is given: the first reign's rekey follows at once.
-    pub(super) fn create(
-        config: GroupConfig,
-        incarnation: Incarnation,
-        term: u64,
-        seed: &Seed,
-    ) -> Self {
-        let context = EpochContext {
-            suite: Suite::Aes256,
-            group: config.id,
-            incarnation,
-            term,
-            epoch: 0,
-        };
+    pub(super) fn create(config: GroupConfig, incarnation: Incarnation, term: u64, seed: &Seed) -> Self {
+        let context = EpochContext { suite: Suite::Aes256, group: config.id, incarnation, term, epoch: 0 };
         let root = context.fresh(seed, NodeId(0));
         let commitment = context.commit(&root);
         let at = Position {
             context,
             header_hash: HeaderHash::NONE,
             commitment,
-            announcement: Announcement {
-                reason: Reason::Restart,
-                send_delay_ms: 0,
-                keep_old_ms: 0,
-            },
+            announcement: Announcement { reason: Reason::Restart, send_delay_ms: 0, keep_old_ms: 0 },
             digest: [0; 32],
         };
         let tree = Tree::new(config.degree, config.strategy, 0);
@@ -190,11 +172,7 @@ impl Group {
     ) -> Recipe {
         let millis = |time: Now| u32::try_from(time.as_millis()).unwrap_or(u32::MAX);
         let announcement = if reason.revokes() {
-            Announcement {
-                reason,
-                send_delay_ms: 0,
-                keep_old_ms: millis(self.config.keep_old_revoked),
-            }
+            Announcement { reason, send_delay_ms: 0, keep_old_ms: millis(self.config.keep_old_revoked) }
         } else {
             Announcement {
                 reason,
@@ -232,23 +210,10 @@ impl Group {
             previous: self.at.header_hash,
         };
         let plan = staged.plan();
-        let executed = execute(
-            plan,
-            &header.context(),
-            &recipe.seed,
-            &self.held,
-            recipe.announcement,
-        )?;
+        let executed = execute(plan, &header.context(), &recipe.seed, &self.held, recipe.announcement)?;
         let message = executed.message.encode();
         let digest = self.digest(&header, plan, &message);
-        Ok(StagedEpoch {
-            recipe,
-            header,
-            message,
-            digest,
-            staged,
-            executed,
-        })
+        Ok(StagedEpoch { recipe, header, message, digest, staged, executed })
     }
 
     /// Digest of the tree after a change: of the one before, the header, the members' places and the message.
@@ -270,19 +235,8 @@ impl Group {
     }
 
     /// Makes a staged change, which the store holds, the state of the group. Returns its plan.
-    pub(super) fn merge(
-        &mut self,
-        now: Now,
-        staged: StagedEpoch,
-    ) -> Result<Plan, keygraph::StaleStage> {
-        let StagedEpoch {
-            recipe,
-            header,
-            digest,
-            staged,
-            executed,
-            ..
-        } = staged;
+    pub(super) fn merge(&mut self, now: Now, staged: StagedEpoch) -> Result<Plan, keygraph::StaleStage> {
+        let StagedEpoch { recipe, header, digest, staged, executed, .. } = staged;
         let plan = self.tree.merge(staged)?;
         self.retire_data_key(now, recipe.announcement);
         for (_, leaf) in &plan.left {
@@ -348,34 +302,20 @@ impl Group {
     }
 
     /// Everything that `member` needs; `None` if it is no member. Earlier data keys only of its own epochs.
-    pub(super) fn membership(
-        &mut self,
-        now: Now,
-        member: MemberId,
-        have: u64,
-    ) -> Option<Membership> {
+    pub(super) fn membership(&mut self, now: Now, member: MemberId, have: u64) -> Option<Membership> {
         let joined_epoch = *self.joined.get(&member)?;
         let keys: Vec<(KeyRef, NodeSecret)> = (self.tree.path(member)?.into_iter())
             .map(|key| Some((key, self.held.secret(key)?.clone())))
             .collect::<Option<_>>()?;
         let leaf = keys.first()?.0.node;
         let path = KeyPath::new(self.tree.degree(), leaf, keys).ok()?;
-        while self
-            .earlier
-            .front()
-            .is_some_and(|key| key.superseded + KEEP_EARLIER.max(key.keep) < now)
-        {
+        while self.earlier.front().is_some_and(|key| key.superseded + KEEP_EARLIER.max(key.keep) < now) {
             self.earlier.pop_front();
         }
-        let wanted = self
-            .earlier
-            .iter()
-            .filter(|key| key.epoch >= joined_epoch && key.epoch > have);
+        let wanted = self.earlier.iter().filter(|key| key.epoch >= joined_epoch && key.epoch > have);
         let earlier = wanted
             .map(|key| {
-                let remaining = (key.superseded + key.keep)
-                    .saturating_sub(now)
-                    .max(LEAST_REMAINING);
+                let remaining = (key.superseded + key.keep).saturating_sub(now).max(LEAST_REMAINING);
                 EarlierKey {
                     epoch: key.epoch,
                     remaining_ms: u32::try_from(remaining.as_millis()).unwrap_or(u32::MAX),
@@ -412,9 +352,7 @@ impl Group {
 
     /// A beacon, if one is due.
     pub(super) fn beacon_due(&mut self, now: Now, key: &SigningKey) -> Option<Vec<u8>> {
-        self.next_beacon
-            .is_some_and(|at| at <= now)
-            .then(|| self.new_beacon(now, key))
+        self.next_beacon.is_some_and(|at| at <= now).then(|| self.new_beacon(now, key))
     }
 
     /// Signs a beacon of the present epoch and starts the timer of the next.
@@ -437,8 +375,5 @@ impl Group {
 
 /// A degree that a snapshot or a record names.
 pub(super) fn degree(value: u8) -> Result<keygraph::Degree, DecodeError> {
-    keygraph::Degree::new(value).map_err(|_| DecodeError::Value {
-        what: "degree",
-        value: value.into(),
-    })
+    keygraph::Degree::new(value).map_err(|_| DecodeError::Value { what: "degree", value: value.into() })
 }

@@ -304,12 +304,7 @@ impl Core {
             Input::RegistrarUp { link, identity } => self.registrar_up(link, &identity),
             Input::RegistrarDown { link } => drop(self.links.remove(&link)),
             Input::FromRegistrar { link, frame } => self.on_registrar(link, frame),
-            Input::Request {
-                session,
-                client,
-                registration,
-                message,
-            } => {
+            Input::Request { session, client, registration, message } => {
                 self.request(now, session, client, registration, message);
             }
             Input::Admin { ticket, command } => self.admin(ticket, command),
@@ -332,22 +327,9 @@ impl Core {
         if self.halted {
             return None;
         }
-        let send = self
-            .outbox
-            .next_release()
-            .map(|at| (at, "datagrams are waiting"));
-        let beacon = self
-            .groups
-            .values()
-            .filter_map(Group::next_beacon)
-            .min()
-            .map(|at| (at, "a beacon is due"));
-        let refresh = self
-            .groups
-            .values()
-            .filter_map(Group::next_refresh)
-            .min()
-            .map(|at| (at, "a refresh is due"));
+        let send = self.outbox.next_release().map(|at| (at, "datagrams are waiting"));
+        let beacon = self.groups.values().filter_map(Group::next_beacon).min().map(|at| (at, "a beacon is due"));
+        let refresh = self.groups.values().filter_map(Group::next_refresh).min().map(|at| (at, "a refresh is due"));
         [send, beacon, refresh].into_iter().flatten().min()
     }
 
@@ -359,11 +341,7 @@ impl Core {
     fn due(&mut self, now: Now) {
         for group in self.groups.values_mut() {
             if group.refresh_due(now) && self.intents.len() < MAX_INTENTS {
-                self.intents.push_back(Intent::Refresh {
-                    group: group.id(),
-                    reason: Reason::Refresh,
-                    ticket: None,
-                });
+                self.intents.push_back(Intent::Refresh { group: group.id(), reason: Reason::Refresh, ticket: None });
             }
             if let Some(datagram) = group.beacon_due(now, &self.config.signing) {
                 self.outbox.push(group.destination(), datagram);
@@ -389,9 +367,6 @@ impl Core {
 
 impl std::fmt::Debug for Core {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Core")
-            .field("term", &self.term)
-            .field("groups", &self.groups.len())
-            .finish_non_exhaustive()
+        f.debug_struct("Core").field("term", &self.term).field("groups", &self.groups.len()).finish_non_exhaustive()
     }
 }

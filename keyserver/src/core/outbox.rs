@@ -26,13 +26,7 @@ pub(super) struct Outbox {
 impl Outbox {
     pub(super) fn new(units_per_second: u32) -> Self {
         let spacing = Duration::from_secs(1) / units_per_second.max(1);
-        Self {
-            urgent: VecDeque::new(),
-            waiting: VecDeque::new(),
-            spacing,
-            free_at: Now::ZERO,
-            dropped: 0,
-        }
+        Self { urgent: VecDeque::new(), waiting: VecDeque::new(), spacing, free_at: Now::ZERO, dropped: 0 }
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -58,22 +52,15 @@ impl Outbox {
 
     pub(super) fn release(&mut self, now: Now, outputs: &mut VecDeque<Output>) {
         if self.dropped > 0 {
-            outputs.push_back(Output::Event(Event::Overflow {
-                datagrams: std::mem::take(&mut self.dropped),
-            }));
+            outputs.push_back(Output::Event(Event::Overflow { datagrams: std::mem::take(&mut self.dropped) }));
         }
         self.free_at = self.free_at.max(now);
         while self.free_at <= now + self.spacing * BURST {
-            let Some((destination, octets)) =
-                self.urgent.pop_front().or_else(|| self.waiting.pop_front())
-            else {
+            let Some((destination, octets)) = self.urgent.pop_front().or_else(|| self.waiting.pop_front()) else {
                 return;
             };
             self.free_at += self.spacing;
-            outputs.push_back(Output::Datagram {
-                destination,
-                octets,
-            });
+            outputs.push_back(Output::Datagram { destination, octets });
         }
     }
 }

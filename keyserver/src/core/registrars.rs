@@ -4,9 +4,7 @@ use std::collections::BTreeMap;
 
 use protocol::MemberId;
 use protocol::identity::{Identity, IdentityPattern};
-use protocol::registration::{
-    ClientEntry, FromRegistrar, LIST_CHUNK, Refusal, RefusalCode, ToRegistrar,
-};
+use protocol::registration::{ClientEntry, FromRegistrar, LIST_CHUNK, Refusal, RefusalCode, ToRegistrar};
 
 use super::transaction::Intent;
 use super::{Core, Output};
@@ -26,48 +24,20 @@ pub(super) struct Link {
 
 impl Core {
     pub(super) fn registrar_up(&mut self, link: u64, identity: &Identity) {
-        let Some((_, prefixes)) = self
-            .config
-            .registrars
-            .iter()
-            .find(|(known, _)| known == identity)
-        else {
+        let Some((_, prefixes)) = self.config.registrars.iter().find(|(known, _)| known == identity) else {
             self.outputs.push_back(Output::CloseRegistrar { link });
-            return self.misbehaved(
-                identity.to_string(),
-                "it is not a registrar of this key server".into(),
-            );
+            return self.misbehaved(identity.to_string(), "it is not a registrar of this key server".into());
         };
         let prefixes = prefixes.clone();
-        self.links.insert(
-            link,
-            Link {
-                identity: identity.clone(),
-                prefixes,
-                issued: BTreeMap::new(),
-            },
-        );
+        self.links.insert(link, Link { identity: identity.clone(), prefixes, issued: BTreeMap::new() });
         let clients: Vec<ClientEntry> = (self.clients.iter())
-            .map(|(client, known)| ClientEntry {
-                client,
-                identity: known.identity.clone(),
-            })
+            .map(|(client, known)| ClientEntry { client, identity: known.identity.clone() })
             .collect();
         let parts = clients.len().div_ceil(LIST_CHUNK).max(1);
         for part in 0..parts {
-            let entries = clients
-                .iter()
-                .skip(part * LIST_CHUNK)
-                .take(LIST_CHUNK)
-                .cloned()
-                .collect();
+            let entries = clients.iter().skip(part * LIST_CHUNK).take(LIST_CHUNK).cloned().collect();
             let key_server = self.config.name.clone();
-            let message = ToRegistrar::ClientList {
-                key_server,
-                first: part == 0,
-                last: part + 1 == parts,
-                entries,
-            };
+            let message = ToRegistrar::ClientList { key_server, first: part == 0, last: part + 1 == parts, entries };
             self.tell_registrar(link, &message);
         }
     }
@@ -87,75 +57,36 @@ impl Core {
         };
         match message {
             FromRegistrar::FetchNumber { tag, identity } => {
-                if !registrar
-                    .prefixes
-                    .iter()
-                    .any(|prefix| prefix.matches(&identity))
-                {
-                    let refusal = Refusal::new(
-                        RefusalCode::Identity,
-                        "this registrar may not register this identity",
-                        0,
-                    );
+                if !registrar.prefixes.iter().any(|prefix| prefix.matches(&identity)) {
+                    let refusal =
+                        Refusal::new(RefusalCode::Identity, "this registrar may not register this identity", 0);
                     let peer = registrar.identity.to_string();
                     self.tell_registrar(link, &ToRegistrar::Refused { tag, refusal });
                     return self.misbehaved(peer, format!("it asked to register {identity}"));
                 }
-                let number = if registrar.issued.len() < MAX_ISSUED {
-                    self.clients.number(&identity)
-                } else {
-                    None
-                };
+                let number = if registrar.issued.len() < MAX_ISSUED { self.clients.number(&identity) } else { None };
                 let answer = match number {
                     Some((client, registration)) => {
                         registrar.issued.insert((client, registration), identity);
-                        ToRegistrar::Number {
-                            tag,
-                            client,
-                            registration,
-                        }
+                        ToRegistrar::Number { tag, client, registration }
                     }
                     None => ToRegistrar::Refused {
                         tag,
-                        refusal: Refusal::new(
-                            RefusalCode::Busy,
-                            "too many registrations under way",
-                            BUSY_RETRY_MS,
-                        ),
+                        refusal: Refusal::new(RefusalCode::Busy, "too many registrations under way", BUSY_RETRY_MS),
                     },
                 };
                 self.tell_registrar(link, &answer);
             }
-            FromRegistrar::HandOver {
-                tag,
-                client,
-                registration,
-                key,
-            } => {
+            FromRegistrar::HandOver { tag, client, registration, key } => {
                 let Some(identity) = registrar.issued.remove(&(client, registration)) else {
                     let peer = registrar.identity.to_string();
-                    let refusal =
-                        refusal("this registration's number was not fetched on this connection");
+                    let refusal = refusal("this registration's number was not fetched on this connection");
                     self.tell_registrar(link, &ToRegistrar::Refused { tag, refusal });
-                    return self.misbehaved(
-                        peer,
-                        "it handed over a key for a number that it had not fetched".into(),
-                    );
+                    return self.misbehaved(peer, "it handed over a key for a number that it had not fetched".into());
                 };
-                let intent = Intent::HandOver {
-                    link,
-                    tag,
-                    client,
-                    identity,
-                    registration,
-                    key,
-                };
+                let intent = Intent::HandOver { link, tag, client, identity, registration, key };
                 if self.intend(intent).is_err() {
-                    let refusal = Refusal::new(
-                        RefusalCode::Busy,
-                        "too many changes are waiting",
-                        BUSY_RETRY_MS,
-                    );
+                    let refusal = Refusal::new(RefusalCode::Busy, "too many changes are waiting", BUSY_RETRY_MS);
                     self.tell_registrar(link, &ToRegistrar::Refused { tag, refusal });
                 }
             }
@@ -164,25 +95,15 @@ impl Core {
 
     /// Tells all registrars of a new client.
     pub(super) fn announce(&mut self, client: MemberId, identity: &Identity) {
-        let frame = ToRegistrar::ClientAdded(ClientEntry {
-            client,
-            identity: identity.clone(),
-        })
-        .encode();
+        let frame = ToRegistrar::ClientAdded(ClientEntry { client, identity: identity.clone() }).encode();
         for link in self.links.keys() {
-            self.outputs.push_back(Output::ToRegistrar {
-                link: *link,
-                frame: frame.clone(),
-            });
+            self.outputs.push_back(Output::ToRegistrar { link: *link, frame: frame.clone() });
         }
     }
 
     pub(super) fn tell_registrar(&mut self, link: u64, message: &ToRegistrar) {
         if self.links.contains_key(&link) {
-            self.outputs.push_back(Output::ToRegistrar {
-                link,
-                frame: message.encode(),
-            });
+            self.outputs.push_back(Output::ToRegistrar { link, frame: message.encode() });
         }
     }
 }

@@ -90,40 +90,23 @@ impl Core {
     fn begin_reign(&mut self) -> Result<(), RestoreError> {
         self.term = self.term.checked_add(1).ok_or(RestoreError::Terms)?;
         self.entropy.fill(&mut self.incarnation.0);
-        let mut records = vec![Record::Reign {
-            term: self.term,
-            incarnation: self.incarnation,
-        }];
+        let mut records = vec![Record::Reign { term: self.term, incarnation: self.incarnation }];
         for config in self.config.groups.clone() {
             if !self.groups.contains_key(&config.id) {
                 let mut seed = Zeroizing::new([0; 32]);
                 self.entropy.fill(seed.as_mut());
                 let (seed, degree) = (Seed::new(*seed), config.degree.get());
                 let (group, strategy) = (config.id, config.strategy);
-                self.groups.insert(
-                    group,
-                    Group::create(config, self.incarnation, self.term, &seed),
-                );
-                records.push(Record::Created {
-                    group,
-                    degree,
-                    strategy,
-                    seed,
-                });
+                self.groups.insert(group, Group::create(config, self.incarnation, self.term, &seed));
+                records.push(Record::Created { group, degree, strategy, seed });
             }
         }
         for config in &self.config.groups {
-            let intent = Intent::Refresh {
-                group: config.id,
-                reason: Reason::Restart,
-                ticket: None,
-            };
+            let intent = Intent::Refresh { group: config.id, reason: Reason::Restart, ticket: None };
             self.intents.push_back(intent);
         }
         self.records += records.len();
-        self.outputs.push_back(Output::Persist(
-            records.iter().map(Record::encode).collect(),
-        ));
+        self.outputs.push_back(Output::Persist(records.iter().map(Record::encode).collect()));
         self.in_flight = Some(Transaction::Start);
         Ok(())
     }
@@ -132,57 +115,28 @@ impl Core {
         let failed = |why: String| RestoreError::Replay { number, why };
         let unknown = |group: GroupId| failed(format!("group {group} was never made"));
         match Record::decode(record).map_err(|error| RestoreError::Record { number, error })? {
-            Record::Reign { term, incarnation } => {
-                (self.term, self.incarnation) = (term, incarnation)
-            }
-            Record::Registered {
-                client,
-                identity,
-                registration,
-                key,
-            } => {
+            Record::Reign { term, incarnation } => (self.term, self.incarnation) = (term, incarnation),
+            Record::Registered { client, identity, registration, key } => {
                 self.clients.register(client, &identity, registration, key);
             }
             Record::Promoted { client } => self.clients.promote(client),
-            Record::Created {
-                group,
-                degree: made_with,
-                strategy,
-                seed,
-            } => {
+            Record::Created { group, degree: made_with, strategy, seed } => {
                 let mut config = self.group_config(group, made_with)?;
                 config.strategy = strategy;
-                self.groups.insert(
-                    group,
-                    Group::create(config, self.incarnation, self.term, &seed),
-                );
+                self.groups.insert(group, Group::create(config, self.incarnation, self.term, &seed));
                 self.configure(group);
             }
             Record::Epoch { recipe, digest } => {
-                let group = self
-                    .groups
-                    .get_mut(&recipe.group)
-                    .ok_or_else(|| unknown(recipe.group))?;
+                let group = self.groups.get_mut(&recipe.group).ok_or_else(|| unknown(recipe.group))?;
                 let epoch = recipe.epoch;
-                let staged = group
-                    .stage(recipe)
-                    .map_err(|error| failed(error.to_string()))?;
+                let staged = group.stage(recipe).map_err(|error| failed(error.to_string()))?;
                 if staged.digest != digest {
-                    return Err(failed(format!(
-                        "epoch {epoch} of group {} came out different",
-                        group.id()
-                    )));
+                    return Err(failed(format!("epoch {epoch} of group {} came out different", group.id())));
                 }
-                group
-                    .merge(Now::ZERO, staged)
-                    .map_err(|error| failed(error.to_string()))?;
+                group.merge(Now::ZERO, staged).map_err(|error| failed(error.to_string()))?;
             }
             Record::Admitted { group, member } => {
-                self.groups
-                    .get_mut(&group)
-                    .ok_or_else(|| unknown(group))?
-                    .barred
-                    .remove(&member);
+                self.groups.get_mut(&group).ok_or_else(|| unknown(group))?.barred.remove(&member);
             }
         }
         Ok(())
@@ -194,11 +148,7 @@ impl Core {
         if let Some(config) = self.config.groups.iter().find(|config| config.id == group) {
             let configured = config.degree.get();
             if configured != stored {
-                return Err(RestoreError::Degree {
-                    group,
-                    stored,
-                    configured,
-                });
+                return Err(RestoreError::Degree { group, stored, configured });
             }
             return Ok(config.clone());
         }
@@ -230,8 +180,7 @@ impl Core {
 
     fn restore(&mut self, snapshot: &[u8]) -> Result<(), RestoreError> {
         let mut r = Reader::new(snapshot);
-        self.restore_clients(&mut r)
-            .map_err(RestoreError::Snapshot)?;
+        self.restore_clients(&mut r).map_err(RestoreError::Snapshot)?;
         let groups = r.u32("groups").map_err(RestoreError::Snapshot)?;
         for _ in 0..groups {
             let (id, stored) = group_head(&mut r).map_err(RestoreError::Snapshot)?;
@@ -245,10 +194,7 @@ impl Core {
     fn restore_clients(&mut self, r: &mut Reader<'_>) -> Result<(), DecodeError> {
         let version = r.u8("version of the snapshot")?;
         if version != STATE_VERSION {
-            return Err(DecodeError::Value {
-                what: "version of the snapshot",
-                value: version.into(),
-            });
+            return Err(DecodeError::Value { what: "version of the snapshot", value: version.into() });
         }
         self.term = r.u64("term")?;
         self.incarnation = Incarnation(r.array("incarnation")?);
@@ -259,28 +205,14 @@ impl Core {
             let mut key = || -> Result<Option<(u64, IndividualKey)>, DecodeError> {
                 Ok(match r.u8("key flag")? {
                     0 => None,
-                    1 => Some((
-                        r.u64("registration")?,
-                        IndividualKey::new(r.array("individual key")?),
-                    )),
+                    1 => Some((r.u64("registration")?, IndividualKey::new(r.array("individual key")?))),
                     other => {
-                        return Err(DecodeError::Value {
-                            what: "key flag",
-                            value: other.into(),
-                        });
+                        return Err(DecodeError::Value { what: "key flag", value: other.into() });
                     }
                 })
             };
             let (current, pending) = (key()?, key()?);
-            self.clients.restore(
-                id,
-                Client {
-                    identity,
-                    current,
-                    pending,
-                    numbered,
-                },
-            );
+            self.clients.restore(id, Client { identity, current, pending, numbered });
         }
         Ok(())
     }

@@ -4,9 +4,7 @@ use keygraph::{NodeId, Slot, Tree};
 use protocol::codec::{Reader, Write};
 use protocol::rekey::Announcement;
 use protocol::request::{MAX_EARLIER, RequestId};
-use protocol::{
-    Commitment, DataKey, DecodeError, EpochContext, HeaderHash, Incarnation, MemberId, NodeSecret, Suite,
-};
+use protocol::{Commitment, DataKey, DecodeError, EpochContext, HeaderHash, Incarnation, MemberId, NodeSecret, Suite};
 use zeroize::Zeroizing;
 
 use super::codec::{STATE_VERSION, strategy, strategy_number};
@@ -33,9 +31,7 @@ impl Core {
             }
         }
         put_len(&mut out, self.groups.len());
-        self.groups
-            .values()
-            .for_each(|group| group.encode(now, &mut out));
+        self.groups.values().for_each(|group| group.encode(now, &mut out));
         out
     }
 }
@@ -46,13 +42,7 @@ fn put_len(out: &mut Vec<u8>, len: usize) {
 
 impl Group {
     fn encode(&self, now: Now, out: &mut Vec<u8>) {
-        let Position {
-            context,
-            header_hash,
-            commitment,
-            announcement,
-            digest,
-        } = &self.at;
+        let Position { context, header_hash, commitment, announcement, digest } = &self.at;
         out.extend_from_slice(&self.id().0.to_be_bytes());
         out.push(self.tree.degree().get());
         out.push(strategy_number(self.tree.strategy()));
@@ -83,9 +73,7 @@ impl Group {
             out.extend_from_slice(&epoch.to_be_bytes());
         }
         put_len(out, self.barred.len());
-        self.barred
-            .iter()
-            .for_each(|member| out.extend_from_slice(&member.0.to_be_bytes()));
+        self.barred.iter().for_each(|member| out.extend_from_slice(&member.0.to_be_bytes()));
         put_len(out, self.left.len());
         for (member, (request, epoch)) in &self.left {
             out.extend_from_slice(&member.0.to_be_bytes());
@@ -96,11 +84,7 @@ impl Group {
         for key in &self.earlier {
             out.extend_from_slice(&key.epoch.to_be_bytes());
             let remaining = (key.superseded + key.keep).saturating_sub(now);
-            out.extend_from_slice(
-                &u32::try_from(remaining.as_millis())
-                    .unwrap_or(u32::MAX)
-                    .to_be_bytes(),
-            );
+            out.extend_from_slice(&u32::try_from(remaining.as_millis()).unwrap_or(u32::MAX).to_be_bytes());
             out.extend_from_slice(key.key.expose());
         }
     }
@@ -109,13 +93,7 @@ impl Group {
         let stored_strategy = strategy(r.u8("strategy")?)?;
         let incarnation = Incarnation(r.array("incarnation")?);
         let (term, epoch) = (r.u64("term")?, r.u64("epoch")?);
-        let context = EpochContext {
-            suite: Suite::Aes256,
-            group: config.id,
-            incarnation,
-            term,
-            epoch,
-        };
+        let context = EpochContext { suite: Suite::Aes256, group: config.id, incarnation, term, epoch };
         let at = Position {
             context,
             header_hash: HeaderHash(r.array("header hash")?),
@@ -129,33 +107,21 @@ impl Group {
             let (node, version) = (NodeId(r.u32("k-node")?), r.u64("version")?);
             slots.push(match r.u32("member")? {
                 0 => (node, Slot::KNode { version }),
-                member => (
-                    node,
-                    Slot::UNode {
-                        member: MemberId(member),
-                        version,
-                    },
-                ),
+                member => (node, Slot::UNode { member: MemberId(member), version }),
             });
-            held.0
-                .insert(node, (version, NodeSecret::new(r.array("secret")?)));
+            held.0.insert(node, (version, NodeSecret::new(r.array("secret")?)));
         }
         let tree = Tree::from_slots(config.degree, stored_strategy, epoch, slots)
             .map_err(|_| DecodeError::Text { what: "key tree" })?;
         let mut group = Self::restore(config, tree, held, at);
         for _ in 0..r.u32("members")? {
-            group
-                .joined
-                .insert(MemberId(r.u32("member")?), r.u64("epoch")?);
+            group.joined.insert(MemberId(r.u32("member")?), r.u64("epoch")?);
         }
         for _ in 0..r.u32("barred")? {
             group.barred.insert(MemberId(r.u32("member")?));
         }
         for _ in 0..r.u32("left")? {
-            group.left.insert(
-                MemberId(r.u32("member")?),
-                (RequestId(r.array("request id")?), r.u64("epoch")?),
-            );
+            group.left.insert(MemberId(r.u32("member")?), (RequestId(r.array("request id")?), r.u64("epoch")?));
         }
         for _ in 0..r.count(MAX_EARLIER, "earlier keys")? {
             group.earlier.push_back(Earlier {

@@ -37,18 +37,13 @@ impl Socket {
         }
         let listener = UnixListener::bind(path)?;
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660))?;
-        Ok(Self {
-            listener,
-            path: path.to_owned(),
-        })
+        Ok(Self { listener, path: path.to_owned() })
     }
 
     pub(super) async fn serve(self, uids: Vec<u32>, engine: Handle) {
         let Self { listener, path } = self;
         let _remove = Remove(path);
-        let own = std::fs::metadata("/proc/self")
-            .map(|me| std::os::unix::fs::MetadataExt::uid(&me))
-            .unwrap_or(0);
+        let own = std::fs::metadata("/proc/self").map(|me| std::os::unix::fs::MetadataExt::uid(&me)).unwrap_or(0);
         let allowed = move |uid: u32| uid == 0 || uid == own || uids.contains(&uid);
         let router = Router::new()
             .route("/v1/status", get(status))
@@ -57,25 +52,12 @@ impl Socket {
             .route("/v1/groups/{group}/admit", post(admit))
             .route("/v1/groups/{group}/refresh", post(refresh))
             .layer(DefaultBodyLimit::max(MAX_BODY))
-            .layer(middleware::from_fn(
-                move |peer: ConnectInfo<Peer>, request: Request, next: Next| {
-                    let allowed = peer.0.0.is_some_and(&allowed);
-                    async move {
-                        if allowed {
-                            next.run(request).await
-                        } else {
-                            StatusCode::FORBIDDEN.into_response()
-                        }
-                    }
-                },
-            ))
+            .layer(middleware::from_fn(move |peer: ConnectInfo<Peer>, request: Request, next: Next| {
+                let allowed = peer.0.0.is_some_and(&allowed);
+                async move { if allowed { next.run(request).await } else { StatusCode::FORBIDDEN.into_response() } }
+            }))
             .with_state(engine);
-        if let Err(error) = axum::serve(
-            listener,
-            router.into_make_service_with_connect_info::<Peer>(),
-        )
-        .await
-        {
+        if let Err(error) = axum::serve(listener, router.into_make_service_with_connect_info::<Peer>()).await {
             tracing::error!(%error, "the operator's socket is gone");
         }
     }
@@ -117,22 +99,14 @@ async fn refresh(State(engine): State<Handle>, UrlPath(group): UrlPath<String>) 
     order(&engine, Admin::Refresh { group }).await
 }
 
-async fn evict(
-    State(engine): State<Handle>,
-    UrlPath(group): UrlPath<String>,
-    Json(who): Json<Who>,
-) -> Response {
+async fn evict(State(engine): State<Handle>, UrlPath(group): UrlPath<String>, Json(who): Json<Who>) -> Response {
     match Identity::parse(&who.identity) {
         Ok(identity) => order(&engine, Admin::Evict { group, identity }).await,
         Err(error) => failure(StatusCode::BAD_REQUEST, &error.to_string()),
     }
 }
 
-async fn admit(
-    State(engine): State<Handle>,
-    UrlPath(group): UrlPath<String>,
-    Json(who): Json<Who>,
-) -> Response {
+async fn admit(State(engine): State<Handle>, UrlPath(group): UrlPath<String>, Json(who): Json<Who>) -> Response {
     match Identity::parse(&who.identity) {
         Ok(identity) => order(&engine, Admin::Admit { group, identity }).await,
         Err(error) => failure(StatusCode::BAD_REQUEST, &error.to_string()),
@@ -144,18 +118,13 @@ async fn order(engine: &Handle, command: Admin) -> Response {
         Some(Ok(reply)) => Json(render(reply)).into_response(),
         Some(Err(error)) => {
             let status = match error {
-                AdminError::UnknownGroup | AdminError::UnknownClient | AdminError::NotMember => {
-                    StatusCode::NOT_FOUND
-                }
+                AdminError::UnknownGroup | AdminError::UnknownClient | AdminError::NotMember => StatusCode::NOT_FOUND,
                 AdminError::Busy => StatusCode::SERVICE_UNAVAILABLE,
                 AdminError::Failed(_) => StatusCode::INTERNAL_SERVER_ERROR,
             };
             failure(status, &error.to_string())
         }
-        None => failure(
-            StatusCode::SERVICE_UNAVAILABLE,
-            "the key server is stopping",
-        ),
+        None => failure(StatusCode::SERVICE_UNAVAILABLE, "the key server is stopping"),
     }
 }
 

@@ -44,10 +44,7 @@ impl Handle {
         drop(self.0.send(command).await);
     }
 
-    pub(super) async fn ask<T>(
-        &self,
-        command: impl FnOnce(oneshot::Sender<T>) -> Command,
-    ) -> Option<T> {
+    pub(super) async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Option<T> {
         let (answer, answered) = oneshot::channel();
         self.send(command(answer)).await;
         answered.await.ok()
@@ -158,12 +155,7 @@ impl Engine {
             Command::Request(client, registration, message, reply) => {
                 let session = self.number();
                 self.replies.insert(session, reply);
-                self.feed(Input::Request {
-                    session,
-                    client,
-                    registration,
-                    message: &message,
-                });
+                self.feed(Input::Request { session, client, registration, message: &message });
             }
             Command::Admin(command, answer) => {
                 let ticket = self.number();
@@ -179,10 +171,7 @@ impl Engine {
                 self.registrars.remove(&link);
                 self.feed(Input::RegistrarDown { link });
             }
-            Command::FromRegistrar(link, frame) => self.feed(Input::FromRegistrar {
-                link,
-                frame: &frame,
-            }),
+            Command::FromRegistrar(link, frame) => self.feed(Input::FromRegistrar { link, frame: &frame }),
         }
     }
 
@@ -191,9 +180,7 @@ impl Engine {
         let ok = match result {
             Some((store, result)) => {
                 self.store = Some(store);
-                result
-                    .inspect_err(|error| tracing::error!(%error, "the store failed"))
-                    .is_ok()
+                result.inspect_err(|error| tracing::error!(%error, "the store failed")).is_ok()
             }
             None => false,
         };
@@ -204,18 +191,12 @@ impl Engine {
         while let Some(output) = self.core.poll_output() {
             match output {
                 Output::Persist(records) => self.start_write(move |store| {
-                    let records: Vec<&[u8]> =
-                        records.iter().map(|record| record.as_slice()).collect();
+                    let records: Vec<&[u8]> = records.iter().map(|record| record.as_slice()).collect();
                     store.append(&records)
                 }),
-                Output::Snapshot(snapshot) => {
-                    self.start_write(move |store| store.snapshot(&snapshot))
-                }
+                Output::Snapshot(snapshot) => self.start_write(move |store| store.snapshot(&snapshot)),
                 Output::ToRegistrar { link, frame } => {
-                    let sent = self
-                        .registrars
-                        .get(&link)
-                        .map(|frames| frames.try_send(frame));
+                    let sent = self.registrars.get(&link).map(|frames| frames.try_send(frame));
                     if sent.is_some_and(|sent| sent.is_err()) {
                         tracing::warn!(link, "a registrar does not read; its connection is cut");
                         self.registrars.remove(&link);
@@ -224,21 +205,14 @@ impl Engine {
                 Output::CloseRegistrar { link } => drop(self.registrars.remove(&link)),
                 Output::Reply { session, message } => {
                     // A client that went away asks again, and gets the same answer.
-                    self.replies
-                        .remove(&session)
-                        .map(|reply| reply.send(Some(message)));
+                    self.replies.remove(&session).map(|reply| reply.send(Some(message)));
                 }
                 Output::Refuse { session } => {
                     self.replies.remove(&session).map(|reply| reply.send(None));
                 }
-                Output::Datagram {
-                    destination,
-                    octets,
-                } => self.multicast(destination, &octets).await,
+                Output::Datagram { destination, octets } => self.multicast(destination, &octets).await,
                 Output::AdminReply { ticket, result } => {
-                    self.answers
-                        .remove(&ticket)
-                        .map(|answer| answer.send(result));
+                    self.answers.remove(&ticket).map(|answer| answer.send(result));
                 }
                 Output::Event(event) => log(&event),
                 Output::Halt => self.halted = true,
@@ -246,10 +220,7 @@ impl Engine {
         }
     }
 
-    fn start_write(
-        &mut self,
-        work: impl FnOnce(&mut dyn Store) -> Result<(), StoreError> + Send + 'static,
-    ) {
+    fn start_write(&mut self, work: impl FnOnce(&mut dyn Store) -> Result<(), StoreError> + Send + 'static) {
         let Some(mut store) = self.store.take() else {
             return;
         };
@@ -282,11 +253,7 @@ fn log(event: &Event) {
         Event::Reign { term, incarnation } => {
             tracing::info!(term, incarnation = %hex::encode(incarnation.0), "a new reign");
         }
-        Event::Registered {
-            client,
-            identity,
-            registration,
-        } => {
+        Event::Registered { client, identity, registration } => {
             tracing::info!(%client, %identity, registration, "registered");
         }
         Event::Epoch(epoch) => tracing::info!(
@@ -303,11 +270,7 @@ fn log(event: &Event) {
             "new epoch"
         ),
         Event::Given { group, client, .. } => tracing::debug!(%group, %client, "keys given"),
-        Event::Denied {
-            group,
-            client,
-            denial,
-        } => tracing::info!(group, %client, %denial, "denied"),
+        Event::Denied { group, client, denial } => tracing::info!(group, %client, %denial, "denied"),
         Event::Misbehaved { peer, how } => tracing::warn!(peer, how, "refused"),
         Event::Overflow { datagrams } => tracing::warn!(datagrams, "the sending queue is full"),
     }

@@ -1,9 +1,5 @@
 //! The tokio shell: owns the clock, the sockets and the store, and holds no rule of the protocol.
-#![allow(
-    clippy::disallowed_methods,
-    clippy::disallowed_types,
-    reason = "the shell owns the clock and the sockets"
-)]
+#![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "the shell owns the clock and the sockets")]
 
 mod admin;
 mod engine;
@@ -105,10 +101,7 @@ pub fn main(args: Args) -> ExitCode {
         }
     };
     let result = runtime.block_on(async {
-        let shutdown = Shutdown::on_signals().map_err(|source| RunError::Listen {
-            what: "signals".into(),
-            source,
-        })?;
+        let shutdown = Shutdown::on_signals().map_err(|source| RunError::Listen { what: "signals".into(), source })?;
         run(checked, shutdown).await
     });
     match result {
@@ -125,12 +118,7 @@ pub fn main(args: Args) -> ExitCode {
 
 /// Runs until `shutdown`, then finishes what was accepted.
 pub async fn run(checked: Checked, shutdown: Shutdown) -> Result<(), RunError> {
-    let Checked {
-        core: config,
-        file,
-        credentials,
-        noise,
-    } = checked;
+    let Checked { core: config, file, credentials, noise } = checked;
     let key = store_key(&file)?;
     let mut store = RedbStore::open(&file.store, &key, Box::new(OsEntropy))?;
     drop(key);
@@ -141,10 +129,8 @@ pub async fn run(checked: Checked, shutdown: Shutdown) -> Result<(), RunError> {
 
     let requests = listen("requests", file.listen_requests).await?;
     let registrars = listen("registrars", file.listen_registrars).await?;
-    let admin = admin::Socket::bind(&file.admin_socket).map_err(|source| RunError::Listen {
-        what: file.admin_socket.display().to_string(),
-        source,
-    })?;
+    let admin = admin::Socket::bind(&file.admin_socket)
+        .map_err(|source| RunError::Listen { what: file.admin_socket.display().to_string(), source })?;
     let mut engine = Engine::new(core, Box::new(store));
     for group in &file.group {
         engine.add_destination(group.address, file.interface, file.ttl)?;
@@ -185,8 +171,5 @@ fn store_key(file: &crate::config::FileConfig) -> Result<Zeroizing<[u8; 32]>, Se
 async fn listen(what: &str, address: std::net::SocketAddr) -> Result<TcpListener, RunError> {
     TcpListener::bind(address)
         .await
-        .map_err(|source| RunError::Listen {
-            what: format!("{address} for {what}"),
-            source,
-        })
+        .map_err(|source| RunError::Listen { what: format!("{address} for {what}"), source })
 }

@@ -37,9 +37,7 @@ async fn connection(
 ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
     let (stream, identity) = net::tls::accept(stream, tls, ticket).await?;
     let (frames, mut to_send) = Handle::registrar_channel();
-    engine
-        .send(Command::RegistrarUp(link, identity, frames))
-        .await;
+    engine.send(Command::RegistrarUp(link, identity, frames)).await;
     let (mut reader, mut writer) = tokio::io::split(stream);
     let write = async {
         while let Some(frame) = to_send.recv().await {
@@ -49,9 +47,7 @@ async fn connection(
     };
     let read = async {
         while let Some(frame) = read_frame(&mut reader, MAX_FRAME).await? {
-            engine
-                .send(Command::FromRegistrar(link, Zeroizing::new(frame)))
-                .await;
+            engine.send(Command::FromRegistrar(link, Zeroizing::new(frame))).await;
         }
         Ok::<_, net::frame::FrameError>(())
     };

@@ -23,10 +23,7 @@ pub(super) async fn serve(listener: TcpListener, name: String, key: StaticKey, e
             let session = ticket.during(handshake(stream, &name, &key, &engine)).await;
             match session {
                 Ok(Ok(session)) => {
-                    if let Err(error) = tokio::time::timeout(REPLY, answer(session, &engine))
-                        .await
-                        .unwrap_or(Ok(()))
-                    {
+                    if let Err(error) = tokio::time::timeout(REPLY, answer(session, &engine)).await.unwrap_or(Ok(())) {
                         tracing::debug!(%from, %error, "a reply was not taken");
                     }
                 }
@@ -51,14 +48,11 @@ async fn handshake(
     engine: &Handle,
 ) -> Result<Session, noise::NoiseError> {
     let octets = noise::read_preamble(&mut stream).await?;
-    let preamble = Preamble::decode(&octets)
-        .ok()
-        .filter(|preamble| preamble.key_server == name);
+    let preamble = Preamble::decode(&octets).ok().filter(|preamble| preamble.key_server == name);
     let psk = match &preamble {
-        Some(preamble) => engine
-            .ask(|answer| Command::Key(preamble.client, preamble.registration, answer))
-            .await
-            .flatten(),
+        Some(preamble) => {
+            engine.ask(|answer| Command::Key(preamble.client, preamble.registration, answer)).await.flatten()
+        }
         None => None,
     };
     let (Some(preamble), Some(psk)) = (preamble, psk) else {
@@ -66,23 +60,13 @@ async fn handshake(
     };
     let mut stream = noise::accept(stream, &octets, key, psk.expose()).await?;
     let request = stream.receive(MAX_REQUEST).await?;
-    Ok(Session {
-        stream,
-        preamble,
-        request,
-    })
+    Ok(Session { stream, preamble, request })
 }
 
 async fn answer(session: Session, engine: &Handle) -> Result<(), noise::NoiseError> {
-    let Session {
-        mut stream,
-        preamble,
-        request,
-    } = session;
-    let reply = engine
-        .ask(|reply| Command::Request(preamble.client, preamble.registration, request, reply))
-        .await
-        .flatten();
+    let Session { mut stream, preamble, request } = session;
+    let reply =
+        engine.ask(|reply| Command::Request(preamble.client, preamble.registration, request, reply)).await.flatten();
     match reply {
         Some(reply) => stream.send(&reply).await,
         None => Ok(()),

@@ -52,8 +52,7 @@ impl Store for MemoryStore {
     fn append(&mut self, records: &[&[u8]]) -> Result<(), StoreError> {
         self.with(|held| {
             held.write()?;
-            held.records
-                .extend(records.iter().map(|record| record.to_vec()));
+            held.records.extend(records.iter().map(|record| record.to_vec()));
             Ok(())
         })
     }

@@ -29,10 +29,7 @@ pub(super) struct Sealer {
 
 impl Sealer {
     pub(super) fn new(key: &[u8; 32], store: [u8; 16]) -> Self {
-        Self {
-            key: Zeroizing::new(*key),
-            store,
-        }
+        Self { key: Zeroizing::new(*key), store }
     }
 
     /// Seals `plain`; `None` only if the cipher refuses, which no length that fits memory makes it do.
@@ -51,35 +48,17 @@ impl Sealer {
         let mut sealed = plain.to_vec();
         sealed.reserve_exact(16);
         let aad = Aad::from(self.place(kind, number, before));
-        key.seal_in_place_append_tag(
-            Nonce::assume_unique_for_key([0; NONCE_LEN]),
-            aad,
-            &mut sealed,
-        )
-        .ok()?;
+        key.seal_in_place_append_tag(Nonce::assume_unique_for_key([0; NONCE_LEN]), aad, &mut sealed).ok()?;
         Some([salt.as_slice(), &sealed].concat())
     }
 
     /// Opens what [`Sealer::seal`] made for the same place.
-    pub(super) fn open(
-        &self,
-        kind: Kind,
-        number: u64,
-        before: &Link,
-        sealed: &[u8],
-    ) -> Option<Zeroizing<Vec<u8>>> {
+    pub(super) fn open(&self, kind: Kind, number: u64, before: &Link, sealed: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
         let (salt, body) = sealed.split_first_chunk::<SALT>()?;
         let key = self.one_time(kind, number, salt)?;
         let mut plain = Zeroizing::new(body.to_vec());
         let aad = Aad::from(self.place(kind, number, before));
-        let length = key
-            .open_in_place(
-                Nonce::assume_unique_for_key([0; NONCE_LEN]),
-                aad,
-                &mut plain,
-            )
-            .ok()?
-            .len();
+        let length = key.open_in_place(Nonce::assume_unique_for_key([0; NONCE_LEN]), aad, &mut plain).ok()?.len();
         plain.truncate(length);
         Some(plain)
     }
@@ -87,19 +66,11 @@ impl Sealer {
     fn one_time(&self, kind: Kind, number: u64, salt: &[u8; SALT]) -> Option<LessSafeKey> {
         let parts: [&[u8]; 4] = [&self.store, &[kind as u8], &number.to_be_bytes(), salt];
         let key = Zeroizing::new(expand::<32>(&self.key, b"store", &parts));
-        UnboundKey::new(&AES_256_GCM, key.as_slice())
-            .ok()
-            .map(LessSafeKey::new)
+        UnboundKey::new(&AES_256_GCM, key.as_slice()).ok().map(LessSafeKey::new)
     }
 
     fn place(&self, kind: Kind, number: u64, before: &Link) -> Vec<u8> {
-        [
-            self.store.as_slice(),
-            &[kind as u8],
-            &number.to_be_bytes(),
-            before,
-        ]
-        .concat()
+        [self.store.as_slice(), &[kind as u8], &number.to_be_bytes(), before].concat()
     }
 }
 

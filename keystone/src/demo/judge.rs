@@ -47,28 +47,18 @@ impl Verdict {
 
     /// Compares what was read with the sender's own log. A right is to whole epochs: from the one of the join to the
     /// one before the first without the member.
-    pub(super) fn judge(
-        &mut self,
-        sent: &[Range],
-        read: &[Range],
-        input: &Path,
-        output: &Path,
-    ) -> Result<(), Failure> {
+    pub(super) fn judge(&mut self, sent: &[Range], read: &[Range], input: &Path, output: &Path) -> Result<(), Failure> {
         let input = fs::read(input)?;
         let output = fs::read(output)?;
-        let right = |range: &&Range| {
-            range.epoch >= self.joined_epoch
-                && self.left_epoch.is_none_or(|left| range.epoch < left)
-        };
+        let right =
+            |range: &&Range| range.epoch >= self.joined_epoch && self.left_epoch.is_none_or(|left| range.epoch < left);
         let mut expected = Context::new(&SHA256);
         for range in sent.iter().filter(right) {
             let octets = usize::try_from(range.from_octet)
                 .ok()
                 .zip(usize::try_from(range.to_octet).ok())
                 .and_then(|(from, to)| input.get(from..to));
-            expected.update(
-                octets.ok_or("the sender's log names octets that the input does not have")?,
-            );
+            expected.update(octets.ok_or("the sender's log names octets that the input does not have")?);
         }
         let mut found = Context::new(&SHA256);
         found.update(&output);
@@ -85,9 +75,7 @@ impl Verdict {
 /// Reads a log of ranges, one JSON object a line.
 pub(super) fn ranges(path: &Path) -> Result<Vec<Range>, Failure> {
     let text = fs::read_to_string(path)?;
-    text.lines()
-        .map(|line| Ok(serde_json::from_str(line)?))
-        .collect()
+    text.lines().map(|line| Ok(serde_json::from_str(line)?)).collect()
 }
 
 #[cfg(test)]
@@ -116,11 +104,7 @@ mod tests {
         let (input, read_file) = (folder.path().join("in"), folder.path().join("out"));
         fs::write(&input, "abcdefghij").unwrap();
         fs::write(&read_file, output).unwrap();
-        let range = |epoch, from_octet, to_octet| Range {
-            epoch,
-            from_octet,
-            to_octet,
-        };
+        let range = |epoch, from_octet, to_octet| Range { epoch, from_octet, to_octet };
         let sent = [range(1, 0, 4), range(2, 4, 7), range(4, 7, 10)];
         member.judge(&sent, read, &input, &read_file).unwrap();
         member
@@ -138,11 +122,7 @@ mod tests {
 
     #[test]
     fn reading_an_epoch_after_the_eviction_is_seen_even_if_the_octets_look_right() {
-        let stolen = Range {
-            epoch: 4,
-            from_octet: 7,
-            to_octet: 10,
-        };
+        let stolen = Range { epoch: 4, from_octet: 7, to_octet: 10 };
         let verdict = verdict(member(2, Some(4)), "efg", &[stolen]);
         assert_eq!((verdict.read_after_eviction, verdict.ok()), (3, false));
     }

@@ -4,11 +4,7 @@
 //! source: client-ctl + mcast send ==data==> m1 .. mN: client-ctl + mcast recv
 //!            ^ key server ==rekey units, beacons (part of them dropped at each receiver)==> client-ctl
 //! ```
-#![allow(
-    clippy::disallowed_methods,
-    clippy::disallowed_types,
-    reason = "the demonstration is a shell"
-)]
+#![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "the demonstration is a shell")]
 
 mod judge;
 mod report;
@@ -43,10 +39,7 @@ pub(crate) struct Args {
 
 pub(crate) fn main(args: &Args) -> ExitCode {
     // One thread: the daemons end with the thread that started them.
-    let runtime = match tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-    {
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
             eprintln!("keystone demo: cannot start the runtime: {error}");

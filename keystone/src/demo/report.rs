@@ -20,11 +20,7 @@ pub(super) struct Totals {
 impl Totals {
     pub(super) fn from_status(status: &Value) -> Self {
         let number = |field: &str| status["groups"][0][field].as_u64().unwrap_or(0);
-        Self {
-            epochs: number("epoch"),
-            rekey_messages: number("rekey_messages"),
-            units_sent: number("units_sent"),
-        }
+        Self { epochs: number("epoch"), rekey_messages: number("rekey_messages"), units_sent: number("units_sent") }
     }
 }
 
@@ -42,9 +38,7 @@ pub(super) struct Watch {
 
 impl Report {
     pub(super) fn new() -> Self {
-        Self {
-            started: Instant::now(),
-        }
+        Self { started: Instant::now() }
     }
 
     pub(super) fn say(&self, what: impl AsRef<str>) {
@@ -52,11 +46,7 @@ impl Report {
     }
 
     pub(super) fn watch(&self) -> Watch {
-        Watch {
-            started: self.started,
-            epoch: 0,
-            members: BTreeMap::new(),
-        }
+        Watch { started: self.started, epoch: 0, members: BTreeMap::new() }
     }
 
     /// The table, and whether all is well.
@@ -64,21 +54,10 @@ impl Report {
         println!();
         println!(
             "{:<8}{:>7}{:>6}{:>12}{:>12}  {:<8}{:>6}{:>11}{:>9}{:>7}  fate",
-            "member",
-            "joined",
-            "left",
-            "expected",
-            "read",
-            "sha-256",
-            "lost",
-            "recovered",
-            "resyncs",
-            "after"
+            "member", "joined", "left", "expected", "read", "sha-256", "lost", "recovered", "resyncs", "after"
         );
         for v in verdicts {
-            let left = v
-                .left_epoch
-                .map_or("-".to_owned(), |epoch| epoch.to_string());
+            let left = v.left_epoch.map_or("-".to_owned(), |epoch| epoch.to_string());
             let fate = match (v.left_epoch, v.evicted) {
                 (None, _) => "stayed",
                 (Some(_), false) => "left",
@@ -101,9 +80,7 @@ impl Report {
         println!(
             "joined, left: epochs. lost: rekey units and beacons dropped at the receiver. recovered: rekey messages"
         );
-        println!(
-            "rebuilt from repair units. after: octets read that were sent under a key made without the member."
-        );
+        println!("rebuilt from repair units. after: octets read that were sent under a key made without the member.");
         println!(
             "{} epochs, {} rekey messages in {} units, {:.1} s",
             totals.epochs,
@@ -112,14 +89,7 @@ impl Report {
             self.started.elapsed().as_secs_f64()
         );
         let ok = verdicts.iter().all(Verdict::ok);
-        println!(
-            "{}",
-            if ok {
-                "ok: every member read what it had a right to, and nothing else"
-            } else {
-                "FAILED"
-            }
-        );
+        println!("{}", if ok { "ok: every member read what it had a right to, and nothing else" } else { "FAILED" });
         ok
     }
 
@@ -160,38 +130,19 @@ impl Watch {
     }
 
     fn news(&mut self, name: &str, group: &Value) {
-        let number = |field: &str| {
-            group[field]
-                .as_u64()
-                .or_else(|| group["counters"][field].as_u64())
-                .unwrap_or(0)
-        };
+        let number = |field: &str| group[field].as_u64().or_else(|| group["counters"][field].as_u64()).unwrap_or(0);
         let state = group["status"].as_str().unwrap_or("?").to_owned();
         let (recovered, resyncs) = (number("messages_recovered"), number("resyncs"));
-        let before = self
-            .members
-            .insert(name.to_owned(), (state.clone(), recovered, resyncs))
-            .unwrap_or_default();
+        let before = self.members.insert(name.to_owned(), (state.clone(), recovered, resyncs)).unwrap_or_default();
         let lost = number("units_lost");
         if before.0 != state {
-            say(
-                self.started,
-                &format!("{name} is {state}, epoch {}", number("epoch")),
-            );
+            say(self.started, &format!("{name} is {state}, epoch {}", number("epoch")));
         }
         if recovered > before.1 {
-            say(
-                self.started,
-                &format!(
-                    "{name} rebuilt a rekey message from repair units ({lost} units lost so far)"
-                ),
-            );
+            say(self.started, &format!("{name} rebuilt a rekey message from repair units ({lost} units lost so far)"));
         }
         if resyncs > before.2 {
-            say(
-                self.started,
-                &format!("{name} re-synchronized ({lost} units lost so far)"),
-            );
+            say(self.started, &format!("{name} re-synchronized ({lost} units lost so far)"));
         }
     }
 }

@@ -44,19 +44,10 @@ pub(super) async fn tell(args: &Args) -> Result<bool, Failure> {
     if octets == 0 {
         return Err(format!("{} is empty", input.display()).into());
     }
-    let receivers: Vec<String> = (1..=args.members)
-        .map(|number| format!("m{number}"))
-        .collect();
-    let everyone: Vec<String> = [SOURCE.to_owned()]
-        .into_iter()
-        .chain(receivers.iter().cloned())
-        .collect();
+    let receivers: Vec<String> = (1..=args.members).map(|number| format!("m{number}")).collect();
+    let everyone: Vec<String> = [SOURCE.to_owned()].into_iter().chain(receivers.iter().cloned()).collect();
     let report = Report::new();
-    report.say(format!(
-        "{octets} octets of {} in {seconds} s, {}% of rekey units lost",
-        input.display(),
-        args.loss
-    ));
+    report.say(format!("{octets} octets of {} in {seconds} s, {}% of rekey units lost", input.display(), args.loss));
 
     let mut world = World::start(&everyone, args.loss).await?;
     report.say("key server and two registrars are up");
@@ -65,8 +56,7 @@ pub(super) async fn tell(args: &Args) -> Result<bool, Failure> {
     for name in &receivers {
         listening.push(world.start_receiver(name)?);
     }
-    let (begin, acts): (Vec<Act>, Vec<Act>) =
-        script(&receivers).into_iter().partition(|act| act.at == 0);
+    let (begin, acts): (Vec<Act>, Vec<Act>) = script(&receivers).into_iter().partition(|act| act.at == 0);
     for act in begin {
         world.start_member(&act.name, number(&act.name))?;
     }
@@ -85,8 +75,8 @@ pub(super) async fn tell(args: &Args) -> Result<bool, Failure> {
     let deadline = Duration::from_secs(seconds * 2 + 30);
     let mut show = report.watch();
     let status = loop {
-        while let Some(act) = acts
-            .next_if(|act| started.elapsed() >= Duration::from_millis(seconds * u64::from(act.at)))
+        while let Some(act) =
+            acts.next_if(|act| started.elapsed() >= Duration::from_millis(seconds * u64::from(act.at)))
         {
             perform(&mut world, &act, &report, &mut out).await?;
         }
@@ -124,22 +114,10 @@ fn script(receivers: &[String]) -> Vec<Act> {
     for (place, name) in receivers.iter().enumerate() {
         let late = u32::try_from(place.saturating_sub(2)).unwrap_or(0);
         let at = 450 * late / u32::try_from(receivers.len() - 2).unwrap_or(1);
-        acts.push(Act {
-            at,
-            name: name.clone(),
-            what: What::Join,
-        });
+        acts.push(Act { at, name: name.clone(), what: What::Join });
     }
-    acts.push(Act {
-        at: 550,
-        name: "m1".into(),
-        what: What::Leave,
-    });
-    acts.push(Act {
-        at: 700,
-        name: "m2".into(),
-        what: What::Evict,
-    });
+    acts.push(Act { at: 550, name: "m1".into(), what: What::Leave });
+    acts.push(Act { at: 700, name: "m2".into(), what: What::Evict });
     acts
 }
 
@@ -151,28 +129,18 @@ fn number(name: &str) -> usize {
 async fn member(world: &mut World, name: &str) -> Result<Value, Failure> {
     let what = format!("the membership of {name}");
     let is_member = |status: &Value| group(status).is_some_and(|group| group["status"] == "member");
-    world
-        .wait(&what, &format!("{name}.sock"), "/v1/status", is_member)
-        .await
+    world.wait(&what, &format!("{name}.sock"), "/v1/status", is_member).await
 }
 
 /// The group's part of a member's state.
 pub(super) fn group(status: &Value) -> Option<&Value> {
-    status["groups"]
-        .as_array()?
-        .iter()
-        .find(|group| group["group"] == GROUP)
+    status["groups"].as_array()?.iter().find(|group| group["group"] == GROUP)
 }
 
 /// Who is out, since which epoch, and whether by eviction.
 type Out = Vec<(String, u64, bool)>;
 
-async fn perform(
-    world: &mut World,
-    act: &Act,
-    report: &Report,
-    out: &mut Out,
-) -> Result<(), Failure> {
+async fn perform(world: &mut World, act: &Act, report: &Report, out: &mut Out) -> Result<(), Failure> {
     let name = &act.name;
     match act.what {
         What::Join => {
@@ -181,37 +149,18 @@ async fn perform(
         }
         What::Leave => {
             let socket = format!("{name}.sock");
-            world
-                .ask(
-                    &socket,
-                    &format!("/v1/groups/{GROUP}/leave"),
-                    Some(json!({})),
-                )
-                .await?;
-            let left =
-                |status: &Value| group(status).is_some_and(|group| group["left_epoch"].is_u64());
-            let status = world
-                .wait(&format!("{name} to leave"), &socket, "/v1/status", left)
-                .await?;
-            let epoch = group(&status)
-                .and_then(|group| group["left_epoch"].as_u64())
-                .unwrap_or(0);
-            report.say(format!(
-                "{name} leaves: epoch {epoch} is the first without it; it keeps listening"
-            ));
+            world.ask(&socket, &format!("/v1/groups/{GROUP}/leave"), Some(json!({}))).await?;
+            let left = |status: &Value| group(status).is_some_and(|group| group["left_epoch"].is_u64());
+            let status = world.wait(&format!("{name} to leave"), &socket, "/v1/status", left).await?;
+            let epoch = group(&status).and_then(|group| group["left_epoch"].as_u64()).unwrap_or(0);
+            report.say(format!("{name} leaves: epoch {epoch} is the first without it; it keeps listening"));
             out.push((name.clone(), epoch, false));
         }
         What::Evict => {
             let body = json!({ "identity": format!("spiffe://{GROUP}/member/{name}") });
-            let answer = world
-                .ask("ks.sock", &format!("/v1/groups/{GROUP}/evict"), Some(body))
-                .await?;
-            let epoch = answer["epoch"]
-                .as_u64()
-                .ok_or("the key server names no epoch")?;
-            report.say(format!(
-                "{name} is evicted: epoch {epoch} is the first without it; it keeps listening"
-            ));
+            let answer = world.ask("ks.sock", &format!("/v1/groups/{GROUP}/evict"), Some(body)).await?;
+            let epoch = answer["epoch"].as_u64().ok_or("the key server names no epoch")?;
+            report.say(format!("{name} is evicted: epoch {epoch} is the first without it; it keeps listening"));
             out.push((name.clone(), epoch, true));
         }
     }
@@ -219,27 +168,17 @@ async fn perform(
 }
 
 /// Members end by themselves at the end of the stream; those that are out cannot see it and are told.
-async fn finish(
-    out: &[(String, u64, bool)],
-    receivers: &[String],
-    listening: &mut [Child],
-) -> Result<(), Failure> {
+async fn finish(out: &[(String, u64, bool)], receivers: &[String], listening: &mut [Child]) -> Result<(), Failure> {
     for (name, child) in receivers.iter().zip(listening.iter_mut()) {
         let pid = child.id().and_then(|id| i32::try_from(id).ok());
         let is_out = out.iter().any(|(who, ..)| who == name);
-        if !is_out
-            && tokio::time::timeout(Duration::from_secs(20), child.wait())
-                .await
-                .is_ok()
-        {
+        if !is_out && tokio::time::timeout(Duration::from_secs(20), child.wait()).await.is_ok() {
             continue;
         }
         if let Some(pid) = pid {
             terminate(pid);
         }
-        tokio::time::timeout(Duration::from_secs(10), child.wait())
-            .await
-            .map_err(|_| "a receiver does not end")??;
+        tokio::time::timeout(Duration::from_secs(10), child.wait()).await.map_err(|_| "a receiver does not end")??;
     }
     Ok(())
 }
@@ -253,15 +192,9 @@ async fn judge(
     let sent = ranges(&world.path(&format!("{SOURCE}.ranges")))?;
     let mut verdicts = Vec::new();
     for name in receivers {
-        let status = world
-            .ask(&format!("{name}.sock"), "/v1/status", None)
-            .await?;
+        let status = world.ask(&format!("{name}.sock"), "/v1/status", None).await?;
         let group = group(&status).ok_or("a member does not know its group")?;
-        let number = |field: &str| {
-            group[field]
-                .as_u64()
-                .or_else(|| group["counters"][field].as_u64())
-        };
+        let number = |field: &str| group[field].as_u64().or_else(|| group["counters"][field].as_u64());
         let gone = out.iter().find(|(who, ..)| who == name);
         let mut verdict = Verdict {
             name: name.clone(),

@@ -35,9 +35,7 @@ pub(super) struct World {
 impl World {
     /// Makes folder and PKI, and starts key server and registrars.
     pub(super) async fn start(members: &[String], loss: u8) -> Result<Self, Failure> {
-        let folder = tempfile::Builder::new()
-            .prefix("keystone-demo-")
-            .tempdir()?;
+        let folder = tempfile::Builder::new().prefix("keystone-demo-").tempdir()?;
         let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
         let spec = certs::Spec {
             domain: GROUP.into(),
@@ -48,14 +46,7 @@ impl World {
         };
         certs::create(&folder.path().join("pki"), &spec)?;
         // Other demonstrations on this machine have other groups.
-        let site_local = |last: u8| {
-            Ipv4Addr::new(
-                239,
-                77,
-                u8::try_from(OsEntropy.below(250)).unwrap_or(0) + 1,
-                last,
-            )
-        };
+        let site_local = |last: u8| Ipv4Addr::new(239, 77, u8::try_from(OsEntropy.below(250)).unwrap_or(0) + 1, last);
         let port = |base: u16| base + u16::try_from(OsEntropy.below(10_000)).unwrap_or(0);
         let mut world = Self {
             program: std::env::current_exe()?,
@@ -68,26 +59,12 @@ impl World {
             daemons: Vec::new(),
         };
         let registrar_door = free_port()?;
-        world.daemon(
-            "keyserver",
-            "keyserver",
-            &world.key_server_config(registrar_door),
-        )?;
-        world
-            .wait("the key server", "ks.sock", "/v1/status", |_| true)
-            .await?;
+        world.daemon("keyserver", "keyserver", &world.key_server_config(registrar_door))?;
+        world.wait("the key server", "ks.sock", "/v1/status", |_| true).await?;
         for name in ["r1", "r2"] {
-            world.daemon(
-                name,
-                "registrar",
-                &world.registrar_config(name, registrar_door),
-            )?;
+            world.daemon(name, "registrar", &world.registrar_config(name, registrar_door))?;
         }
-        world
-            .wait("the registrars", "ks.sock", "/v1/status", |status| {
-                status["registrars"] == 2
-            })
-            .await?;
+        world.wait("the registrars", "ks.sock", "/v1/status", |status| status["registrars"] == 2).await?;
         Ok(world)
     }
 
@@ -143,10 +120,7 @@ tls = {{ certificate = "pki/{name}.pem", key = "pki/{name}.key", roots = "pki/ca
         let registrars: Vec<String> = (order.iter())
             .map(|at| {
                 let address = self.registrars[*at];
-                format!(
-                    "{{ address = \"{address}\", identity = \"spiffe://demo/registrar/r{}\" }}",
-                    at + 1
-                )
+                format!("{{ address = \"{address}\", identity = \"spiffe://demo/registrar/r{}\" }}", at + 1)
             })
             .collect();
         let config = format!(
@@ -176,47 +150,26 @@ danger = {{ receive_loss_percent = {}, seed = {number} }}
         let output = File::create(self.path(&format!("{name}.out")))?;
         let mut command = self.mcast("recv", name);
         command.arg("--listen").arg(self.data.to_string());
-        command
-            .arg("--log")
-            .arg(self.path(&format!("{name}.ranges")))
-            .arg("--keep-listening");
+        command.arg("--log").arg(self.path(&format!("{name}.ranges"))).arg("--keep-listening");
         command.stdin(Stdio::null()).stdout(output);
         Ok(command.spawn()?)
     }
 
     /// Starts the sender with the first `octets` of `input`.
-    pub(super) fn start_sender(
-        &mut self,
-        name: &str,
-        input: File,
-        bits_per_second: u64,
-    ) -> Result<Child, Failure> {
+    pub(super) fn start_sender(&mut self, name: &str, input: File, bits_per_second: u64) -> Result<Child, Failure> {
         let mut command = self.mcast("send", name);
         command.arg("--to").arg(self.data.to_string());
         command.arg("--rate").arg(bits_per_second.to_string());
-        command
-            .arg("--log")
-            .arg(self.path(&format!("{name}.ranges")));
+        command.arg("--log").arg(self.path(&format!("{name}.ranges")));
         command.stdin(input).stdout(Stdio::null());
         Ok(command.spawn()?)
     }
 
     fn mcast(&self, what: &str, name: &str) -> Command {
         let mut command = Command::new(&self.program);
-        command.args([
-            "daemon",
-            "mcast",
-            what,
-            "--group",
-            GROUP,
-            "--interface",
-            "127.0.0.1",
-            "--socket",
-        ]);
+        command.args(["daemon", "mcast", what, "--group", GROUP, "--interface", "127.0.0.1", "--socket"]);
         command.arg(self.path(&format!("{name}.sock")));
-        command
-            .stderr(self.log(&format!("{name}.{what}")))
-            .kill_on_drop(true);
+        command.stderr(self.log(&format!("{name}.{what}"))).kill_on_drop(true);
         command
     }
 
@@ -225,11 +178,7 @@ danger = {{ receive_loss_percent = {}, seed = {number} }}
         fs::write(&path, config)?;
         let mut command = Command::new(&self.program);
         command.args(["daemon", kind, "--config"]).arg(&path);
-        command
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(self.log(name))
-            .kill_on_drop(true);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(self.log(name)).kill_on_drop(true);
         let child = command.spawn()?;
         self.daemons.push((name.to_owned(), child));
         Ok(())
@@ -245,12 +194,7 @@ danger = {{ receive_loss_percent = {}, seed = {number} }}
     }
 
     /// Asks a daemon.
-    pub(super) async fn ask(
-        &self,
-        socket: &str,
-        path: &str,
-        body: Option<Value>,
-    ) -> Result<Value, Failure> {
+    pub(super) async fn ask(&self, socket: &str, path: &str, body: Option<Value>) -> Result<Value, Failure> {
         Ok(ask(&self.path(socket), path, body).await?)
     }
 
@@ -271,9 +215,7 @@ danger = {{ receive_loss_percent = {}, seed = {number} }}
             }
             self.check()?;
             if tokio::time::Instant::now() > deadline {
-                return Err(
-                    format!("{what} did not come up within {} s", PATIENCE.as_secs()).into(),
-                );
+                return Err(format!("{what} did not come up within {} s", PATIENCE.as_secs()).into());
             }
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
@@ -283,13 +225,10 @@ danger = {{ receive_loss_percent = {}, seed = {number} }}
     pub(super) fn check(&mut self) -> Result<(), Failure> {
         for (name, child) in &mut self.daemons {
             if let Some(status) = child.try_wait()? {
-                let log = fs::read_to_string(self.folder.path().join(format!("{name}.log")))
-                    .unwrap_or_default();
+                let log = fs::read_to_string(self.folder.path().join(format!("{name}.log"))).unwrap_or_default();
                 let last: Vec<&str> = log.lines().rev().take(5).collect();
                 let last: Vec<&str> = last.into_iter().rev().collect();
-                return Err(
-                    format!("{name} ended ({status}); it said:\n{}", last.join("\n")).into(),
-                );
+                return Err(format!("{name} ended ({status}); it said:\n{}", last.join("\n")).into());
             }
         }
         Ok(())

@@ -185,14 +185,9 @@ mod tests {
             "time_to_next_ms":null,"lifetime_ms":null,"secret":"{secret}","derived":{{}}}}"#
         );
         let state = State::parse(line(&keys).as_bytes(), Duration::from_secs(1)).unwrap();
-        assert_eq!(
-            (state.group, state.sender, state.status),
-            (Some(1), Some(7), Status::Member)
-        );
+        assert_eq!((state.group, state.sender, state.status), (Some(1), Some(7), Status::Member));
         assert_eq!(state.hold, Some(Duration::from_millis(2500)));
-        let [key] = &state.keys[..] else {
-            panic!("one key")
-        };
+        let [key] = &state.keys[..] else { panic!("one key") };
         assert_eq!((key.epoch, key.revoke, key.send_until), (6, false, None));
         assert_eq!(key.send_not_before, Duration::from_millis(1250));
         assert_eq!(key.receive_until, Some(Duration::from_millis(1900)));
@@ -215,14 +210,8 @@ mod tests {
         let keys = format!(r#"{{"epoch":6,"secret":"zz{}"}}"#, "0b".repeat(31));
         let error = State::parse(line(&keys).as_bytes(), Duration::ZERO).unwrap_err();
         assert!(!format!("{error} {error:?}").contains("0b0b"), "{error:?}");
-        let error = State::parse(
-            line("").replace("\"v\":1", "\"v\":2").as_bytes(),
-            Duration::ZERO,
-        );
-        assert_eq!(
-            error.unwrap_err().to_string(),
-            "the feed speaks version 2, expected 1"
-        );
+        let error = State::parse(line("").replace("\"v\":1", "\"v\":2").as_bytes(), Duration::ZERO);
+        assert_eq!(error.unwrap_err().to_string(), "the feed speaks version 2, expected 1");
         State::parse(b"{", Duration::ZERO).unwrap_err();
     }
 }

@@ -23,13 +23,7 @@ pub(super) struct Hold {
 
 impl Hold {
     pub(super) fn new(limit: usize) -> Self {
-        Self {
-            limit,
-            used: 0,
-            arrivals: 0,
-            packets: BTreeMap::new(),
-            ages: BTreeMap::new(),
-        }
+        Self { limit, used: 0, arrivals: 0, packets: BTreeMap::new(), ages: BTreeMap::new() }
     }
 
     /// Holds a packet. Returns those for which there is no room: of the highest epochs, because the key that comes next is
@@ -71,11 +65,7 @@ impl Hold {
     /// Takes out what arrived at `limit` or before.
     pub(super) fn take_older(&mut self, limit: Duration) -> Vec<Packet> {
         let mut taken = Vec::new();
-        while let Some(entry) = self
-            .ages
-            .first_entry()
-            .filter(|entry| entry.get().1 <= limit)
-        {
+        while let Some(entry) = self.ages.first_entry().filter(|entry| entry.get().1 <= limit) {
             let (arrival, (epoch, _)) = entry.remove_entry();
             if let Some(packet) = self.packets.remove(&(epoch, arrival)) {
                 self.used -= size(&packet);

@@ -67,10 +67,7 @@ pub(crate) fn main(args: Args) -> ExitCode {
         eprintln!("keystone: {why}");
         return Exit::from(&why).into();
     }
-    let runtime = match tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-    {
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(why) => {
             eprintln!("keystone: cannot start: {why}");
@@ -81,10 +78,7 @@ pub(crate) fn main(args: Args) -> ExitCode {
         let shutdown = match Shutdown::on_signals() {
             Ok(shutdown) => shutdown,
             Err(why) => {
-                return fail(
-                    Exit::Failure,
-                    format_args!("cannot listen for signals: {why}"),
-                );
+                return fail(Exit::Failure, format_args!("cannot listen for signals: {why}"));
             }
         };
         match args {
@@ -108,10 +102,7 @@ fn fail(exit: Exit, why: impl std::fmt::Display) -> Exit {
 struct Clock(Instant);
 
 impl Clock {
-    #[allow(
-        clippy::disallowed_methods,
-        reason = "this is shell: cores are handed what it reads"
-    )]
+    #[allow(clippy::disallowed_methods, reason = "this is shell: cores are handed what it reads")]
     fn start() -> Self {
         Self(Instant::now())
     }
@@ -153,9 +144,6 @@ fn group_name(text: &str) -> Result<String, String> {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_.~".contains(c);
     match (1..=protocol::MAX_NAME).contains(&text.len()) && text.chars().all(plain) {
         true => Ok(text.to_owned()),
-        false => Err(format!(
-            "1 to {} letters, digits and -_.~ are expected",
-            protocol::MAX_NAME
-        )),
+        false => Err(format!("1 to {} letters, digits and -_.~ are expected", protocol::MAX_NAME)),
     }
 }

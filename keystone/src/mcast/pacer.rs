@@ -18,16 +18,9 @@ pub(super) struct Pacer {
 impl Pacer {
     /// `rate` in bits per second, at least 1.
     pub(super) fn new(rate: u64) -> Self {
-        #[allow(
-            clippy::cast_precision_loss,
-            reason = "a rate beyond 2^53 bits per second is no limit"
-        )]
+        #[allow(clippy::cast_precision_loss, reason = "a rate beyond 2^53 bits per second is no limit")]
         let per_octet = 8e9 / rate.max(1) as f64;
-        Self {
-            per_octet,
-            burst: BURST,
-            free: Duration::ZERO,
-        }
+        Self { per_octet, burst: BURST, free: Duration::ZERO }
     }
 
     /// When the next packet may leave: at once while the burst lasts.
@@ -57,10 +50,7 @@ mod tests {
                 now = now.max(pacer.next());
             }
             let most = rate / 8 + rate / 8 / 200 + 1000;
-            assert!(
-                (rate / 8..=most).contains(&octets),
-                "{octets} octets at {rate}"
-            );
+            assert!((rate / 8..=most).contains(&octets), "{octets} octets at {rate}");
         }
     }
 

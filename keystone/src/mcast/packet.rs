@@ -157,10 +157,7 @@ impl Header {
             kind,
             group: r.u32("group")?,
             epoch: r.u64("epoch")?,
-            stream: StreamId {
-                sender: r.u32("sender id")?,
-                id: r.array("stream id")?,
-            },
+            stream: StreamId { sender: r.u32("sender id")?, id: r.array("stream id")? },
             counter: r.u64("counter")?,
             offset: r.u64("offset")?,
         };
@@ -184,10 +181,7 @@ impl Totals {
     /// Not 16 octets.
     pub(super) fn decode(octets: &[u8]) -> Result<Self, PacketError> {
         let mut r = Reader::new(octets);
-        let totals = Self {
-            octets: r.u64("total octets")?,
-            packets: r.u64("total packets")?,
-        };
+        let totals = Self { octets: r.u64("total octets")?, packets: r.u64("total packets")? };
         r.end("totals")?;
         Ok(totals)
     }
@@ -211,11 +205,7 @@ impl Packet {
         if header.offset.checked_add(octets_of(have)).is_none() {
             return Err(value("offset", header.offset));
         }
-        Ok(Self {
-            header,
-            aad,
-            sealed: r.take(r.left(), "ciphertext")?.to_vec(),
-        })
+        Ok(Self { header, aad, sealed: r.take(r.left(), "ciphertext")?.to_vec() })
     }
 
     /// Octets of the payload.
@@ -229,12 +219,8 @@ impl Packet {
     /// [`PacketError::Tag`].
     pub(super) fn open(mut self, key: &StreamKey) -> Result<Vec<u8>, PacketError> {
         let Header { epoch, counter, .. } = self.header;
-        let opened = key
-            .0
-            .open_in_place(nonce(counter), Aad::from(&self.aad), &mut self.sealed);
-        let length = opened
-            .map_err(|_| PacketError::Tag { epoch, counter })?
-            .len();
+        let opened = key.0.open_in_place(nonce(counter), Aad::from(&self.aad), &mut self.sealed);
+        let length = opened.map_err(|_| PacketError::Tag { epoch, counter })?.len();
         self.sealed.truncate(length);
         Ok(self.sealed)
     }
@@ -259,9 +245,7 @@ impl StreamKey {
     pub(super) fn seal(&self, header: &Header, payload: &[u8]) -> Vec<u8> {
         let aad = header.encode();
         let mut sealed = payload.to_vec();
-        let done =
-            self.0
-                .seal_in_place_append_tag(nonce(header.counter), Aad::from(&aad), &mut sealed);
+        let done = self.0.seal_in_place_append_tag(nonce(header.counter), Aad::from(&aad), &mut sealed);
         // AES-GCM refuses only payloads beyond 64 GiB; a payload in clear must never leave.
         assert!(done.is_ok(), "AES-GCM refused {} octets", payload.len());
         [aad.as_slice(), &sealed].concat()
@@ -294,18 +278,8 @@ pub(super) mod tests {
     }
 
     fn header() -> Header {
-        let stream = StreamId {
-            sender: 7,
-            id: [9; 16],
-        };
-        Header {
-            kind: Kind::Data,
-            group: 1,
-            epoch: 6,
-            stream,
-            counter: 3,
-            offset: 3000,
-        }
+        let stream = StreamId { sender: 7, id: [9; 16] };
+        Header { kind: Kind::Data, group: 1, epoch: 6, stream, counter: 3, offset: 3000 }
     }
 
     fn key() -> StreamKey {
@@ -319,10 +293,7 @@ pub(super) mod tests {
         let packet = Packet::decode(&octets).unwrap();
         assert_eq!((packet.header, packet.payload()), (header(), 7));
         assert_eq!(packet.open(&key()).unwrap(), b"payload");
-        let totals = Totals {
-            octets: 5,
-            packets: 2,
-        };
+        let totals = Totals { octets: 5, packets: 2 };
         assert_eq!(Totals::decode(&totals.encode()).unwrap(), totals);
     }
 
@@ -338,13 +309,7 @@ pub(super) mod tests {
             });
             assert!(opened.is_err(), "octet {at} changed unnoticed");
         }
-        let other = StreamKey::new(
-            &DataKey::new([1; 32]),
-            StreamId {
-                sender: 8,
-                ..header().stream
-            },
-        );
+        let other = StreamKey::new(&DataKey::new([1; 32]), StreamId { sender: 8, ..header().stream });
         Packet::decode(&octets).unwrap().open(&other).unwrap_err();
     }
 
@@ -358,25 +323,13 @@ pub(super) mod tests {
         assert_eq!(fits.len(), MAX_PACKET);
         Packet::decode(&fits).unwrap();
         let error = Packet::decode(&key().seal(&header(), &[0; MAX_PAYLOAD + 1])).unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            "a payload of 1201 octets, expected 1 to 1200"
-        );
-        let end = Header {
-            kind: Kind::End,
-            ..header()
-        };
+        assert_eq!(error.to_string(), "a payload of 1201 octets, expected 1 to 1200");
+        let end = Header { kind: Kind::End, ..header() };
         Packet::decode(&key().seal(&end, &[0; 15])).unwrap_err();
         Packet::decode(&key().seal(&end, &[0; 17])).unwrap_err();
-        let offset = Header {
-            offset: u64::MAX,
-            ..header()
-        };
+        let offset = Header { offset: u64::MAX, ..header() };
         Packet::decode(&key().seal(&offset, b"p")).unwrap_err();
-        let counter = Header {
-            counter: u64::MAX,
-            ..header()
-        };
+        let counter = Header { counter: u64::MAX, ..header() };
         Packet::decode(&key().seal(&counter, b"p")).unwrap_err();
     }
 }

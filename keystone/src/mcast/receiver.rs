@@ -77,9 +77,7 @@ impl Receiver {
         if self.frozen {
             return;
         }
-        self.hold_time = state
-            .hold
-            .map_or(self.hold_time, |hold| hold.saturating_mul(2));
+        self.hold_time = state.hold.map_or(self.hold_time, |hold| hold.saturating_mul(2));
         // A client-ctl that starts again has no keys for a while; that says nothing against those held here.
         if state.status != Status::Joining || !state.keys.is_empty() {
             let listed = |epoch: &u64| state.keys.iter().any(|key| key.epoch == *epoch);
@@ -87,18 +85,12 @@ impl Receiver {
             unlisted.into_iter().for_each(|epoch| self.forget(epoch));
         }
         for key in &state.keys {
-            let held = Held {
-                secret: key.secret.clone(),
-                until: key.receive_until,
-            };
+            let held = Held { secret: key.secret.clone(), until: key.receive_until };
             self.keys.insert(key.epoch, held);
         }
         self.stream_keys.clear();
         self.expire_keys(now);
-        for epoch in self
-            .hold
-            .epochs(|epoch| self.keys.contains_key(&epoch) || self.too_late(epoch).is_some())
-        {
+        for epoch in self.hold.epochs(|epoch| self.keys.contains_key(&epoch) || self.too_late(epoch).is_some()) {
             for packet in self.hold.take_epoch(epoch) {
                 self.packet(now, packet);
             }
@@ -140,16 +132,9 @@ impl Receiver {
 
     /// When [`tick`](Self::tick) has something to do.
     pub(super) fn timeout(&self) -> Option<Duration> {
-        let keys = self
-            .keys
-            .values()
-            .filter_map(|key| key.until)
-            .filter(|_| !self.frozen);
+        let keys = self.keys.values().filter_map(|key| key.until).filter(|_| !self.frozen);
         let held = self.hold.oldest().map(|at| at + self.hold_time);
-        let gaps = self
-            .streams
-            .values()
-            .filter_map(|stream| stream.deadline(self.hold_time));
+        let gaps = self.streams.values().filter_map(|stream| stream.deadline(self.hold_time));
         keys.chain(held).chain(gaps).min()
     }
 
@@ -182,33 +167,19 @@ impl Receiver {
 
     /// The counts so far.
     pub(super) fn report(&self) -> Report {
-        let streams = self
-            .streams
-            .iter()
-            .map(|(id, stream)| stream_report(id, stream))
-            .collect();
+        let streams = self.streams.iter().map(|(id, stream)| stream_report(id, stream)).collect();
         let unreadable = self.causes.to_vec();
-        let silent =
-            self.streams.is_empty() && (!unreadable.is_empty() || self.counts.bad_tags > 0);
-        let complete = !silent
-            && self.counts.replaced_incomplete == 0
-            && self.streams.values().all(Stream::is_complete);
-        Report {
-            complete,
-            streams,
-            unreadable,
-            ..self.counts.clone()
-        }
+        let silent = self.streams.is_empty() && (!unreadable.is_empty() || self.counts.bad_tags > 0);
+        let complete =
+            !silent && self.counts.replaced_incomplete == 0 && self.streams.values().all(Stream::is_complete);
+        Report { complete, streams, unreadable, ..self.counts.clone() }
     }
 
     fn packet(&mut self, now: Duration, packet: Packet) {
         let header = packet.header;
         match self.keys.get(&header.epoch) {
             Some(held) => {
-                let cached = self
-                    .stream_keys
-                    .get(&header.stream)
-                    .filter(|(of, _)| *of == header.epoch);
+                let cached = self.stream_keys.get(&header.stream).filter(|(of, _)| *of == header.epoch);
                 let opened = match cached {
                     Some((_, key)) => packet.open(key),
                     None => {
@@ -272,21 +243,12 @@ impl Receiver {
 
     /// Frees the slot of a stream of which no packet can be read again: otherwise what was delivered could be replayed.
     fn make_room(&mut self) -> bool {
-        let over = |stream: &Stream| {
-            !self.keys.contains_key(&stream.epoch) && stream.pending_octets() == 0
-        };
-        let oldest = self
-            .streams
-            .iter()
-            .filter(|(_, s)| over(s))
-            .min_by_key(|(_, s)| s.epoch);
+        let over = |stream: &Stream| !self.keys.contains_key(&stream.epoch) && stream.pending_octets() == 0;
+        let oldest = self.streams.iter().filter(|(_, s)| over(s)).min_by_key(|(_, s)| s.epoch);
         let Some(id) = oldest.map(|(id, _)| *id) else {
             return false;
         };
-        let incomplete = self
-            .streams
-            .remove(&id)
-            .is_some_and(|stream| !stream.is_complete());
+        let incomplete = self.streams.remove(&id).is_some_and(|stream| !stream.is_complete());
         self.stream_keys.remove(&id);
         self.counts.streams_replaced += 1;
         self.counts.replaced_incomplete += u64::from(incomplete);
@@ -294,13 +256,7 @@ impl Receiver {
     }
 
     fn unreadable(&mut self, packet: &Packet, cause: Cause) {
-        let Header {
-            kind,
-            epoch,
-            stream,
-            counter,
-            ..
-        } = packet.header;
+        let Header { kind, epoch, stream, counter, .. } = packet.header;
         // End markers carry none of the stream's octets.
         if kind == Kind::Data {
             self.causes.add(epoch, cause, octets_of(packet.payload()));
@@ -328,12 +284,7 @@ impl Receiver {
             return;
         }
         let over = |held: &Held| held.until.is_some_and(|until| until <= now);
-        let expired: Vec<u64> = self
-            .keys
-            .iter()
-            .filter(|(_, held)| over(held))
-            .map(|(epoch, _)| *epoch)
-            .collect();
+        let expired: Vec<u64> = self.keys.iter().filter(|(_, held)| over(held)).map(|(epoch, _)| *epoch).collect();
         expired.into_iter().for_each(|epoch| self.forget(epoch));
     }
 

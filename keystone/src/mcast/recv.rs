@@ -85,11 +85,7 @@ struct Run<W> {
 }
 
 /// Receives until every stream has ended, a signal, silence, or the member is out.
-pub(super) async fn run(
-    args: RecvArgs,
-    output: impl AsyncWrite + Unpin,
-    shutdown: Shutdown,
-) -> Exit {
+pub(super) async fn run(args: RecvArgs, output: impl AsyncWrite + Unpin, shutdown: Shutdown) -> Exit {
     let mut socket = match multicast::Receiver::open(args.listen, args.interface) {
         Ok(socket) => socket,
         Err(why @ multicast::MulticastError::Address { .. }) => return fail(Exit::Usage, why),
@@ -100,10 +96,7 @@ pub(super) async fn run(
     let (log, mut stats) = match files {
         Ok(files) => files,
         Err(why) => {
-            return fail(
-                Exit::Usage,
-                format_args!("cannot create the log or summary: {why}"),
-            );
+            return fail(Exit::Usage, format_args!("cannot create the log or summary: {why}"));
         }
     };
     let clock = Clock::start();
@@ -123,10 +116,7 @@ pub(super) async fn run(
         Err(why @ Stop::Out(_)) => return fail(Exit::NotMember, why),
         Err(why) => return fail(Exit::Unreachable, why),
     };
-    let limits = Limits {
-        hold_octets: args.hold_octets,
-        streams: args.streams.into(),
-    };
+    let limits = Limits { hold_octets: args.hold_octets, streams: args.streams.into() };
     let mut receiver = Receiver::new(group, limits);
     let mut ended = run.news(&mut receiver);
     for datagram in early {
@@ -155,11 +145,7 @@ pub(super) async fn run(
 impl<W: AsyncWrite + Unpin> Run<W> {
     /// The number of the group, once the feed says it, and what came in the meantime: the newest `hold` octets of it,
     /// because a member that joins needs what is sent from its join on, and the socket's own buffer keeps the oldest.
-    async fn group(
-        &mut self,
-        socket: &mut multicast::Receiver,
-        hold: usize,
-    ) -> Result<(u32, VecDeque<Vec<u8>>), Stop> {
+    async fn group(&mut self, socket: &mut multicast::Receiver, hold: usize) -> Result<(u32, VecDeque<Vec<u8>>), Stop> {
         let shutdown = self.shutdown.clone();
         let (mut early, mut held, mut buffer) = (VecDeque::new(), 0, [0; MAX_PACKET + 1]);
         loop {
@@ -189,11 +175,7 @@ impl<W: AsyncWrite + Unpin> Run<W> {
         }
     }
 
-    async fn receive(
-        &mut self,
-        receiver: &mut Receiver,
-        socket: &mut multicast::Receiver,
-    ) -> Result<(), Stop> {
+    async fn receive(&mut self, receiver: &mut Receiver, socket: &mut multicast::Receiver) -> Result<(), Stop> {
         // One more octet than a packet has, so that one that is too long does not pass for one that fits.
         let mut buffer = [0; MAX_PACKET + 1];
         let (clock, shutdown) = (self.clock, self.shutdown.clone());
@@ -266,31 +248,17 @@ impl<W: AsyncWrite + Unpin> Run<W> {
         let mut wrote = false;
         while let Some(output) = receiver.output() {
             match output {
-                Output::Data {
-                    stream,
-                    epoch,
-                    offset,
-                    octets,
-                } => {
+                Output::Data { stream, epoch, offset, octets } => {
                     write(&self.shutdown, self.output.write_all(&octets)).await?;
                     wrote = true;
-                    if let Some(range) =
-                        self.ranges
-                            .add(stream, epoch, offset, octets_of(octets.len()))
-                    {
+                    if let Some(range) = self.ranges.add(stream, epoch, offset, octets_of(octets.len())) {
                         self.log.line(&range).map_err(Stop::Log)?;
                     }
                 }
-                Output::Gap {
-                    stream,
-                    counters,
-                    octets,
-                } => {
+                Output::Gap { stream, counters, octets } => {
                     let (id, packets) = (hex::encode(stream.id), counters.end - counters.start);
                     let (from, to) = (octets.start, octets.end);
-                    tracing::warn!(
-                        "stream {id}: {packets} packets are missing, octets {from} to {to}"
-                    );
+                    tracing::warn!("stream {id}: {packets} packets are missing, octets {from} to {to}");
                 }
             }
         }
@@ -302,10 +270,7 @@ impl<W: AsyncWrite + Unpin> Run<W> {
 }
 
 /// Waits for a write, but not for ever once a signal came.
-async fn write(
-    shutdown: &Shutdown,
-    write: impl Future<Output = io::Result<()>>,
-) -> Result<(), Stop> {
+async fn write(shutdown: &Shutdown, write: impl Future<Output = io::Result<()>>) -> Result<(), Stop> {
     let patience = async {
         shutdown.wait().await;
         tokio::time::sleep(LAST_WRITE).await;

@@ -120,21 +120,13 @@ impl Causes {
     }
 
     pub(super) fn to_vec(&self) -> Vec<Unreadable> {
-        let told = self
-            .told_apart
-            .iter()
-            .map(|((epoch, cause), count)| Unreadable {
-                epoch: Some(*epoch),
-                cause: Some(*cause),
-                count: *count,
-            });
-        let others = Unreadable {
-            epoch: None,
-            cause: None,
-            count: self.others,
-        };
-        told.chain((self.others.packets > 0).then_some(others))
-            .collect()
+        let told = self.told_apart.iter().map(|((epoch, cause), count)| Unreadable {
+            epoch: Some(*epoch),
+            cause: Some(*cause),
+            count: *count,
+        });
+        let others = Unreadable { epoch: None, cause: None, count: self.others };
+        told.chain((self.others.packets > 0).then_some(others)).collect()
     }
 }
 
@@ -156,62 +148,32 @@ impl fmt::Display for Report {
             writeln!(f, "no packet could be read")?;
         }
         for s in &self.streams {
-            let end = if s.finished {
-                "to its end"
-            } else {
-                "its end was not seen"
-            };
+            let end = if s.finished { "to its end" } else { "its end was not seen" };
             writeln!(
                 f,
                 "stream {} of sender {}: read {} octets in {} packets from octet {}, {end}",
                 s.stream, s.sender, s.octets, s.packets, s.first_octet
             )?;
             let counts = [
-                (
-                    s.missing_packets,
-                    format!("packets missing, {} octets", s.missing_octets),
-                ),
-                (
-                    s.unreadable,
-                    "packets after the first came without their key".to_owned(),
-                ),
-                (
-                    s.replayed,
-                    "packets dropped that came again or too late".to_owned(),
-                ),
-                (
-                    s.inconsistent,
-                    "packets dropped that contradict others".to_owned(),
-                ),
+                (s.missing_packets, format!("packets missing, {} octets", s.missing_octets)),
+                (s.unreadable, "packets after the first came without their key".to_owned()),
+                (s.replayed, "packets dropped that came again or too late".to_owned()),
+                (s.inconsistent, "packets dropped that contradict others".to_owned()),
             ];
             for (count, what) in counts.iter().filter(|(count, _)| *count > 0) {
                 writeln!(f, "  {count} {what}")?;
             }
         }
-        for Unreadable {
-            epoch,
-            cause,
-            count: Count { packets, octets },
-        } in &self.unreadable
-        {
+        for Unreadable { epoch, cause, count: Count { packets, octets } } in &self.unreadable {
             match (epoch, cause) {
                 (Some(epoch), Some(cause)) => {
-                    writeln!(
-                        f,
-                        "unreadable under epoch {epoch}: {packets} packets, {octets} octets: {cause}"
-                    )?;
+                    writeln!(f, "unreadable under epoch {epoch}: {packets} packets, {octets} octets: {cause}")?;
                 }
-                _ => writeln!(
-                    f,
-                    "unreadable under other epochs: {packets} packets, {octets} octets"
-                )?,
+                _ => writeln!(f, "unreadable under other epochs: {packets} packets, {octets} octets")?,
             }
         }
         let counts = [
-            (
-                self.bad_tags,
-                "packets with a wrong tag (forged, damaged or another key)",
-            ),
+            (self.bad_tags, "packets with a wrong tag (forged, damaged or another key)"),
             (self.malformed, "datagrams that are no packets"),
             (self.other_group, "packets of other groups"),
             (self.beyond_streams, "packets of streams beyond --streams"),
@@ -221,11 +183,7 @@ impl fmt::Display for Report {
         for (count, what) in counts.iter().filter(|(count, _)| *count > 0) {
             writeln!(f, "{count} {what}")?;
         }
-        f.write_str(if self.complete {
-            "nothing is missing"
-        } else {
-            "incomplete"
-        })
+        f.write_str(if self.complete { "nothing is missing" } else { "incomplete" })
     }
 }
 
@@ -250,13 +208,7 @@ pub(super) struct Ranges(BTreeMap<StreamId, Written>);
 
 impl Ranges {
     /// Adds octets; returns the stream's range before if these do not continue it.
-    pub(super) fn add(
-        &mut self,
-        id: StreamId,
-        epoch: u64,
-        offset: u64,
-        octets: u64,
-    ) -> Option<Written> {
+    pub(super) fn add(&mut self, id: StreamId, epoch: u64, offset: u64, octets: u64) -> Option<Written> {
         let to_octet = offset.saturating_add(octets);
         if let Some(last) = self.0.get_mut(&id)
             && (last.epoch, last.to_octet) == (epoch, offset)
@@ -265,16 +217,7 @@ impl Ranges {
             return None;
         }
         let (stream, sender) = (hex::encode(id.id), id.sender);
-        self.0.insert(
-            id,
-            Written {
-                stream,
-                sender,
-                epoch,
-                from_octet: offset,
-                to_octet,
-            },
-        )
+        self.0.insert(id, Written { stream, sender, epoch, from_octet: offset, to_octet })
     }
 
     /// The ranges that are open, which end now.

@@ -82,11 +82,7 @@ struct Run {
 }
 
 /// Sends `input` to its end.
-pub(super) async fn run(
-    args: SendArgs,
-    mut input: impl AsyncRead + Unpin,
-    shutdown: Shutdown,
-) -> Exit {
+pub(super) async fn run(args: SendArgs, mut input: impl AsyncRead + Unpin, shutdown: Shutdown) -> Exit {
     let socket = match multicast::Sender::open(args.to, args.interface, args.ttl) {
         Ok(socket) => socket,
         Err(why @ multicast::MulticastError::Address { .. }) => return fail(Exit::Usage, why),
@@ -129,25 +125,14 @@ pub(super) async fn run(
             Exit::Ok
         }
         Err(why) => {
-            let exit = if matches!(why, Stop::Out(_)) {
-                Exit::NotMember
-            } else {
-                Exit::Failure
-            };
-            fail(
-                exit,
-                format_args!("{why}; stopped after {octets} octets in {packets} packets"),
-            )
+            let exit = if matches!(why, Stop::Out(_)) { Exit::NotMember } else { Exit::Failure };
+            fail(exit, format_args!("{why}; stopped after {octets} octets in {packets} packets"))
         }
     }
 }
 
 impl Run {
-    async fn stream(
-        &mut self,
-        input: &mut (impl AsyncRead + Unpin),
-        payload: usize,
-    ) -> Result<(), Stop> {
+    async fn stream(&mut self, input: &mut (impl AsyncRead + Unpin), payload: usize) -> Result<(), Stop> {
         let mut buffer = [0; MAX_PAYLOAD];
         loop {
             // Without a key nothing is taken from the input: somebody else may want to read it.

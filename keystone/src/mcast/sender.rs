@@ -65,12 +65,7 @@ impl Sender {
     pub(super) fn feed(&mut self, state: &State) {
         self.numbers = self.numbers.or(state.group.zip(state.sender));
         self.keys.clone_from(&state.keys);
-        let revoking = self
-            .keys
-            .iter()
-            .filter(|key| key.revoke)
-            .map(|key| key.epoch)
-            .max();
+        let revoking = self.keys.iter().filter(|key| key.revoke).map(|key| key.epoch).max();
         self.floor = self.floor.max(revoking.unwrap_or(0));
         // The same epoch may come with another secret only if its key server broke its promise; the new word counts.
         self.current = None;
@@ -83,10 +78,7 @@ impl Sender {
 
     /// When [`epoch`](Self::epoch) may change without news.
     pub(super) fn timeout(&self, now: Duration) -> Option<Duration> {
-        let times = self
-            .keys
-            .iter()
-            .flat_map(|key| [Some(key.send_not_before), key.send_until]);
+        let times = self.keys.iter().flat_map(|key| [Some(key.send_not_before), key.send_until]);
         times.flatten().filter(|at| *at > now).min()
     }
 
@@ -94,27 +86,17 @@ impl Sender {
     ///
     /// # Errors
     /// See [`SendError`].
-    pub(super) fn data(
-        &mut self,
-        now: Duration,
-        payload: &[u8],
-    ) -> Result<(Vec<u8>, Option<Range>), SendError> {
+    pub(super) fn data(&mut self, now: Duration, payload: &[u8]) -> Result<(Vec<u8>, Option<Range>), SendError> {
         let (packet, epoch) = self.seal(now, Kind::Data, payload)?;
         let from = self.octets;
-        self.octets = from
-            .checked_add(octets_of(payload.len()))
-            .ok_or(SendError::Exhausted)?;
+        self.octets = from.checked_add(octets_of(payload.len())).ok_or(SendError::Exhausted)?;
         self.packets += 1;
         let (same, ended) = match self.range.take() {
             Some(range) if range.epoch == epoch => (Some(range), None),
             ended => (None, ended),
         };
         let from_octet = same.map_or(from, |range| range.from_octet);
-        self.range = Some(Range {
-            epoch,
-            from_octet,
-            to_octet: self.octets,
-        });
+        self.range = Some(Range { epoch, from_octet, to_octet: self.octets });
         Ok((packet, ended))
     }
 
@@ -123,12 +105,8 @@ impl Sender {
     /// # Errors
     /// See [`SendError`].
     pub(super) fn end(&mut self, now: Duration) -> Result<Vec<u8>, SendError> {
-        let totals = Totals {
-            octets: self.octets,
-            packets: self.packets,
-        };
-        self.seal(now, Kind::End, &totals.encode())
-            .map(|(packet, _)| packet)
+        let totals = Totals { octets: self.octets, packets: self.packets };
+        self.seal(now, Kind::End, &totals.encode()).map(|(packet, _)| packet)
     }
 
     /// The range in use, which ends with the stream.
@@ -154,17 +132,9 @@ impl Sender {
         })
     }
 
-    fn seal(
-        &mut self,
-        now: Duration,
-        kind: Kind,
-        payload: &[u8],
-    ) -> Result<(Vec<u8>, u64), SendError> {
+    fn seal(&mut self, now: Duration, kind: Kind, payload: &[u8]) -> Result<(Vec<u8>, u64), SendError> {
         let (group, sender) = self.numbers.ok_or(SendError::NoKey)?;
-        let stream = StreamId {
-            sender,
-            id: self.stream_id,
-        };
+        let stream = StreamId { sender, id: self.stream_id };
         let counter = self.counter;
         let next = counter.checked_add(1).ok_or(SendError::Exhausted)?;
         let current = self.current.take();
@@ -174,14 +144,7 @@ impl Sender {
             Some((of, stream_key)) if of == epoch => stream_key,
             _ => StreamKey::new(&key.secret, stream),
         };
-        let header = Header {
-            kind,
-            group,
-            epoch,
-            stream,
-            counter,
-            offset: self.octets,
-        };
+        let header = Header { kind, group, epoch, stream, counter, offset: self.octets };
         let packet = stream_key.seal(&header, payload);
         self.current = Some((epoch, stream_key));
         self.floor = epoch;

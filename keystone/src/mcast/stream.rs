@@ -96,13 +96,7 @@ impl Stream {
     }
 
     /// Takes a data packet that was opened.
-    pub(super) fn data(
-        &mut self,
-        now: Duration,
-        header: &Header,
-        octets: Vec<u8>,
-        out: &mut impl Extend<Output>,
-    ) {
+    pub(super) fn data(&mut self, now: Duration, header: &Header, octets: Vec<u8>, out: &mut impl Extend<Output>) {
         self.epoch = self.epoch.max(header.epoch);
         if header.counter < self.next || self.pending.contains_key(&header.counter) {
             self.replayed += 1;
@@ -113,37 +107,15 @@ impl Stream {
             return;
         }
         self.pending_octets += octets.len();
-        let &Header {
-            epoch,
-            offset,
-            counter,
-            ..
-        } = header;
-        self.pending.insert(
-            counter,
-            Pending {
-                epoch,
-                offset,
-                octets,
-                arrived: now,
-            },
-        );
+        let &Header { epoch, offset, counter, .. } = header;
+        self.pending.insert(counter, Pending { epoch, offset, octets, arrived: now });
         self.advance(out);
     }
 
     /// Takes an end marker that was opened.
-    pub(super) fn end(
-        &mut self,
-        now: Duration,
-        header: &Header,
-        totals: Totals,
-        out: &mut impl Extend<Output>,
-    ) {
+    pub(super) fn end(&mut self, now: Duration, header: &Header, totals: Totals, out: &mut impl Extend<Output>) {
         self.epoch = self.epoch.max(header.epoch);
-        let beyond = self
-            .pending
-            .last_key_value()
-            .is_some_and(|(last, _)| *last >= totals.packets);
+        let beyond = self.pending.last_key_value().is_some_and(|(last, _)| *last >= totals.packets);
         let fits = header.counter >= totals.packets && header.offset == totals.octets && !beyond;
         match self.end {
             Some(end) if end == totals => {}
@@ -175,18 +147,10 @@ impl Stream {
         // A member that sends nonsense may place a later packet before earlier octets.
         let octets = self.next_octet..octet.max(self.next_octet);
         let counters = self.next..counter;
-        self.missing_packets = self
-            .missing_packets
-            .saturating_add(counters.end - counters.start);
-        self.missing_octets = self
-            .missing_octets
-            .saturating_add(octets.end - octets.start);
+        self.missing_packets = self.missing_packets.saturating_add(counters.end - counters.start);
+        self.missing_octets = self.missing_octets.saturating_add(octets.end - octets.start);
         (self.next, self.next_octet) = (counters.end, octets.end);
-        out.extend([Output::Gap {
-            stream: self.id,
-            counters,
-            octets,
-        }]);
+        out.extend([Output::Gap { stream: self.id, counters, octets }]);
         self.advance(out);
     }
 
@@ -208,17 +172,8 @@ impl Stream {
 
     fn advance(&mut self, out: &mut impl Extend<Output>) {
         let before = self.next;
-        while let Some(entry) = self
-            .pending
-            .first_entry()
-            .filter(|head| *head.key() <= self.next)
-        {
-            let Pending {
-                epoch,
-                offset,
-                octets,
-                ..
-            } = entry.remove();
+        while let Some(entry) = self.pending.first_entry().filter(|head| *head.key() <= self.next) {
+            let Pending { epoch, offset, octets, .. } = entry.remove();
             self.pending_octets -= octets.len();
             self.next += 1;
             if offset != self.next_octet {
@@ -228,12 +183,7 @@ impl Stream {
             self.next_octet += octets_of(octets.len());
             self.read_packets += 1;
             self.read_octets += octets_of(octets.len());
-            out.extend([Output::Data {
-                stream: self.id,
-                epoch,
-                offset,
-                octets,
-            }]);
+            out.extend([Output::Data { stream: self.id, epoch, offset, octets }]);
         }
         // The wait counts from the head: its arrival says that what is before it is late.
         match self.pending.first_key_value() {

@@ -1,8 +1,5 @@
 //! Sender and receivers over real multicast on loopback, with a feed made by hand.
-#![allow(
-    clippy::disallowed_methods,
-    reason = "every test waits for the ends that it is about"
-)]
+#![allow(clippy::disallowed_methods, reason = "every test waits for the ends that it is about")]
 
 use std::path::PathBuf;
 use std::pin::Pin;
@@ -38,22 +35,12 @@ impl FakeFeed {
         let listener = UnixListener::bind(folder.path().join("ctl.sock")).unwrap();
         let (line, _) = watch::channel(first.to_owned());
         let (cut, _) = broadcast::channel(1);
-        let feed = Self {
-            folder,
-            line,
-            cut,
-            posts: Arc::default(),
-        };
+        let feed = Self { folder, line, cut, posts: Arc::default() };
         let (line, cut, posts) = (feed.line.clone(), feed.cut.clone(), feed.posts.clone());
         tokio::spawn(async move {
             loop {
                 let (stream, _) = listener.accept().await.unwrap();
-                tokio::spawn(serve(
-                    stream,
-                    line.subscribe(),
-                    cut.subscribe(),
-                    posts.clone(),
-                ));
+                tokio::spawn(serve(stream, line.subscribe(), cut.subscribe(), posts.clone()));
             }
         });
         feed
@@ -68,12 +55,7 @@ impl FakeFeed {
     }
 
     fn options(&self) -> Vec<String> {
-        vec![
-            "--socket".into(),
-            self.path("ctl.sock").display().to_string(),
-            "--group".into(),
-            "demo".into(),
-        ]
+        vec!["--socket".into(), self.path("ctl.sock").display().to_string(), "--group".into(), "demo".into()]
     }
 }
 
@@ -99,15 +81,10 @@ async fn serve(
         let mut body = vec![0; length];
         stream.read_exact(&mut body).await.unwrap();
         posts.lock().unwrap().push(String::from_utf8(body).unwrap());
-        let _ = stream
-            .write_all(b"HTTP/1.1 204 No Content\r\nconnection: close\r\n\r\n")
-            .await;
+        let _ = stream.write_all(b"HTTP/1.1 204 No Content\r\nconnection: close\r\n\r\n").await;
         return;
     }
-    assert!(
-        request.starts_with("GET /v1/groups/demo/watch "),
-        "{request}"
-    );
+    assert!(request.starts_with("GET /v1/groups/demo/watch "), "{request}");
     let head = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n";
     let _ = stream.write_all(head.as_bytes()).await;
     loop {
@@ -149,11 +126,7 @@ impl Shared {
 }
 
 impl AsyncWrite for Shared {
-    fn poll_write(
-        self: Pin<&mut Self>,
-        _: &mut Context<'_>,
-        octets: &[u8],
-    ) -> Poll<io::Result<usize>> {
+    fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, octets: &[u8]) -> Poll<io::Result<usize>> {
         self.0.lock().unwrap().extend_from_slice(octets);
         Poll::Ready(Ok(octets.len()))
     }
@@ -175,10 +148,7 @@ struct Running {
 
 impl Running {
     async fn exit(self) -> Exit {
-        tokio::time::timeout(Duration::from_secs(15), self.exit)
-            .await
-            .expect("ends in time")
-            .unwrap()
+        tokio::time::timeout(Duration::from_secs(15), self.exit).await.expect("ends in time").unwrap()
     }
 }
 
@@ -191,38 +161,24 @@ fn arguments(command: &str, feed: &FakeFeed, more: &[&str]) -> Args {
 
 fn recv(feed: &FakeFeed, address: &str, more: &[&str]) -> Running {
     let more = [&["--listen", address], more].concat();
-    let Args::Recv(args) = arguments("recv", feed, &more) else {
-        panic!("recv")
-    };
+    let Args::Recv(args) = arguments("recv", feed, &more) else { panic!("recv") };
     let (shutdown, output) = (Shutdown::new(), Shared::default());
     let exit = tokio::spawn(recv::run(args, output.clone(), shutdown.clone()));
-    Running {
-        exit,
-        shutdown,
-        output,
-    }
+    Running { exit, shutdown, output }
 }
 
 fn send(feed: &FakeFeed, address: &str, input: Vec<u8>, more: &[&str]) -> Running {
     let more = [&["--to", address], more].concat();
-    let Args::Send(args) = arguments("send", feed, &more) else {
-        panic!("send")
-    };
+    let Args::Send(args) = arguments("send", feed, &more) else { panic!("send") };
     let shutdown = Shutdown::new();
     let token = shutdown.clone();
     let exit = tokio::spawn(async move { send::run(args, input.as_slice(), token).await });
-    Running {
-        exit,
-        shutdown,
-        output: Shared::default(),
-    }
+    Running { exit, shutdown, output: Shared::default() }
 }
 
 fn lines(path: &Path) -> Vec<serde_json::Value> {
     let text = std::fs::read_to_string(path).unwrap();
-    text.lines()
-        .map(|line| serde_json::from_str(line).unwrap())
-        .collect()
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
 fn octet(line: &serde_json::Value, field: &str) -> usize {
@@ -234,10 +190,7 @@ async fn pause(ms: u64) {
 }
 
 fn input(octets: usize) -> Vec<u8> {
-    (0u64..)
-        .flat_map(|n| n.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_be_bytes())
-        .take(octets)
-        .collect()
+    (0u64..).flat_map(|n| n.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_be_bytes()).take(octets).collect()
 }
 
 /// A rotation whose key comes late to one receiver, a feed that breaks, an eviction, a late joiner.
@@ -246,38 +199,19 @@ async fn a_stream_through_rotation_and_eviction() {
     let address = "239.77.91.1:47911";
     let first = state("member", &[(5, false, 0)]);
     let sending = FakeFeed::start(&first);
-    let (staying, evicted, joining) = (
-        FakeFeed::start(&first),
-        FakeFeed::start(&first),
-        FakeFeed::start(&state("joining", &[])),
-    );
+    let (staying, evicted, joining) =
+        (FakeFeed::start(&first), FakeFeed::start(&first), FakeFeed::start(&state("joining", &[])));
     let (log, stats) = (staying.path("log"), staying.path("stats"));
-    let options = [
-        "--log",
-        log.to_str().unwrap(),
-        "--output-stats",
-        stats.to_str().unwrap(),
-    ];
+    let options = ["--log", log.to_str().unwrap(), "--output-stats", stats.to_str().unwrap()];
     let stays = recv(&staying, address, &options);
     let out_log = evicted.path("log");
-    let out = recv(
-        &evicted,
-        address,
-        &["--keep-listening", "--log", out_log.to_str().unwrap()],
-    );
+    let out = recv(&evicted, address, &["--keep-listening", "--log", out_log.to_str().unwrap()]);
     let joins = recv(&joining, address, &[]);
     pause(200).await;
     let file = input(400_000);
     let ranges = sending.path("ranges");
     // 1.6 seconds at 2 Mbit/s, and a tenth more for headers and tags.
-    let options = [
-        "--rate",
-        "2000000",
-        "--linger-ms",
-        "500",
-        "--log",
-        ranges.to_str().unwrap(),
-    ];
+    let options = ["--rate", "2000000", "--linger-ms", "500", "--log", ranges.to_str().unwrap()];
     let sender = send(&sending, address, file.clone(), &options);
     pause(300).await;
     let rotated = state("member", &[(5, false, 0), (6, false, 100)]);
@@ -293,9 +227,7 @@ async fn a_stream_through_rotation_and_eviction() {
     pause(200).await;
     evicted.say(&state("evicted", &[]));
     let revoked = state("member", &[(6, false, 0), (7, true, 0)]);
-    [&sending, &staying, &joining]
-        .iter()
-        .for_each(|feed| feed.say(&revoked));
+    [&sending, &staying, &joining].iter().for_each(|feed| feed.say(&revoked));
     assert_eq!(sender.exit().await, Exit::Ok);
     let (all, part) = (stays.output.clone(), joins.output.clone());
     assert_eq!(stays.exit().await, Exit::Ok);
@@ -319,23 +251,10 @@ async fn a_stream_through_rotation_and_eviction() {
     }
     assert_eq!((lines(&log).len(), lines(&out_log).len()), (3, 2));
     let summary = &lines(&stats)[0];
-    assert_eq!(
-        (&summary["complete"], &summary["streams"][0]["octets"]),
-        (&true.into(), &400_000.into())
-    );
+    assert_eq!((&summary["complete"], &summary["streams"][0]["octets"]), (&true.into(), &400_000.into()));
     let posts = sending.posts.lock().unwrap().join(" ");
-    assert!(
-        posts.contains("mcast-send-") && posts.contains("\"epoch\":7"),
-        "{posts}"
-    );
-    assert!(
-        staying
-            .posts
-            .lock()
-            .unwrap()
-            .join(" ")
-            .contains("mcast-recv-")
-    );
+    assert!(posts.contains("mcast-send-") && posts.contains("\"epoch\":7"), "{posts}");
+    assert!(staying.posts.lock().unwrap().join(" ").contains("mcast-recv-"));
 }
 
 #[tokio::test]
@@ -356,19 +275,13 @@ async fn who_is_out_stops_at_once() {
 async fn without_a_key_nothing_is_read_and_a_signal_ends_it() {
     let address = "239.77.91.3:47913";
     let feed = FakeFeed::start(&state("joining", &[]));
-    let (receiver, sender) = (
-        recv(&feed, address, &[]),
-        send(&feed, address, input(1000), &[]),
-    );
+    let (receiver, sender) = (recv(&feed, address, &[]), send(&feed, address, input(1000), &[]));
     pause(200).await;
     assert!(!sender.exit.is_finished() && !receiver.exit.is_finished());
     sender.shutdown.trigger();
     receiver.shutdown.trigger();
     // The sender has no key to say good-bye with, and nothing to say.
-    assert_eq!(
-        (sender.exit().await, receiver.exit().await),
-        (Exit::Ok, Exit::Ok)
-    );
+    assert_eq!((sender.exit().await, receiver.exit().await), (Exit::Ok, Exit::Ok));
 }
 
 #[tokio::test]
@@ -381,24 +294,14 @@ async fn an_idle_receiver_ends_and_a_wrong_address_is_refused() {
     pause(200).await;
     sender.exit.abort();
     assert_eq!(receiver.exit().await, Exit::Ok);
-    assert_eq!(
-        recv(&feed, "127.0.0.1:47914", &[]).exit().await,
-        Exit::Usage
-    );
-    assert_eq!(
-        send(&feed, "239.77.91.4:0", Vec::new(), &[]).exit().await,
-        Exit::Usage
-    );
+    assert_eq!(recv(&feed, "127.0.0.1:47914", &[]).exit().await, Exit::Usage);
+    assert_eq!(send(&feed, "239.77.91.4:0", Vec::new(), &[]).exit().await, Exit::Usage);
 }
 
 #[test]
 fn bad_arguments() {
     let base = ["keystone", "send", "--socket", "s", "--to", "239.0.0.1:1"];
-    for more in [
-        &["--group", "a/b"][..],
-        &["--group", "g", "--payload", "1201"],
-        &["--group", "g", "--payload", "0"],
-    ] {
+    for more in [&["--group", "a/b"][..], &["--group", "g", "--payload", "1201"], &["--group", "g", "--payload", "0"]] {
         Cli::try_parse_from(base.iter().chain(more)).unwrap_err();
     }
     Cli::try_parse_from(base.iter().chain(&["--group", "g"])).unwrap();

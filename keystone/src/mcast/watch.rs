@@ -1,8 +1,5 @@
 //! The shell around the feed: HTTP/1.1 over the Unix socket of `client-ctl`, again and again while the process runs.
-#![allow(
-    clippy::disallowed_methods,
-    reason = "this is shell: one task reads the feed and ends with its handle"
-)]
+#![allow(clippy::disallowed_methods, reason = "this is shell: one task reads the feed and ends with its handle")]
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -81,11 +78,7 @@ impl Feed {
         let (applied, epochs) = watch::channel(None);
         let read = tokio::spawn(place.clone().keep_reading(link, clock));
         let report = tokio::spawn(place.keep_reporting(consumer, epochs));
-        Self {
-            link: links,
-            applied,
-            tasks: [read.abort_handle(), report.abort_handle()],
-        }
+        Self { link: links, applied, tasks: [read.abort_handle(), report.abort_handle()] }
     }
 
     /// What is known now; it counts as seen.
@@ -113,8 +106,7 @@ impl Feed {
 
     /// Tells `client-ctl` which epoch this process uses, once for each.
     pub(super) fn applied(&self, epoch: u64) {
-        self.applied
-            .send_if_modified(|last| last.replace(epoch) != Some(epoch));
+        self.applied.send_if_modified(|last| last.replace(epoch) != Some(epoch));
     }
 }
 
@@ -143,10 +135,7 @@ impl Place {
             let why = why.to_string();
             if why != told {
                 let socket = self.socket.display();
-                tracing::warn!(
-                    "the feed of group {} at {socket}: {why}; trying again",
-                    self.group
-                );
+                tracing::warn!("the feed of group {} at {socket}: {why}; trying again", self.group);
                 told = why;
             }
             sleep(wait).await;
@@ -171,10 +160,7 @@ impl Place {
                 if line.ends_with(b"\n") {
                     if !line.trim_ascii().is_empty() {
                         let state = Some(Arc::new(State::parse(&line, clock.now())?));
-                        link.send_replace(Link {
-                            connected: true,
-                            state,
-                        });
+                        link.send_replace(Link { connected: true, state });
                     }
                     line.clear();
                 }
@@ -200,12 +186,7 @@ impl Place {
         timeout(ANSWER, self.ask(request)).await?.map(|_| ())
     }
 
-    fn request(
-        &self,
-        method: Method,
-        what: &str,
-        body: Bytes,
-    ) -> Result<Request<Full<Bytes>>, WatchError> {
+    fn request(&self, method: Method, what: &str, body: Bytes) -> Result<Request<Full<Bytes>>, WatchError> {
         let request = Request::builder()
             .method(method)
             .uri(format!("/v1/groups/{}/{what}", self.group))

@@ -8,28 +8,14 @@ fn identity(name: &str) -> Identity {
 
 fn core() -> Core {
     let clients = vec![IdentityPattern::parse("spiffe://demo/member/*").unwrap()];
-    Core::new(Config {
-        identity: identity("registrar/r1"),
-        clients,
-    })
+    Core::new(Config { identity: identity("registrar/r1"), clients })
 }
 
 fn linked() -> Core {
     let mut core = core();
     core.handle(Now::ZERO, Input::LinkUp);
-    let entries = vec![ClientEntry {
-        client: MemberId(7),
-        identity: identity("member/old"),
-    }];
-    key_server(
-        &mut core,
-        &ToRegistrar::ClientList {
-            key_server: "ks".into(),
-            first: true,
-            last: true,
-            entries,
-        },
-    );
+    let entries = vec![ClientEntry { client: MemberId(7), identity: identity("member/old") }];
+    key_server(&mut core, &ToRegistrar::ClientList { key_server: "ks".into(), first: true, last: true, entries });
     drain(&mut core);
     core
 }
@@ -39,24 +25,9 @@ fn key_server(core: &mut Core, message: &ToRegistrar) {
 }
 
 fn register(core: &mut Core, session: u64, name: &str) {
-    core.handle(
-        Now::ZERO,
-        Input::ClientUp {
-            session,
-            identity: identity(name),
-        },
-    );
-    let frame = FromClient::Register {
-        key_server: "ks".into(),
-    }
-    .encode();
-    core.handle(
-        Now::ZERO,
-        Input::FromClient {
-            session,
-            frame: &frame,
-        },
-    );
+    core.handle(Now::ZERO, Input::ClientUp { session, identity: identity(name) });
+    let frame = FromClient::Register { key_server: "ks".into() }.encode();
+    core.handle(Now::ZERO, Input::FromClient { session, frame: &frame });
 }
 
 fn drain(core: &mut Core) -> Vec<Output> {
@@ -65,9 +36,7 @@ fn drain(core: &mut Core) -> Vec<Output> {
 
 fn refusal(outputs: &[Output]) -> RefusalCode {
     let refused = outputs.iter().find_map(|output| match output {
-        Output::ToClient {
-            frame, close: true, ..
-        } => match ToClient::decode(frame).unwrap() {
+        Output::ToClient { frame, close: true, .. } => match ToClient::decode(frame).unwrap() {
             ToClient::Refused(refusal) => Some(refusal.code),
             _ => None,
         },
@@ -81,77 +50,23 @@ fn a_registration_from_beginning_to_end() {
     let mut core = linked();
     register(&mut core, 1, "member/m1");
     let outputs = drain(&mut core);
-    let Output::ToKeyServer(frame) = &outputs[0] else {
-        panic!("{outputs:?}")
-    };
-    let Ok(FromRegistrar::FetchNumber { tag, identity: who }) = FromRegistrar::decode(frame) else {
-        panic!()
-    };
+    let Output::ToKeyServer(frame) = &outputs[0] else { panic!("{outputs:?}") };
+    let Ok(FromRegistrar::FetchNumber { tag, identity: who }) = FromRegistrar::decode(frame) else { panic!() };
     assert_eq!(who, identity("member/m1"));
-    key_server(
-        &mut core,
-        &ToRegistrar::Number {
-            tag,
-            client: MemberId(9),
-            registration: 3,
-        },
-    );
+    key_server(&mut core, &ToRegistrar::Number { tag, client: MemberId(9), registration: 3 });
     let outputs = drain(&mut core);
-    let number = ToClient::Number {
-        client: MemberId(9),
-        registration: 3,
-    }
-    .encode();
-    assert_eq!(
-        outputs[0],
-        Output::ToClient {
-            session: 1,
-            frame: number,
-            close: false
-        }
-    );
+    let number = ToClient::Number { client: MemberId(9), registration: 3 }.encode();
+    assert_eq!(outputs[0], Output::ToClient { session: 1, frame: number, close: false });
     let context = exporter_context(&who, &identity("registrar/r1"), "ks", MemberId(9), 3);
-    assert_eq!(
-        outputs[1],
-        Output::Export {
-            session: 1,
-            context
-        }
-    );
-    core.handle(
-        Now::ZERO,
-        Input::Exported {
-            session: 1,
-            key: IndividualKey::new([5; 32]),
-        },
-    );
+    assert_eq!(outputs[1], Output::Export { session: 1, context });
+    core.handle(Now::ZERO, Input::Exported { session: 1, key: IndividualKey::new([5; 32]) });
     let outputs = drain(&mut core);
-    let Output::ToKeyServer(frame) = &outputs[0] else {
-        panic!("{outputs:?}")
-    };
-    let Ok(FromRegistrar::HandOver {
-        tag,
-        client,
-        registration,
-        key,
-    }) = FromRegistrar::decode(frame)
-    else {
-        panic!()
-    };
-    assert_eq!(
-        (client, registration, key.expose()),
-        (MemberId(9), 3, &[5; 32])
-    );
-    assert!(
-        !core.is_idle(),
-        "the client is told only when the key is durable"
-    );
+    let Output::ToKeyServer(frame) = &outputs[0] else { panic!("{outputs:?}") };
+    let Ok(FromRegistrar::HandOver { tag, client, registration, key }) = FromRegistrar::decode(frame) else { panic!() };
+    assert_eq!((client, registration, key.expose()), (MemberId(9), 3, &[5; 32]));
+    assert!(!core.is_idle(), "the client is told only when the key is durable");
     key_server(&mut core, &ToRegistrar::Durable { tag });
-    let done = Output::ToClient {
-        session: 1,
-        frame: ToClient::Registered.encode(),
-        close: true,
-    };
+    let done = Output::ToClient { session: 1, frame: ToClient::Registered.encode(), close: true };
     assert_eq!(drain(&mut core)[0], done);
     assert!(core.is_idle());
 }
@@ -162,11 +77,7 @@ fn whoever_may_not_is_refused_before_the_key_server_hears_of_it() {
     register(&mut core, 1, "elsewhere/m1");
     let outputs = drain(&mut core);
     assert_eq!(refusal(&outputs), RefusalCode::Identity);
-    assert!(
-        !outputs
-            .iter()
-            .any(|output| matches!(output, Output::ToKeyServer(_)))
-    );
+    assert!(!outputs.iter().any(|output| matches!(output, Output::ToKeyServer(_))));
 }
 
 #[test]
@@ -175,52 +86,16 @@ fn a_missing_key_server_another_one_and_nonsense_each_have_an_answer() {
     register(&mut core, 1, "member/m1");
     assert_eq!(refusal(&drain(&mut core)), RefusalCode::Unavailable);
     let mut core = linked();
-    core.handle(
-        Now::ZERO,
-        Input::ClientUp {
-            session: 2,
-            identity: identity("member/m2"),
-        },
-    );
-    let frame = FromClient::Register {
-        key_server: "other".into(),
-    }
-    .encode();
-    core.handle(
-        Now::ZERO,
-        Input::FromClient {
-            session: 2,
-            frame: &frame,
-        },
-    );
+    core.handle(Now::ZERO, Input::ClientUp { session: 2, identity: identity("member/m2") });
+    let frame = FromClient::Register { key_server: "other".into() }.encode();
+    core.handle(Now::ZERO, Input::FromClient { session: 2, frame: &frame });
     assert_eq!(refusal(&drain(&mut core)), RefusalCode::KeyServer);
-    core.handle(
-        Now::ZERO,
-        Input::ClientUp {
-            session: 3,
-            identity: identity("member/m3"),
-        },
-    );
-    core.handle(
-        Now::ZERO,
-        Input::FromClient {
-            session: 3,
-            frame: b"nonsense",
-        },
-    );
+    core.handle(Now::ZERO, Input::ClientUp { session: 3, identity: identity("member/m3") });
+    core.handle(Now::ZERO, Input::FromClient { session: 3, frame: b"nonsense" });
     assert_eq!(refusal(&drain(&mut core)), RefusalCode::Malformed);
     register(&mut core, 4, "member/m4");
-    let again = FromClient::Register {
-        key_server: "ks".into(),
-    }
-    .encode();
-    core.handle(
-        Now::ZERO,
-        Input::FromClient {
-            session: 4,
-            frame: &again,
-        },
-    );
+    let again = FromClient::Register { key_server: "ks".into() }.encode();
+    core.handle(Now::ZERO, Input::FromClient { session: 4, frame: &again });
     assert_eq!(refusal(&drain(&mut core)), RefusalCode::Malformed);
     assert!(core.is_idle());
 }
@@ -247,18 +122,10 @@ fn a_lost_link_a_long_wait_and_a_client_that_goes_leave_nothing_behind() {
 fn the_client_list_is_replaced_and_added_to() {
     let mut core = linked();
     assert_eq!(core.client(&identity("member/old")), Some(MemberId(7)));
-    let entry = ClientEntry {
-        client: MemberId(8),
-        identity: identity("member/new"),
-    };
+    let entry = ClientEntry { client: MemberId(8), identity: identity("member/new") };
     key_server(&mut core, &ToRegistrar::ClientAdded(entry));
     assert_eq!(core.client(&identity("member/new")), Some(MemberId(8)));
-    let list = ToRegistrar::ClientList {
-        key_server: "ks".into(),
-        first: true,
-        last: true,
-        entries: vec![],
-    };
+    let list = ToRegistrar::ClientList { key_server: "ks".into(), first: true, last: true, entries: vec![] };
     key_server(&mut core, &list);
     assert_eq!(core.client(&identity("member/old")), None);
     core.handle(Now::ZERO, Input::FromKeyServer(b"nonsense"));
@@ -269,21 +136,9 @@ fn the_client_list_is_replaced_and_added_to() {
 fn sessions_have_a_limit() {
     let mut core = linked();
     for session in 0..1_000 {
-        core.handle(
-            Now::ZERO,
-            Input::ClientUp {
-                session,
-                identity: identity("member/m"),
-            },
-        );
+        core.handle(Now::ZERO, Input::ClientUp { session, identity: identity("member/m") });
     }
     drain(&mut core);
-    core.handle(
-        Now::ZERO,
-        Input::ClientUp {
-            session: 1_000,
-            identity: identity("member/m"),
-        },
-    );
+    core.handle(Now::ZERO, Input::ClientUp { session: 1_000, identity: identity("member/m") });
     assert_eq!(refusal(&drain(&mut core)), RefusalCode::Busy);
 }

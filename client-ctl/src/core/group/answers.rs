@@ -15,21 +15,11 @@ use super::{Ending, Env, Group, Want};
 
 impl Group {
     /// A join or re-synchronization was granted by a sealed reply.
-    pub(in super::super) fn granted(
-        &mut self,
-        env: &mut Env<'_>,
-        ask: Ask,
-        membership: Membership,
-    ) {
+    pub(in super::super) fn granted(&mut self, env: &mut Env<'_>, ask: Ask, membership: Membership) {
         self.asking = None;
         // Left in the meantime, as a leave that is asked next will say again.
         let former = self.member.take_if(|_| self.ending.is_none());
-        match reply::check(
-            &membership,
-            &self.fence,
-            former.as_ref(),
-            env.verifier.keys(),
-        ) {
+        match reply::check(&membership, &self.fence, former.as_ref(), env.verifier.keys()) {
             Ok(beacon) => self.install(env, ask, membership, &beacon, former),
             Err(error) => {
                 self.member = former.or(self.member.take());
@@ -46,30 +36,14 @@ impl Group {
         beacon: &Beacon,
         mut former: Option<Member>,
     ) {
-        let Membership {
-            destination,
-            joined_epoch,
-            announcement,
-            path,
-            earlier,
-            ..
-        } = membership;
+        let Membership { destination, joined_epoch, announcement, path, earlier, .. } = membership;
         let (now, group) = (env.now, self.name.clone());
         let (term, epoch) = (beacon.context.term, beacon.context.epoch);
-        let is_new = former
-            .as_ref()
-            .is_none_or(|member| member.context.epoch < epoch);
-        let mut keys = former
-            .as_mut()
-            .map_or_else(LiveKeys::default, |m| std::mem::take(&mut m.keys));
+        let is_new = former.as_ref().is_none_or(|member| member.context.epoch < epoch);
+        let mut keys = former.as_mut().map_or_else(LiveKeys::default, |m| std::mem::take(&mut m.keys));
         let data_key = path.root().map(|root| beacon.context.data(root));
         for key in earlier {
-            keys.add_earlier(
-                now,
-                key.epoch,
-                key.key,
-                Duration::from_millis(key.remaining_ms.into()),
-            );
+            keys.add_earlier(now, key.epoch, key.key, Duration::from_millis(key.remaining_ms.into()));
         }
         if is_new && let Some(key) = data_key {
             keys.install(now, epoch, key, &announcement);
@@ -85,28 +59,14 @@ impl Group {
         (self.joined_epoch, self.left_epoch) = (Some(joined_epoch), None);
         self.set(Status::Member, "");
         let how = if ask == Ask::Join {
-            env.event(Event::Joined {
-                group: group.clone(),
-                term,
-                epoch,
-            });
+            env.event(Event::Joined { group: group.clone(), term, epoch });
             How::Reply
         } else {
-            env.event(Event::Resynced {
-                group: group.clone(),
-                term,
-                epoch,
-            });
+            env.event(Event::Resynced { group: group.clone(), term, epoch });
             How::Resync
         };
         if is_new {
-            env.event(Event::Installed {
-                group,
-                term,
-                epoch,
-                recovered: false,
-                how,
-            });
+            env.event(Event::Installed { group, term, epoch, recovered: false, how });
         }
         self.catch_up(env);
     }
@@ -114,10 +74,7 @@ impl Group {
     /// A reply that is not believed changes nothing; the same is asked again.
     pub(in super::super) fn bad_reply(&mut self, env: &mut Env<'_>, ask: Ask, error: &ReplyError) {
         self.counters.bad_replies += 1;
-        env.event(Event::BadReply {
-            group: self.name.clone(),
-            why: error.to_string(),
-        });
+        env.event(Event::BadReply { group: self.name.clone(), why: error.to_string() });
         self.again(env, ask, &error.to_string());
     }
 
@@ -125,11 +82,7 @@ impl Group {
         self.asking = None;
         if self.want.is_none() {
             let at = env.now + backoff(env.entropy, self.attempt);
-            self.want = Some(Want {
-                ask,
-                at,
-                again: true,
-            });
+            self.want = Some(Want { ask, at, again: true });
         }
         self.attempt = self.attempt.saturating_add(1);
         self.set(self.status, why);
@@ -138,10 +91,7 @@ impl Group {
     /// The key server has said no.
     pub(in super::super) fn denied(&mut self, env: &mut Env<'_>, ask: Ask, denial: Denial) {
         self.asking = None;
-        env.event(Event::Denied {
-            group: self.name.clone(),
-            denial,
-        });
+        env.event(Event::Denied { group: self.name.clone(), denial });
         match ask {
             Ask::Leave if denial == Denial::NotMember => self.left(env, None),
             Ask::Join if denial.is_final() => {
@@ -150,9 +100,7 @@ impl Group {
             Ask::Resync if denial.is_final() => {
                 self.refuse(&denial.to_string());
                 self.status = Status::Evicted;
-                env.event(Event::Evicted {
-                    group: self.name.clone(),
-                });
+                env.event(Event::Evicted { group: self.name.clone() });
             }
             _ => self.again(env, ask, &denial.to_string()),
         }
@@ -165,24 +113,13 @@ impl Group {
         self.want.take_if(|want| want.ask != Ask::Join);
         self.left_epoch = epoch;
         if let Some(member) = &mut self.member {
-            let overlap = u64::from(member.announcement.send_delay_ms)
-                + u64::from(member.announcement.keep_old_ms);
+            let overlap = u64::from(member.announcement.send_delay_ms) + u64::from(member.announcement.keep_old_ms);
             let at = env.now + Duration::from_millis(overlap);
             member.keys.retire(env.now, at);
-            self.ending = Some(Ending {
-                epoch: epoch.unwrap_or(0),
-                at,
-            });
+            self.ending = Some(Ending { epoch: epoch.unwrap_or(0), at });
         }
-        let status = if self.want.is_some() {
-            Status::Joining
-        } else {
-            Status::Left
-        };
+        let status = if self.want.is_some() { Status::Joining } else { Status::Left };
         self.set(status, "");
-        env.event(Event::Left {
-            group: self.name.clone(),
-            epoch,
-        });
+        env.event(Event::Left { group: self.name.clone(), epoch });
     }
 }

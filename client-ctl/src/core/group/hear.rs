@@ -19,10 +19,7 @@ impl Group {
         };
         self.counters.units_received += 1;
         let header = unit.header.epoch;
-        let over = self
-            .ending
-            .as_ref()
-            .is_some_and(|ending| header.epoch >= ending.epoch);
+        let over = self.ending.as_ref().is_some_and(|ending| header.epoch >= ending.epoch);
         let (term, epoch) = member.at();
         if over || header.term < term || header.epoch <= epoch || self.fence.is_past(header.term) {
             self.counters.units_old += 1;
@@ -39,9 +36,7 @@ impl Group {
             Err(Unusable::Conflict(conflict)) => return self.conflict(env, conflict),
             Err(error) => {
                 self.counters.units_malformed += 1;
-                env.event(Event::Dropped {
-                    cause: "a signed unit that cannot be used",
-                });
+                env.event(Event::Dropped { cause: "a signed unit that cannot be used" });
                 self.fence.raise(&header.context());
                 return self.need(env, unusable(&error));
             }
@@ -53,11 +48,7 @@ impl Group {
                 self.catch_up(env);
             }
         }
-        if self
-            .member
-            .as_ref()
-            .is_some_and(|member| header.epoch > member.context.epoch + 1)
-        {
+        if self.member.as_ref().is_some_and(|member| header.epoch > member.context.epoch + 1) {
             self.need(env, "a rekey message is missing");
         }
     }
@@ -80,10 +71,7 @@ impl Group {
             .fence
             .same_reign(&beacon.context)
             .and_then(|()| member.agrees(beacon))
-            .and_then(|()| {
-                self.fence
-                    .same_claim(at, &beacon.commitment, &beacon.header_hash)
-            });
+            .and_then(|()| self.fence.same_claim(at, &beacon.commitment, &beacon.header_hash));
         if let Err(conflict) = checked {
             return self.conflict(env, conflict);
         }
@@ -108,13 +96,7 @@ impl Group {
             match step {
                 Ok(recovered) => {
                     let (group, how) = (self.name.clone(), How::Multicast);
-                    env.event(Event::Installed {
-                        group,
-                        term,
-                        epoch,
-                        recovered,
-                        how,
-                    });
+                    env.event(Event::Installed { group, term, epoch, recovered, how });
                     self.changed = true;
                     if let Some(ending) = &self.ending {
                         member.keys.retire(env.now, ending.at);
@@ -127,10 +109,7 @@ impl Group {
                 Err(Broken::Elsewhere) => self.need(env, "a new reign goes on from another epoch"),
                 Err(Broken::Apply(error)) => {
                     self.counters.messages_unusable += 1;
-                    env.event(Event::Unusable {
-                        group: self.name.clone(),
-                        why: error.to_string(),
-                    });
+                    env.event(Event::Unusable { group: self.name.clone(), why: error.to_string() });
                     self.need(env, "the rekey message gives no way to the next key");
                 }
             }
@@ -148,14 +127,7 @@ impl Group {
         if self.want.is_none() {
             self.attempt = 0;
         }
-        self.set(
-            if self.status == Status::Stale {
-                Status::Member
-            } else {
-                self.status
-            },
-            "",
-        );
+        self.set(if self.status == Status::Stale { Status::Member } else { self.status }, "");
     }
 
     /// Something is missing: after a random wait, chosen once, it is asked for.
@@ -166,25 +138,14 @@ impl Group {
         }
         let wait_ms = env.entropy.below(u64::from(member.resync_wait_ms) + 1);
         let at = env.now + Duration::from_millis(wait_ms);
-        self.want = Some(Want {
-            ask: Ask::Resync,
-            at,
-            again: false,
-        });
+        self.want = Some(Want { ask: Ask::Resync, at, again: false });
         self.detail = why.to_owned();
-        env.event(Event::Waiting {
-            group: self.name.clone(),
-            wait_ms,
-            why,
-        });
+        env.event(Event::Waiting { group: self.name.clone(), wait_ms, why });
     }
 
     fn conflict(&mut self, env: &mut Env<'_>, what: Conflict) {
         self.counters.conflicts += 1;
-        env.event(Event::Conflict {
-            group: self.name.clone(),
-            what,
-        });
+        env.event(Event::Conflict { group: self.name.clone(), what });
     }
 }
 

@@ -13,8 +13,8 @@ use protocol::rekey::Announcement;
 use protocol::request::{EarlierKey, Membership, Operations, Outcome, Reply, Request};
 use protocol::unit::{BlockHeader, sign_block};
 use protocol::{
-    Commitment, EpochContext, EpochHeader, HeaderHash, Incarnation, KeyPath, NodeSecret, Reason,
-    Seed, SigningKey, Suite,
+    Commitment, EpochContext, EpochHeader, HeaderHash, Incarnation, KeyPath, NodeSecret, Reason, Seed, SigningKey,
+    Suite,
 };
 
 use super::*;
@@ -43,10 +43,7 @@ struct Held(BTreeMap<NodeId, (u64, NodeSecret)>);
 
 impl Secrets for Held {
     fn secret(&self, key: KeyRef) -> Option<&NodeSecret> {
-        self.0
-            .get(&key.node)
-            .filter(|(version, _)| *version == key.version)
-            .map(|(_, secret)| secret)
+        self.0.get(&key.node).filter(|(version, _)| *version == key.version).map(|(_, secret)| secret)
     }
 }
 
@@ -84,11 +81,7 @@ impl Server {
             counter: 0,
             joined_epoch: 0,
             earlier: Vec::new(),
-            announcement: Announcement {
-                reason: Reason::Restart,
-                send_delay_ms: 0,
-                keep_old_ms: 0,
-            },
+            announcement: Announcement { reason: Reason::Restart, send_delay_ms: 0, keep_old_ms: 0 },
             tree: Tree::new(degree, Strategy::Chain, 0),
             held: Held(BTreeMap::from([(NodeId(0), (0, root))])),
         };
@@ -104,12 +97,7 @@ impl Server {
         self.change_with(reason, changes, 1)
     }
 
-    pub(crate) fn change_with(
-        &mut self,
-        reason: Reason,
-        changes: &[Change],
-        messages: u16,
-    ) -> Vec<Vec<u8>> {
+    pub(crate) fn change_with(&mut self, reason: Reason, changes: &[Change], messages: u16) -> Vec<Vec<u8>> {
         let epoch = self.context.epoch + 1;
         let header = EpochHeader {
             suite: Suite::Aes256,
@@ -120,21 +108,10 @@ impl Server {
             previous: self.hash,
         };
         let send_delay_ms = if reason.revokes() { 0 } else { 250 };
-        let announcement = Announcement {
-            reason,
-            send_delay_ms,
-            keep_old_ms: 4_000,
-        };
+        let announcement = Announcement { reason, send_delay_ms, keep_old_ms: 4_000 };
         let staged = self.tree.stage(changes, epoch).unwrap();
         let seed = Seed::new([u8::try_from(epoch).unwrap(); 32]);
-        let made = execute(
-            staged.plan(),
-            &header.context(),
-            &seed,
-            &self.held,
-            announcement,
-        )
-        .unwrap();
+        let made = execute(staged.plan(), &header.context(), &seed, &self.held, announcement).unwrap();
         let plan = self.tree.merge(staged).unwrap();
         for moved in &plan.moved {
             let leaf = self.held.0.remove(&moved.from).unwrap();
@@ -147,10 +124,7 @@ impl Server {
         self.commitment = made.commitment;
         self.hash = header.hash(&made.commitment);
         self.announcement = announcement;
-        if changes
-            .iter()
-            .any(|change| matches!(change, Change::Join(ME)))
-        {
+        if changes.iter().any(|change| matches!(change, Change::Join(ME))) {
             self.joined_epoch = epoch;
         }
         cut(&header, &made.message.encode(), messages, &self.key)
@@ -183,16 +157,9 @@ impl Server {
 
     pub(crate) fn membership(&mut self) -> Membership {
         let path = self.tree.path(ME).unwrap();
-        let keys = path
-            .iter()
-            .map(|key| (*key, self.held.secret(*key).unwrap().clone()))
-            .collect();
+        let keys = path.iter().map(|key| (*key, self.held.secret(*key).unwrap().clone())).collect();
         Membership {
-            destination: (
-                [239, 1, 1, 1],
-                5000 + u16::try_from(self.context.group.0).unwrap(),
-            )
-                .into(),
+            destination: ([239, 1, 1, 1], 5000 + u16::try_from(self.context.group.0).unwrap()).into(),
             joined_epoch: self.joined_epoch,
             announcement: self.announcement,
             path: KeyPath::new(self.tree.degree(), path[0].node, keys).unwrap(),
@@ -268,10 +235,7 @@ impl Client {
     }
 
     pub(crate) fn register(&mut self) {
-        self.handle(Input::Registered {
-            client: ME,
-            registration: 1,
-        });
+        self.handle(Input::Registered { client: ME, registration: 1 });
     }
 
     pub(crate) fn handle(&mut self, input: Input<'_>) {
@@ -279,9 +243,7 @@ impl Client {
         while let Some(output) = self.core.poll_output() {
             match output {
                 Output::Register => self.registers += 1,
-                Output::Request { message, .. } => {
-                    self.requests.push(Request::decode(&message).unwrap())
-                }
+                Output::Request { message, .. } => self.requests.push(Request::decode(&message).unwrap()),
                 Output::Subscribe(to) => assert!(self.subscribed.insert(to), "subscribed twice"),
                 Output::Unsubscribe(to) => {
                     assert!(self.subscribed.remove(&to), "was not subscribed")
@@ -294,9 +256,7 @@ impl Client {
     }
 
     pub(crate) fn datagrams(&mut self, datagrams: &[Vec<u8>]) {
-        datagrams
-            .iter()
-            .for_each(|datagram| self.handle(Input::Datagram(datagram)));
+        datagrams.iter().for_each(|datagram| self.handle(Input::Datagram(datagram)));
     }
 
     /// Lets time pass, with every time-out at its time.
@@ -316,56 +276,31 @@ impl Client {
     pub(crate) fn answer(&mut self, outcomes: Vec<Outcome>) {
         let id = self.requests.last().expect("a request").id;
         let message = Reply { id, outcomes }.encode();
-        self.handle(Input::Reply {
-            id,
-            message: &message,
-        });
+        self.handle(Input::Reply { id, message: &message });
     }
 
     /// Until a request is sent, for `for_ms` at the most.
     pub(crate) fn resyncs_within(&mut self, for_ms: u64) -> bool {
         let before = self.requests.len();
         self.pass(for_ms);
-        assert!(
-            self.requests.len() <= before + 1,
-            "more than one request: {:?}",
-            &self.requests[before..]
-        );
-        self.requests[before..]
-            .iter()
-            .any(|request| matches!(request.operations, Operations::Resyncs(_)))
+        assert!(self.requests.len() <= before + 1, "more than one request: {:?}", &self.requests[before..]);
+        self.requests[before..].iter().any(|request| matches!(request.operations, Operations::Resyncs(_)))
     }
 
     pub(crate) fn group(&self) -> GroupStatus {
-        self.core
-            .status()
-            .into_iter()
-            .find(|group| group.group == "g")
-            .unwrap()
+        self.core.status().into_iter().find(|group| group.group == "g").unwrap()
     }
 
     pub(crate) fn status(&self) -> Status {
-        assert_eq!(
-            self.feeds["g"].status,
-            self.group().status,
-            "the feed says what is"
-        );
+        assert_eq!(self.feeds["g"].status, self.group().status, "the feed says what is");
         self.group().status
     }
 
     pub(crate) fn agrees(&self, server: &Server) {
         let epoch = server.context.epoch;
         assert_eq!(self.group().epoch, Some(epoch));
-        assert_eq!(
-            self.core.danger_data_key("g", epoch),
-            Some(&server.data_key()),
-            "the same key"
-        );
-        assert_eq!(
-            self.feeds["g"].keys.last().map(|live| live.epoch),
-            Some(epoch),
-            "and it is in the feed"
-        );
+        assert_eq!(self.core.danger_data_key("g", epoch), Some(&server.data_key()), "the same key");
+        assert_eq!(self.feeds["g"].keys.last().map(|live| live.epoch), Some(epoch), "and it is in the feed");
     }
 
     pub(crate) fn has_event(&self, wanted: impl Fn(&Event) -> bool) -> bool {

@@ -17,14 +17,7 @@ fn joins_and_follows_in_order() {
     }
     assert_eq!(client.requests.len(), 1, "one join and nothing else");
     let counters = client.group().counters;
-    assert_eq!(
-        (
-            counters.messages,
-            counters.conflicts,
-            counters.units_malformed
-        ),
-        (80, 0, 0)
-    );
+    assert_eq!((counters.messages, counters.conflicts, counters.units_malformed), (80, 0, 0));
     assert_eq!(client.feeds["g"].sender_id, Some(ME));
 }
 
@@ -44,13 +37,8 @@ fn any_order_of_units_and_messages() {
     let (mut client, mut server) = Client::member(4, 200);
     let mut later: Vec<_> = (0..5)
         .flat_map(|_| {
-            let leavers: Vec<Change> = server
-                .tree
-                .members()
-                .filter(|m| *m != ME)
-                .step_by(9)
-                .map(Change::Leave)
-                .collect();
+            let leavers: Vec<Change> =
+                server.tree.members().filter(|m| *m != ME).step_by(9).map(Change::Leave).collect();
             server.change(Reason::Batch, &leavers)
         })
         .collect();
@@ -58,40 +46,24 @@ fn any_order_of_units_and_messages() {
     client.datagrams(&later);
     client.agrees(&server);
     client.pass(u64::from(WAIT_MS));
-    assert_eq!(
-        client.requests.len(),
-        1,
-        "the gap was filled, so nothing is asked"
-    );
+    assert_eq!(client.requests.len(), 1, "the gap was filled, so nothing is asked");
     assert_eq!(client.status(), Status::Member);
     let old = client.group().counters.units_old;
     client.datagrams(&later);
-    assert_eq!(
-        client.group().counters.units_old - old,
-        u64::try_from(later.len()).unwrap()
-    );
+    assert_eq!(client.group().counters.units_old - old, u64::try_from(later.len()).unwrap());
 }
 
 #[test]
 fn repair_units_recover_a_message() {
     let (mut client, mut server) = Client::member(4, 400);
-    let leavers: Vec<Change> = (1..200)
-        .step_by(5)
-        .map(|m| Change::Leave(MemberId(m)))
-        .collect();
+    let leavers: Vec<Change> = (1..200).step_by(5).map(|m| Change::Leave(MemberId(m))).collect();
     let datagrams = server.change(Reason::Batch, &leavers);
     let s = usize::from(Unit::decode(&datagrams[0]).unwrap().header.s);
     assert!(s > 1, "more than one unit");
     client.datagrams(&datagrams[1..]);
     client.agrees(&server);
     assert_eq!(client.group().counters.messages_recovered, 1);
-    assert!(client.has_event(|event| matches!(
-        event,
-        Event::Installed {
-            recovered: true,
-            ..
-        }
-    )));
+    assert!(client.has_event(|event| matches!(event, Event::Installed { recovered: true, .. })));
 }
 
 #[test]
@@ -103,21 +75,12 @@ fn a_lost_message_shows_by_the_beacon() {
     assert!(client.has_event(|event| matches!(event, Event::Waiting { .. })));
     assert!(client.resyncs_within(WAIT_MS.into()));
     assert_eq!(client.status(), Status::Stale);
-    let Operations::Resyncs(resyncs) = &client.requests[1].operations else {
-        panic!()
-    };
+    let Operations::Resyncs(resyncs) = &client.requests[1].operations else { panic!() };
     assert_eq!((resyncs[0].seen, resyncs[0].have), ((1, 3), 2));
     client.answer(vec![server.granted()]);
     client.agrees(&server);
     assert_eq!(client.status(), Status::Member);
-    assert!(client.has_event(|event| matches!(
-        event,
-        Event::Installed {
-            how: How::Resync,
-            epoch: 3,
-            ..
-        }
-    )));
+    assert!(client.has_event(|event| matches!(event, Event::Installed { how: How::Resync, epoch: 3, .. })));
     client.datagrams(&server.refresh());
     client.agrees(&server);
 }
@@ -140,13 +103,8 @@ fn a_gap_is_waited_for_and_filled_or_asked_for() {
 #[test]
 fn forged_units_change_nothing() {
     let (mut client, mut server) = Client::member(4, 400);
-    let genuine = server.change(
-        Reason::Batch,
-        &(1..60)
-            .step_by(7)
-            .map(|m| Change::Leave(MemberId(m)))
-            .collect::<Vec<_>>(),
-    );
+    let genuine =
+        server.change(Reason::Batch, &(1..60).step_by(7).map(|m| Change::Leave(MemberId(m))).collect::<Vec<_>>());
     let before = client.feeds["g"].clone();
     let stranger = SigningKey::from_seed(&[66; 32]).unwrap();
     let mut forged = Vec::new();
@@ -165,18 +123,8 @@ fn forged_units_change_nothing() {
     forged.push(beacon.sign(&stranger));
     client.datagrams(&forged);
     assert_eq!(client.feeds["g"], before);
-    assert_eq!(
-        client
-            .events
-            .iter()
-            .filter(|e| matches!(e, Event::Waiting { .. } | Event::Conflict { .. }))
-            .count(),
-        0
-    );
-    assert!(
-        client.group().counters.units_bad_signature > 0
-            && client.group().counters.beacons_bad_signature == 1
-    );
+    assert_eq!(client.events.iter().filter(|e| matches!(e, Event::Waiting { .. } | Event::Conflict { .. })).count(), 0);
+    assert!(client.group().counters.units_bad_signature > 0 && client.group().counters.beacons_bad_signature == 1);
     client.datagrams(&genuine);
     client.agrees(&server);
 }
@@ -224,18 +172,11 @@ fn beacons_that_contradict_the_installed_epoch_are_dropped() {
         client.datagrams(&server.refresh());
     }
     client.agrees(&server);
-    assert!(
-        !client.resyncs_within(u64::from(WAIT_MS)),
-        "nothing false moves the client"
-    );
+    assert!(!client.resyncs_within(u64::from(WAIT_MS)), "nothing false moves the client");
     let before = client.group().counters.conflicts;
     server.context.incarnation = Incarnation([2; 16]);
     client.datagrams(&server.refresh());
-    assert_eq!(
-        client.group().epoch,
-        Some(4),
-        "a unit of another incarnation under the same term"
-    );
+    assert_eq!(client.group().epoch, Some(4), "a unit of another incarnation under the same term");
     assert!(client.group().counters.conflicts > before);
     assert_eq!(client.status(), Status::Member);
 }
@@ -254,11 +195,7 @@ fn statements_that_contradict_an_epoch_to_come_are_dropped() {
     client.datagrams(&[first, second, third]);
     assert_eq!(client.group().counters.conflicts, 2);
     client.datagrams(&message);
-    assert_eq!(
-        client.group().epoch,
-        Some(2),
-        "the message is not what was announced"
-    );
+    assert_eq!(client.group().epoch, Some(2), "the message is not what was announced");
     assert_eq!(client.group().counters.conflicts, 3);
 
     let (mut client, mut server) = Client::member(4, 9);
@@ -269,20 +206,13 @@ fn statements_that_contradict_an_epoch_to_come_are_dropped() {
     let one = false_beacon(&mut server, |b| reign(b, 2));
     let other = false_beacon(&mut server, |b| reign(b, 3));
     client.datagrams(&[one, other]);
-    assert_eq!(
-        client.group().counters.conflicts,
-        1,
-        "one term has one incarnation"
-    );
+    assert_eq!(client.group().counters.conflicts, 1, "one term has one incarnation");
 }
 
 #[test]
 fn one_epoch_has_one_header() {
     let (mut client, mut server) = Client::member(4, 400);
-    let leavers: Vec<Change> = (1..200)
-        .step_by(5)
-        .map(|m| Change::Leave(MemberId(m)))
-        .collect();
+    let leavers: Vec<Change> = (1..200).step_by(5).map(|m| Change::Leave(MemberId(m))).collect();
     let datagrams = server.change(Reason::Batch, &leavers);
     let mut header = Unit::decode(&datagrams[0]).unwrap().header.epoch;
     header.previous = HeaderHash([5; 32]);
@@ -308,21 +238,13 @@ fn a_broken_chain_is_not_followed() {
 #[test]
 fn a_new_reign_goes_on_where_the_old_one_ended() {
     let (mut client, mut server) = Client::member(4, 9);
-    (
-        server.context.term,
-        server.context.incarnation,
-        server.counter,
-    ) = (2, Incarnation([2; 16]), 0);
+    (server.context.term, server.context.incarnation, server.counter) = (2, Incarnation([2; 16]), 0);
     client.datagrams(&server.change(Reason::Restart, &[Change::Refresh]));
     client.agrees(&server);
     assert_eq!(client.group().term, Some(2));
     let beacon = server.beacon();
     client.handle(Input::Datagram(&beacon));
-    assert_eq!(
-        client.group().counters.beacons,
-        1,
-        "a new reign counts from the beginning"
-    );
+    assert_eq!(client.group().counters.beacons, 1, "a new reign counts from the beginning");
     assert_eq!(client.requests.len(), 1);
     // The old reign speaks again: it has no say any more.
     (server.context.term, server.context.incarnation) = (1, Incarnation([1; 16]));
@@ -348,28 +270,20 @@ fn no_octets_from_outside_panic() {
     println!("seed {seed}");
     let mut dice = Dice(seed);
     let (unit, beacon) = (server.refresh().remove(0), server.beacon());
-    let reply = Reply {
-        id: RequestId([0; 16]),
-        outcomes: vec![server.granted()],
-    }
-    .encode();
+    let reply = Reply { id: RequestId([0; 16]), outcomes: vec![server.granted()] }.encode();
     for _ in 0..3_000 {
         for original in [&unit, &beacon, &reply] {
             let mut bad = original.clone();
             bad.truncate(usize::try_from(dice.below(original.len() as u64 + 1)).unwrap());
             for _ in 0..dice.below(4) {
-                if let Some(octet) = usize::try_from(dice.below(bad.len().max(1) as u64))
-                    .ok()
-                    .and_then(|at| bad.get_mut(at))
+                if let Some(octet) =
+                    usize::try_from(dice.below(bad.len().max(1) as u64)).ok().and_then(|at| bad.get_mut(at))
                 {
                     *octet = dice.array::<1>()[0];
                 }
             }
             client.handle(Input::Datagram(&bad));
-            client.handle(Input::Reply {
-                id: RequestId([0; 16]),
-                message: &bad,
-            });
+            client.handle(Input::Reply { id: RequestId([0; 16]), message: &bad });
         }
     }
     assert!(client.core.foreign_datagrams() > 0);

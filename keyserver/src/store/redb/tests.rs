@@ -16,14 +16,7 @@ fn open(path: &Path) -> Result<RedbStore, StoreError> {
 }
 
 fn records(path: &Path) -> Vec<Vec<u8>> {
-    open(path)
-        .unwrap()
-        .load()
-        .unwrap()
-        .records
-        .iter()
-        .map(|record| record.to_vec())
-        .collect()
+    open(path).unwrap().load().unwrap().records.iter().map(|record| record.to_vec()).collect()
 }
 
 #[test]
@@ -40,28 +33,10 @@ fn what_was_appended_is_there_after_every_reopening() {
         if round == 5 {
             open(&path).unwrap().snapshot(b"all of it").unwrap();
             expected.clear();
-            assert_eq!(
-                open(&path)
-                    .unwrap()
-                    .load()
-                    .unwrap()
-                    .snapshot
-                    .unwrap()
-                    .as_slice(),
-                b"all of it"
-            );
+            assert_eq!(open(&path).unwrap().load().unwrap().snapshot.unwrap().as_slice(), b"all of it");
         }
     }
-    assert_eq!(
-        open(&path)
-            .unwrap()
-            .load()
-            .unwrap()
-            .snapshot
-            .unwrap()
-            .as_slice(),
-        b"all of it"
-    );
+    assert_eq!(open(&path).unwrap().load().unwrap().snapshot.unwrap().as_slice(), b"all of it");
 }
 
 #[test]
@@ -72,10 +47,7 @@ fn nothing_is_readable_in_the_file_and_its_mode_is_0600() {
     open(&path).unwrap().append(&[secret]).unwrap();
     let octets = std::fs::read(&path).unwrap();
     assert!(!octets.windows(12).any(|window| window == &secret[..12]));
-    assert_eq!(
-        std::fs::metadata(&path).unwrap().permissions().mode() & 0o777,
-        0o600
-    );
+    assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
 }
 
 #[test]
@@ -88,10 +60,7 @@ fn a_second_process_a_wrong_key_and_an_open_file_are_refused() {
     let wrong = RedbStore::open(&path, &[8; 32], Box::new(Counting(2)));
     assert!(matches!(wrong, Err(StoreError::WrongKey(_))));
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).unwrap();
-    assert!(matches!(
-        open(&path),
-        Err(StoreError::Mode { mode: 0o644, .. })
-    ));
+    assert!(matches!(open(&path), Err(StoreError::Mode { mode: 0o644, .. })));
 }
 
 /// Changes the table of records behind the store's back.
@@ -104,8 +73,7 @@ fn tamper(path: &Path, change: impl FnOnce(&mut redb::Table<'_, u64, &[u8]>)) {
 
 #[test]
 fn a_record_that_is_altered_missing_or_moved_is_named() {
-    let value =
-        |table: &redb::Table<'_, u64, &[u8]>, at| table.get(at).unwrap().unwrap().value().to_vec();
+    let value = |table: &redb::Table<'_, u64, &[u8]>, at| table.get(at).unwrap().unwrap().value().to_vec();
     type Change = Box<dyn Fn(&mut redb::Table<'_, u64, &[u8]>)>;
     let changes: Vec<(&str, Change)> = vec![
         (
@@ -129,10 +97,7 @@ fn a_record_that_is_altered_missing_or_moved_is_named() {
     for (named, change) in changes {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("store");
-        open(&path)
-            .unwrap()
-            .append(&[b"zero", b"one", b"two"])
-            .unwrap();
+        open(&path).unwrap().append(&[b"zero", b"one", b"two"]).unwrap();
         tamper(&path, change);
         let error = open(&path).unwrap().load().err().unwrap().to_string();
         assert!(error.contains(named), "{error}");

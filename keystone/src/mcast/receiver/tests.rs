@@ -3,10 +3,7 @@ use super::super::packet::MAX_PACKET;
 use super::super::sender::Sender;
 use super::*;
 
-const LIMITS: Limits = Limits {
-    hold_octets: 16 << 10,
-    streams: 4,
-};
+const LIMITS: Limits = Limits { hold_octets: 16 << 10, streams: 4 };
 
 fn ms(ms: u64) -> Duration {
     Duration::from_millis(ms)
@@ -50,9 +47,7 @@ fn receiver(epochs: &[u64]) -> Receiver {
 
 /// Packets of ten octets each, all of the number of the packet.
 fn packets(sender: &mut Sender, numbers: std::ops::Range<u8>) -> Vec<Vec<u8>> {
-    numbers
-        .map(|n| sender.data(ms(0), &[n; 10]).unwrap().0)
-        .collect()
+    numbers.map(|n| sender.data(ms(0), &[n; 10]).unwrap().0).collect()
 }
 
 fn read(receiver: &mut Receiver) -> Vec<u8> {
@@ -82,9 +77,7 @@ fn in_order_to_the_end() {
     }
     assert!(r.is_finished() && r.report().complete);
     assert_eq!(read(&mut r), numbers(0..5));
-    let [stream] = &r.report().streams[..] else {
-        panic!("one stream")
-    };
+    let [stream] = &r.report().streams[..] else { panic!("one stream") };
     assert_eq!((stream.packets, stream.octets, stream.replayed), (5, 50, 0));
 }
 
@@ -96,12 +89,7 @@ fn any_order_after_the_first() {
         let mut r = receiver(&[5]);
         r.datagram(ms(0), &sent[0]);
         let mut order: Vec<usize> = (1..20).collect();
-        order.sort_by_key(|n| {
-            (*n as u64 + 3)
-                .wrapping_mul(seed)
-                .wrapping_mul(0x9e37_79b9_7f4a_7c15)
-                >> 32
-        });
+        order.sort_by_key(|n| (*n as u64 + 3).wrapping_mul(seed).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32);
         order.into_iter().for_each(|n| r.datagram(ms(1), &sent[n]));
         assert_eq!(read(&mut r), numbers(0..20), "seed {seed}");
         assert_eq!(r.timeout(), None, "seed {seed}");
@@ -134,12 +122,7 @@ fn a_gap_is_given_up_after_the_hold_time() {
     assert_eq!(r.output(), None);
     r.tick(ms(1010));
     let gap = r.output().unwrap();
-    let Output::Gap {
-        counters, octets, ..
-    } = gap
-    else {
-        panic!("{gap:?}")
-    };
+    let Output::Gap { counters, octets, .. } = gap else { panic!("{gap:?}") };
     assert_eq!((counters, octets), (2..4, 20..40));
     assert_eq!(read(&mut r), [4, 5, 8]);
     // Too late now.
@@ -150,18 +133,9 @@ fn a_gap_is_given_up_after_the_hold_time() {
     r.tick(ms(2012));
     assert!(r.is_finished());
     let report = r.report();
-    assert_eq!(
-        (
-            report.streams[0].missing_packets,
-            report.streams[0].missing_octets
-        ),
-        (5, 50)
-    );
+    assert_eq!((report.streams[0].missing_packets, report.streams[0].missing_octets), (5, 50));
     assert!(!report.complete);
-    assert!(
-        report.to_string().contains("5 packets missing, 50 octets"),
-        "{report}"
-    );
+    assert!(report.to_string().contains("5 packets missing, 50 octets"), "{report}");
 }
 
 #[test]
@@ -208,47 +182,33 @@ fn nothing_is_lost_when_keys_come_late() {
 #[test]
 fn what_waits_too_long_is_unreadable() {
     let (mut s, mut r) = (sender(1, 6), receiver(&[5]));
-    packets(&mut s, 0..3)
-        .iter()
-        .for_each(|packet| r.datagram(ms(10), packet));
+    packets(&mut s, 0..3).iter().for_each(|packet| r.datagram(ms(10), packet));
     assert_eq!(r.timeout(), Some(ms(1010)));
     r.tick(ms(1010));
     r.feed(ms(1011), &state(&[5, 6]));
     assert_eq!(read(&mut r), numbers(0..0));
     let report = r.report();
     assert_eq!(report.unreadable[0].cause, Some(Cause::NoKey));
-    assert_eq!(
-        (report.unreadable[0].count.octets, report.complete),
-        (30, false)
-    );
+    assert_eq!((report.unreadable[0].count.octets, report.complete), (30, false));
 }
 
 /// The receiver's side of an eviction: what it holds opens nothing that is sent after.
 #[test]
 fn after_a_revocation_nothing_is_read_and_all_is_counted() {
     let (mut s, mut r) = (sender(1, 5), receiver(&[5]));
-    packets(&mut s, 0..3)
-        .iter()
-        .for_each(|packet| r.datagram(ms(1), packet));
+    packets(&mut s, 0..3).iter().for_each(|packet| r.datagram(ms(1), packet));
     r.freeze();
     let mut new = state(&[5, 6]);
     new.keys[1].revoke = true;
     s.feed(&new);
     // The feed says nothing any more; even its words would not count.
     r.feed(ms(2), &new);
-    packets(&mut s, 3..6)
-        .iter()
-        .for_each(|packet| r.datagram(ms(3), packet));
+    packets(&mut s, 3..6).iter().for_each(|packet| r.datagram(ms(3), packet));
     r.close();
     assert_eq!(read(&mut r), numbers(0..3));
     let report = r.report();
     assert_eq!((report.streams[0].unreadable, report.complete), (3, false));
-    assert!(
-        report
-            .to_string()
-            .contains("unreadable under epoch 6: 3 packets, 30 octets"),
-        "{report}"
-    );
+    assert!(report.to_string().contains("unreadable under epoch 6: 3 packets, 30 octets"), "{report}");
 }
 
 #[test]
@@ -264,10 +224,7 @@ fn a_key_is_forgotten_at_its_time() {
     assert_eq!(read(&mut r), [0]);
     assert_eq!(r.report().unreadable[0].cause, Some(Cause::KeyExpired));
     // A client-ctl that starts again takes nothing away.
-    let joining = State {
-        status: Status::Joining,
-        ..state(&[])
-    };
+    let joining = State { status: Status::Joining, ..state(&[]) };
     r.feed(ms(101), &joining);
     assert_eq!(r.epoch(), Some(6));
     r.feed(ms(102), &state(&[]));
@@ -280,20 +237,11 @@ fn other_groups_and_nonsense_are_counted() {
     r.feed(ms(0), &state(&[5]));
     let packet = packets(&mut s, 0..1).remove(0);
     r.datagram(ms(0), &packet);
-    for octets in [
-        &b""[..],
-        b"KD",
-        &packet[..60],
-        &[0; 70],
-        &[b'K'; MAX_PACKET + 1],
-    ] {
+    for octets in [&b""[..], b"KD", &packet[..60], &[0; 70], &[b'K'; MAX_PACKET + 1]] {
         r.datagram(ms(0), octets);
     }
     let report = r.report();
-    assert_eq!(
-        (report.other_group, report.malformed, report.streams.len()),
-        (1, 5, 0)
-    );
+    assert_eq!((report.other_group, report.malformed, report.streams.len()), (1, 5, 0));
 }
 
 /// Forged packets of epochs that are not held, of one that is, and of new streams.
@@ -319,10 +267,7 @@ fn a_flood_stays_within_bounds_and_harms_no_stream() {
     r.feed(ms(3), &state(&[5, 6]));
     assert_eq!(read(&mut r), numbers(0..4));
     let report = r.report();
-    assert!(
-        report.bad_tags >= 2 && report.unreadable.len() <= 65,
-        "{report}"
-    );
+    assert!(report.bad_tags >= 2 && report.unreadable.len() <= 65, "{report}");
     r.close();
     assert_eq!(r.hold.used(), 0);
 }
@@ -352,11 +297,7 @@ fn packets_behind_a_gap_are_bounded() {
     s.data(ms(0), &[0; 1000]).unwrap();
     for _ in 0..40 {
         r.datagram(ms(0), &s.data(ms(0), &[0; 1000]).unwrap().0);
-        assert!(
-            r.streams
-                .values()
-                .all(|stream| stream.pending_octets() <= LIMITS.hold_octets)
-        );
+        assert!(r.streams.values().all(|stream| stream.pending_octets() <= LIMITS.hold_octets));
     }
     assert_eq!(r.report().streams[0].missing_packets, 1);
     assert_eq!(r.report().streams[0].packets, 41);
@@ -364,39 +305,16 @@ fn packets_behind_a_gap_are_bounded() {
 
 #[test]
 fn a_member_that_sends_nonsense_breaks_nothing() {
-    let stream = StreamId {
-        sender: 7,
-        id: [1; 16],
-    };
+    let stream = StreamId { sender: 7, id: [1; 16] };
     let stream_key = StreamKey::new(&key(5).secret, stream);
-    let header = |kind, counter, offset| Header {
-        kind,
-        group: 1,
-        epoch: 5,
-        stream,
-        counter,
-        offset,
-    };
+    let header = |kind, counter, offset| Header { kind, group: 1, epoch: 5, stream, counter, offset };
     let mut r = receiver(&[5]);
-    for (counter, offset) in [
-        (0, 0),
-        (1, 5),
-        (2, 1),
-        (u64::MAX - 1, u64::MAX - 1),
-        (9, 0),
-        (1 << 60, 0),
-    ] {
-        r.datagram(
-            ms(0),
-            &stream_key.seal(&header(Kind::Data, counter, offset), b"x"),
-        );
+    for (counter, offset) in [(0, 0), (1, 5), (2, 1), (u64::MAX - 1, u64::MAX - 1), (9, 0), (1 << 60, 0)] {
+        r.datagram(ms(0), &stream_key.seal(&header(Kind::Data, counter, offset), b"x"));
     }
     for (packets, octets) in [(0, 0), (u64::MAX, u64::MAX), (1, 7)] {
         let totals = Totals { octets, packets };
-        r.datagram(
-            ms(0),
-            &stream_key.seal(&header(Kind::End, 20, octets), &totals.encode()),
-        );
+        r.datagram(ms(0), &stream_key.seal(&header(Kind::End, 20, octets), &totals.encode()));
     }
     r.tick(ms(5_000));
     r.close();
