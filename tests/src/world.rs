@@ -180,7 +180,10 @@ impl World {
     fn reconcile(&mut self) {
         let Some(core) = self.server.as_mut() else { return };
         for (id, name) in (1..).map(GroupId).zip(GROUPS) {
-            core.handle(self.now, server::Input::Admin { ticket: 0, command: server::Admin::Members { group: name.into() } });
+            core.handle(
+                self.now,
+                server::Input::Admin { ticket: 0, command: server::Admin::Members { group: name.into() } },
+            );
             core.handle(self.now, server::Input::Admin { ticket: 0, command: server::Admin::Status });
             let mut answers = Vec::new();
             let mut others = Vec::new();
@@ -211,7 +214,9 @@ impl World {
             if epoch < told {
                 self.record.complaints.push(format!("group {id} fell back from epoch {told} to {epoch}"));
             } else if epoch == told && members != group.members {
-                self.record.complaints.push(format!("group {id}: members are {members:?}, told were {:?}", group.members));
+                self.record
+                    .complaints
+                    .push(format!("group {id}: members are {members:?}, told were {:?}", group.members));
             }
             for missed in told + 1..=epoch {
                 group.rights.insert(missed, members.clone());
@@ -372,7 +377,10 @@ impl World {
         let (Some(core), false) = (self.server.as_ref(), lost) else {
             return self.later(2_000, Happening::RequestFailed { client, life, id, refused: false });
         };
-        let known = self.clients[client].core.registration().filter(|(who, number)| core.individual_key(*who, *number).is_some());
+        let known = self.clients[client]
+            .core
+            .registration()
+            .filter(|(who, number)| core.individual_key(*who, *number).is_some());
         let Some((who, registration)) = known else {
             return self.later(50, Happening::RequestFailed { client, life, id, refused: true });
         };
@@ -399,7 +407,12 @@ impl World {
                 protocol::Entropy::fill(&mut self.dice, &mut key);
                 let key = IndividualKey::new(key);
                 self.ids.insert(client, usize::try_from(tag).unwrap());
-                let frame = FromRegistrar::HandOver { tag: tag << 16 | u32::try_from(registration).unwrap(), client, registration, key };
+                let frame = FromRegistrar::HandOver {
+                    tag: tag << 16 | u32::try_from(registration).unwrap(),
+                    client,
+                    registration,
+                    key,
+                };
                 self.server_input(server::Input::FromRegistrar { link: 1, frame: &frame.encode() });
             }
             ToRegistrar::Durable { tag } => {
@@ -408,7 +421,9 @@ impl World {
                 let life = self.clients[client].life;
                 self.later(20, Happening::Registered { client, life, id, registration });
             }
-            ToRegistrar::Refused { refusal, .. } => self.record.complaints.push(format!("registration: {}", refusal.text)),
+            ToRegistrar::Refused { refusal, .. } => {
+                self.record.complaints.push(format!("registration: {}", refusal.text))
+            }
             ToRegistrar::ClientList { .. } | ToRegistrar::ClientAdded(_) => {}
         }
     }
@@ -515,7 +530,9 @@ impl World {
                 client::Output::Subscribe(destination) => drop(self.clients[client].listens.insert(destination)),
                 client::Output::Unsubscribe(destination) => drop(self.clients[client].listens.remove(&destination)),
                 client::Output::Feed { snapshot, .. } => {
-                    let (Some(group), Some(id)) = (snapshot.group_id, self.clients[client].core.registration()) else { continue };
+                    let (Some(group), Some(id)) = (snapshot.group_id, self.clients[client].core.registration()) else {
+                        continue;
+                    };
                     let record = self.record.groups.entry(group).or_default();
                     for key in &snapshot.keys {
                         record.held.entry(key.epoch).or_default().insert(id.0, *key.key.expose());
@@ -527,6 +544,10 @@ impl World {
                 }
                 client::Output::Event(client::Event::Conflict { what, .. }) => {
                     self.record.complaints.push(format!("a conflict in {what}"));
+                }
+                // A reply that a newer unit or beacon overtook is refused, and asked for again.
+                client::Output::Event(client::Event::BadReply { why, .. }) if why.contains("was seen signed") => {
+                    self.record.count("replies overtaken");
                 }
                 client::Output::Event(client::Event::BadReply { why, .. }) => {
                     self.record.complaints.push(format!("a bad reply: {why}"));

@@ -77,8 +77,17 @@ fn every_seed_holds_every_invariant() {
     println!("{seen:?}");
     if std::env::var("KEYSTONE_SEED").is_err() {
         let all = [
-            "epochs", "joins", "leaves", "evictions", "server crashes", "client crashes", "cut off", "replies lost",
-            "datagrams lost", "re-synchronizations", "multicast rekeys",
+            "epochs",
+            "joins",
+            "leaves",
+            "evictions",
+            "server crashes",
+            "client crashes",
+            "cut off",
+            "replies lost",
+            "datagrams lost",
+            "re-synchronizations",
+            "multicast rekeys",
         ];
         for what in all {
             assert!(seen.get(what).is_some_and(|count| *count > 10), "{what} hardly ever happened: {seen:?}");

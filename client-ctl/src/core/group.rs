@@ -88,7 +88,9 @@ impl Group {
 
     /// The user wants to be a member.
     pub(super) fn join(&mut self, now: Now) {
-        if matches!(self.status, Status::Member | Status::Stale) && !self.wants(Ask::Leave) {
+        // A leave that is on its way is followed by a join, not undone by it.
+        let leaving = self.wants(Ask::Leave) || self.asking == Some(Ask::Leave);
+        if matches!(self.status, Status::Member | Status::Stale) && !leaving {
             return;
         }
         self.set(Status::Joining, "");

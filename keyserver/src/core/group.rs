@@ -333,6 +333,11 @@ impl Group {
         })
     }
 
+    /// Whether this reign has signed a beacon for the group.
+    pub(super) fn is_announced(&self) -> bool {
+        !self.beacon.is_empty()
+    }
+
     pub(super) fn next_beacon(&self) -> Option<Now> {
         self.next_beacon
     }

@@ -23,7 +23,12 @@ impl Core {
         };
         let id = request.id;
         match request.operations {
-            Operations::Resyncs(resyncs) if self.clients.is_first_proof(client, registration) => {
+            // The first proof of a new registration renews the leaves first; and what a reign has not announced yet, it
+            // cannot vouch for: the answer waits behind the reign's own rekeys.
+            Operations::Resyncs(resyncs)
+                if self.clients.is_first_proof(client, registration)
+                    || resyncs.iter().any(|resync| self.is_unannounced(&resync.group)) =>
+            {
                 let count = resyncs.len();
                 self.ask(session, id, count, Intent::Resyncs { session, client, registration, id, resyncs });
             }
@@ -33,6 +38,10 @@ impl Core {
                 self.ask(session, id, count, Intent::Changes { session, client, registration, id, changes });
             }
         }
+    }
+
+    fn is_unannounced(&self, name: &str) -> bool {
+        self.groups.values().any(|group| group.config.name == name && !group.is_announced())
     }
 
     fn ask(&mut self, session: u64, id: RequestId, operations: usize, intent: Intent) {
