@@ -400,7 +400,7 @@ impl World {
         self.server_input(server::Input::FromRegistrar { link: 1, frame: &frame });
     }
 
-    fn to_registrar(&mut self, frame: &[u8]) {
+    fn on_registrar(&mut self, frame: &[u8]) {
         match ToRegistrar::decode(frame).unwrap() {
             ToRegistrar::Number { tag, client, registration } => {
                 let mut key = [0; 32];
@@ -446,7 +446,7 @@ impl World {
                 server::Output::Snapshot(snapshot) => {
                     self.later(5, Happening::Persisted { life, write: Write::Snapshot(snapshot.to_vec()) });
                 }
-                server::Output::ToRegistrar { frame, .. } => self.to_registrar(&frame),
+                server::Output::ToRegistrar { frame, .. } => self.on_registrar(&frame),
                 server::Output::Reply { session, message } => {
                     let Some((client, life, id)) = self.sessions.remove(&session) else { continue };
                     if self.cut_off(client) || (!self.healthy() && self.dice.chance(10)) {
