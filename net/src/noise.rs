@@ -254,6 +254,3 @@ async fn read_handshake<S: AsyncRead + Unpin>(stream: &mut S, state: &mut Handsh
     state.read_message(&message, &mut []).map_err(|_| NoiseError::Handshake)?;
     Ok(())
 }
-
-#[cfg(test)]
-mod tests;

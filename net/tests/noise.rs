@@ -1,0 +1,95 @@
+//! Noise under a pre-shared key: both ends prove what they must, and nothing can be replayed.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests may panic")]
+
+use net::noise::{NoiseError, NoiseStream, StaticKey, accept, connect, read_preamble};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+
+const PREAMBLE: &[u8] = b"ks, client 7, registration 3";
+
+type Ends = (Result<NoiseStream<DuplexStream>, NoiseError>, Result<NoiseStream<DuplexStream>, NoiseError>);
+
+async fn shake(server: &StaticKey, expected: &StaticKey, psks: ([u8; 32], [u8; 32]), seen: &[u8]) -> Ends {
+    let (near, mut far) = duplex(1 << 20);
+    let serve = async {
+        let preamble = read_preamble(&mut far).await?;
+        assert_eq!(preamble, PREAMBLE);
+        accept(far, seen, server, &psks.0).await
+    };
+    let call = connect(near, PREAMBLE, expected.public(), &psks.1);
+    tokio::join!(serve, call)
+}
+
+#[tokio::test]
+async fn messages_of_all_sizes_come_through_both_ways() {
+    let key = StaticKey::generate().unwrap();
+    let (Ok(mut server), Ok(mut client)) = shake(&key, &key, ([4; 32], [4; 32]), PREAMBLE).await else { panic!() };
+    for size in [0, 1, 65_000, 65_515, 65_516, 1 << 20] {
+        let message: Vec<u8> = (0..size).map(|i: u32| i.to_le_bytes()[0]).collect();
+        let (sent, received) = tokio::join!(client.send(&message), server.receive(1 << 20));
+        sent.unwrap();
+        assert_eq!(*received.unwrap(), message);
+        let (sent, received) = tokio::join!(server.send(&message), client.receive(1 << 20));
+        sent.unwrap();
+        assert_eq!(*received.unwrap(), message);
+    }
+    let (sent, received) = tokio::join!(client.send(&[0; 100]), server.receive(99));
+    sent.unwrap();
+    assert!(matches!(received, Err(NoiseError::Oversized { length: 100, limit: 99 })));
+}
+
+#[tokio::test]
+async fn a_wrong_key_at_either_end_or_an_altered_preamble_ends_it() {
+    let (key, other) = (StaticKey::generate().unwrap(), StaticKey::generate().unwrap());
+    let cases = [
+        (&key, &key, ([4; 32], [5; 32]), PREAMBLE),
+        (&other, &key, ([4; 32], [4; 32]), PREAMBLE),
+        (&key, &key, ([4; 32], [4; 32]), &b"ks, client 8, registration 3"[..]),
+    ];
+    for (server, expected, psks, seen) in cases {
+        let (server, client) = shake(server, expected, psks, seen).await;
+        assert!(server.is_err() && client.is_err());
+    }
+}
+
+#[tokio::test]
+async fn what_a_client_sent_once_opens_nothing_a_second_time() {
+    let key = StaticKey::generate().unwrap();
+    // Record everything that a client says, by standing in between.
+    let (client_end, mut client_side) = duplex(1 << 16);
+    let (mut server_side, mut server_end) = duplex(1 << 16);
+    let serve = async {
+        let preamble = read_preamble(&mut server_end).await?;
+        accept(server_end, &preamble, &key, &[4; 32]).await?.receive(1_000).await
+    };
+    let call = async {
+        let mut stream = connect(client_end, PREAMBLE, key.public(), &[4; 32]).await?;
+        stream.send(b"join").await
+    };
+    let relay = async {
+        let (mut said, mut up, mut down) = (Vec::new(), [0; 4_096], [0; 4_096]);
+        loop {
+            tokio::select! {
+                n = client_side.read(&mut up) => match n.unwrap() {
+                    0 => return said,
+                    n => { said.extend_from_slice(&up[..n]); server_side.write_all(&up[..n]).await.unwrap(); }
+                },
+                n = server_side.read(&mut down) => match n.unwrap() {
+                    0 => return said,
+                    n => client_side.write_all(&down[..n]).await.unwrap(),
+                },
+            }
+        }
+    };
+    let (served, called, recorded) = tokio::join!(serve, call, relay);
+    called.unwrap();
+    assert_eq!(**served.unwrap(), *b"join");
+    // The same octets again: the first message is accepted, its request is not.
+    let (mut replayed, mut far) = duplex(1 << 16);
+    replayed.write_all(&recorded).await.unwrap();
+    let preamble = read_preamble(&mut far).await.unwrap();
+    let again = match accept(far, &preamble, &key, &[4; 32]).await {
+        Ok(mut stream) => stream.receive(1_000).await.map(|_| ()),
+        Err(error) => Err(error),
+    };
+    assert!(again.is_err());
+}
