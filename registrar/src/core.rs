@@ -12,6 +12,7 @@ use protocol::registration::{
     FromClient, FromRegistrar, Refusal, RefusalCode, ToClient, ToRegistrar, exporter_context,
 };
 use protocol::{IndividualKey, MemberId};
+use zeroize::Zeroizing;
 
 /// Time since an arbitrary start.
 pub type Now = Duration;
@@ -20,6 +21,8 @@ pub type Now = Duration;
 const MAX_SESSIONS: usize = 1_000;
 /// A registration takes two questions to the key server and one write there.
 const SESSION_TIME: Duration = Duration::from_secs(10);
+/// A key server that says nothing for so long after a question is gone, though its connection still looks open.
+const SILENCE: Duration = Duration::from_secs(10);
 /// What a client is told to wait when the key server is away; its own jitter spreads the return.
 const RETRY_MS: u32 = 1_000;
 /// Clients in the list: more than one key server admits.
@@ -74,11 +77,11 @@ pub enum Input<'a> {
 }
 
 /// What the core wants done.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(PartialEq, Eq)]
 pub enum Output {
-    /// Send a frame to the key server.
-    ToKeyServer(Vec<u8>),
-    /// The key server broke the protocol: cut it off and connect anew.
+    /// Send a frame to the key server. It may hold an individual key.
+    ToKeyServer(Zeroizing<Vec<u8>>),
+    /// The key server broke the protocol or answers nothing: cut it off and connect anew.
     CutKeyServer,
     /// Make the individual key of a session from its TLS exporter with this context.
     Export {
@@ -98,6 +101,18 @@ pub enum Output {
     },
     /// For the log.
     Event(Event),
+}
+
+impl std::fmt::Debug for Output {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::ToKeyServer(frame) => write!(f, "ToKeyServer({} octets)", frame.len()),
+            Self::CutKeyServer => f.write_str("CutKeyServer"),
+            Self::Export { session, .. } => write!(f, "Export({session})"),
+            Self::ToClient { session, frame, close } => write!(f, "ToClient({session}, {frame:?}, close: {close})"),
+            Self::Event(event) => event.fmt(f),
+        }
+    }
 }
 
 /// What happened, without a secret.
@@ -149,9 +164,11 @@ pub struct Core {
     linked: bool,
     clients: BTreeMap<Identity, MemberId>,
     sessions: BTreeMap<u64, Session>,
-    /// Sessions by the tag of their question; tags are the low half of a counter.
+    /// Sessions by the tag of their open question.
     tags: BTreeMap<u32, u64>,
     next_tag: u32,
+    /// Since when the key server owes an answer and has said nothing at all.
+    owed_since: Option<Now>,
     outputs: VecDeque<Output>,
 }
 
@@ -166,6 +183,7 @@ impl Core {
             sessions: BTreeMap::new(),
             tags: BTreeMap::new(),
             next_tag: 0,
+            owed_since: None,
             outputs: VecDeque::new(),
         }
     }
@@ -182,16 +200,20 @@ impl Core {
             Input::LinkDown => {
                 self.linked = false;
                 self.key_server = None;
+                self.owed_since = None;
                 let waiting: Vec<u64> = self.tags.values().copied().collect();
                 self.tags.clear();
                 for session in waiting {
                     self.refuse(session, unavailable());
                 }
             }
-            Input::FromKeyServer(frame) => self.on_key_server(frame),
+            Input::FromKeyServer(frame) => {
+                self.owed_since = None;
+                self.on_key_server(frame);
+            }
             Input::ClientUp { session, identity } => self.client_up(now, session, identity),
-            Input::FromClient { session, frame } => self.on_client(session, frame),
-            Input::Exported { session, key } => self.exported(session, key),
+            Input::FromClient { session, frame } => self.on_client(now, session, frame),
+            Input::Exported { session, key } => self.exported(now, session, key),
             Input::ClientDown { session } => self.forget(session),
             Input::Timeout => {}
         }
@@ -199,6 +221,10 @@ impl Core {
             self.sessions.iter().filter(|(_, s)| s.deadline <= now).map(|(session, _)| *session).collect();
         for session in late {
             self.refuse(session, Refusal::new(RefusalCode::Unavailable, "the registration took too long", RETRY_MS));
+        }
+        if self.owed_since.is_some_and(|since| since + SILENCE <= now) {
+            self.owed_since = None;
+            self.outputs.push_back(Output::CutKeyServer);
         }
     }
 
@@ -209,7 +235,9 @@ impl Core {
 
     /// When to call [`Core::handle`] with a time-out at the latest, and why.
     pub fn poll_timeout(&self) -> Option<(Now, &'static str)> {
-        self.sessions.values().map(|session| (session.deadline, "a registration takes too long")).min()
+        let sessions = self.sessions.values().map(|session| (session.deadline, "a registration takes too long"));
+        let silence = self.owed_since.map(|since| (since + SILENCE, "the key server answers nothing"));
+        sessions.chain(silence).min()
     }
 
     /// Whether no registration is under way.
@@ -229,7 +257,7 @@ impl Core {
         }
     }
 
-    fn on_client(&mut self, session: u64, frame: &[u8]) {
+    fn on_client(&mut self, now: Now, session: u64, frame: &[u8]) {
         let Some(known) = self.sessions.get(&session) else {
             return;
         };
@@ -248,21 +276,22 @@ impl Core {
             }
             Some(_) => {
                 let identity = known.identity.clone();
-                let tag = self.ask(session);
-                self.outputs.push_back(Output::ToKeyServer(FromRegistrar::FetchNumber { tag, identity }.encode()));
+                self.ask(now, session, |tag| FromRegistrar::FetchNumber { tag, identity });
                 self.advance(session, State::Asked);
             }
         }
     }
 
-    fn exported(&mut self, session: u64, key: IndividualKey) {
+    fn exported(&mut self, now: Now, session: u64, key: IndividualKey) {
         let Some(State::Numbered(client, registration)) = self.sessions.get(&session).map(|s| &s.state) else {
             return;
         };
         let (client, registration) = (*client, *registration);
-        let tag = self.ask(session);
-        let frame = FromRegistrar::HandOver { tag, client, registration, key }.encode();
-        self.outputs.push_back(Output::ToKeyServer(frame));
+        if self.key_server.is_none() {
+            // The number died with the connection that fetched it.
+            return self.refuse(session, unavailable());
+        }
+        self.ask(now, session, |tag| FromRegistrar::HandOver { tag, client, registration, key });
         self.advance(session, State::HandedOver(client));
     }
 
@@ -300,38 +329,42 @@ impl Core {
     }
 
     fn numbered(&mut self, tag: u32, client: MemberId, registration: u64) {
-        let (Some(session), Some(key_server)) = (self.tags.remove(&tag), self.key_server.clone()) else {
+        let (Some(&session), Some(key_server)) = (self.tags.get(&tag), self.key_server.clone()) else {
             return;
         };
-        let Some(known) = self.sessions.get(&session) else {
-            return;
+        let Some(Session { identity, state: State::Asked, .. }) = self.sessions.get(&session) else {
+            return self.outputs.push_back(Output::CutKeyServer);
         };
-        let context = exporter_context(&known.identity, &self.config.identity, &key_server, client, registration);
+        let context = exporter_context(identity, &self.config.identity, &key_server, client, registration);
         let frame = ToClient::Number { client, registration }.encode();
         self.outputs.push_back(Output::ToClient { session, frame, close: false });
         self.outputs.push_back(Output::Export { session, context });
+        self.tags.remove(&tag);
         self.advance(session, State::Numbered(client, registration));
     }
 
     fn durable(&mut self, tag: u32) {
-        let Some(session) = self.tags.remove(&tag) else {
+        let Some(&session) = self.tags.get(&tag) else {
             return;
         };
-        if let Some(Session { identity, state: State::HandedOver(client), .. }) = self.sessions.remove(&session) {
-            let frame = ToClient::Registered.encode();
-            self.outputs.push_back(Output::ToClient { session, frame, close: true });
-            self.outputs.push_back(Output::Event(Event::Registered { client, identity }));
-        }
+        let Some(Session { identity, state: State::HandedOver(client), .. }) = self.sessions.get(&session) else {
+            return self.outputs.push_back(Output::CutKeyServer);
+        };
+        let event = Event::Registered { client: *client, identity: identity.clone() };
+        self.forget(session);
+        let frame = ToClient::Registered.encode();
+        self.outputs.push_back(Output::ToClient { session, frame, close: true });
+        self.outputs.push_back(Output::Event(event));
     }
 
-    /// A tag for a question about `session`.
-    fn ask(&mut self, session: u64) -> u32 {
-        // At most as many tags are out as there are sessions, so a free one is near.
-        while self.tags.contains_key(&self.next_tag) {
-            self.next_tag = self.next_tag.wrapping_add(1);
-        }
-        self.tags.insert(self.next_tag, session);
-        self.next_tag
+    /// Asks the key server about `session`. A tag serves once: an answer that comes after its client has gone must
+    /// never be taken for the answer to another client's question, whose key would then be that client's.
+    fn ask(&mut self, now: Now, session: u64, question: impl FnOnce(u32) -> FromRegistrar) {
+        let tag = self.next_tag;
+        self.next_tag = tag.wrapping_add(1);
+        self.tags.insert(tag, session);
+        self.owed_since.get_or_insert(now);
+        self.outputs.push_back(Output::ToKeyServer(Zeroizing::new(question(tag).encode())));
     }
 
     fn advance(&mut self, session: u64, state: State) {

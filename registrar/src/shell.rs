@@ -101,7 +101,7 @@ pub fn main(args: Args) -> ExitCode {
 }
 
 enum Command {
-    LinkUp(mpsc::Sender<Vec<u8>>),
+    LinkUp(mpsc::Sender<Zeroizing<Vec<u8>>>),
     LinkDown,
     FromKeyServer(Vec<u8>),
     ClientUp(u64, protocol::identity::Identity, mpsc::Sender<ForClient>),
@@ -138,7 +138,7 @@ struct Engine {
     core: Core,
     commands: mpsc::Sender<Command>,
     queue: mpsc::Receiver<Command>,
-    key_server: Option<mpsc::Sender<Vec<u8>>>,
+    key_server: Option<mpsc::Sender<Zeroizing<Vec<u8>>>>,
     sessions: BTreeMap<u64, mpsc::Sender<ForClient>>,
     started: Instant,
 }
@@ -341,12 +341,12 @@ async fn connection(
 ) -> Result<(), Failure> {
     let stream = net::tls::connect(address, tls, CONNECT).await?;
     tracing::info!(%address, "connected to the key server");
-    let (frames, mut to_send) = mpsc::channel::<Vec<u8>>(QUEUE);
+    let (frames, mut to_send) = mpsc::channel::<Zeroizing<Vec<u8>>>(QUEUE);
     commands.send(Command::LinkUp(frames)).await?;
     let (mut reader, mut writer) = tokio::io::split(stream);
     let write = async {
         // The engine drops its end to cut the connection.
-        while let Some(frame) = to_send.recv().await.map(Zeroizing::new) {
+        while let Some(frame) = to_send.recv().await {
             write_frame(&mut writer, &frame).await?;
         }
         Ok::<_, Failure>(())

@@ -142,3 +142,96 @@ fn sessions_have_a_limit() {
     core.handle(Now::ZERO, Input::ClientUp { session: 1_000, identity: identity("member/m") });
     assert_eq!(refusal(&drain(&mut core)), RefusalCode::Busy);
 }
+
+fn question(outputs: &[Output]) -> FromRegistrar {
+    let asked = outputs.iter().find_map(|output| match output {
+        Output::ToKeyServer(frame) => Some(FromRegistrar::decode(frame).unwrap()),
+        _ => None,
+    });
+    asked.unwrap_or_else(|| panic!("the key server was not asked: {outputs:?}"))
+}
+
+fn fetch(core: &mut Core, session: u64, name: &str) -> u32 {
+    register(core, session, name);
+    match question(&drain(core)) {
+        FromRegistrar::FetchNumber { tag, .. } => tag,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_late_answer_about_one_client_never_reaches_another() {
+    let mut core = linked();
+    let gone = fetch(&mut core, 1, "member/m1");
+    core.handle(Now::ZERO, Input::ClientDown { session: 1 });
+    let waiting = fetch(&mut core, 2, "member/m2");
+    assert_ne!(gone, waiting);
+    // Taken for the answer to m2's question, it would register m2's key as m1.
+    key_server(&mut core, &ToRegistrar::Number { tag: gone, client: MemberId(9), registration: 3 });
+    assert_eq!(drain(&mut core), []);
+    key_server(&mut core, &ToRegistrar::Number { tag: waiting, client: MemberId(10), registration: 1 });
+    let number = ToClient::Number { client: MemberId(10), registration: 1 }.encode();
+    assert_eq!(drain(&mut core)[0], Output::ToClient { session: 2, frame: number, close: false });
+}
+
+#[test]
+fn an_answer_to_another_question_cuts_the_link_and_forgets_no_client() {
+    let mut core = linked();
+    let tag = fetch(&mut core, 1, "member/m1");
+    key_server(&mut core, &ToRegistrar::Durable { tag });
+    assert_eq!(drain(&mut core), [Output::CutKeyServer]);
+    assert!(!core.is_idle());
+    core.handle(Now::ZERO, Input::LinkDown);
+    assert_eq!(refusal(&drain(&mut core)), RefusalCode::Unavailable);
+
+    let mut core = linked();
+    let tag = fetch(&mut core, 1, "member/m1");
+    key_server(&mut core, &ToRegistrar::Number { tag, client: MemberId(9), registration: 3 });
+    core.handle(Now::ZERO, Input::Exported { session: 1, key: IndividualKey::new([5; 32]) });
+    let FromRegistrar::HandOver { tag, .. } = question(&drain(&mut core)) else { panic!() };
+    key_server(&mut core, &ToRegistrar::Number { tag, client: MemberId(10), registration: 1 });
+    assert_eq!(drain(&mut core), [Output::CutKeyServer]);
+}
+
+#[test]
+fn a_key_that_was_made_when_the_link_was_lost_goes_nowhere() {
+    let mut core = linked();
+    let tag = fetch(&mut core, 1, "member/m1");
+    key_server(&mut core, &ToRegistrar::Number { tag, client: MemberId(9), registration: 3 });
+    core.handle(Now::ZERO, Input::LinkDown);
+    drain(&mut core);
+    core.handle(Now::ZERO, Input::Exported { session: 1, key: IndividualKey::new([5; 32]) });
+    let outputs = drain(&mut core);
+    assert_eq!(refusal(&outputs), RefusalCode::Unavailable);
+    assert!(!outputs.iter().any(|output| matches!(output, Output::ToKeyServer(_))));
+}
+
+#[test]
+fn a_key_server_that_answers_nothing_is_cut_off() {
+    let mut core = linked();
+    fetch(&mut core, 1, "member/m1");
+    core.handle(Now::from_secs(5), Input::ClientDown { session: 1 });
+    let (at, _) = core.poll_timeout().expect("the question is still open");
+    assert_eq!(at, Now::from_secs(10));
+    core.handle(at, Input::Timeout);
+    assert_eq!(drain(&mut core), [Output::CutKeyServer]);
+    assert_eq!(core.poll_timeout(), None);
+
+    let mut core = linked();
+    fetch(&mut core, 1, "member/m1");
+    let entry = ClientEntry { client: MemberId(8), identity: identity("member/new") };
+    core.handle(Now::from_secs(5), Input::FromKeyServer(&ToRegistrar::ClientAdded(entry).encode()));
+    core.handle(Now::from_secs(10), Input::Timeout);
+    assert!(!drain(&mut core).contains(&Output::CutKeyServer), "it is slow, not gone");
+}
+
+#[test]
+fn a_key_never_shows_in_debug() {
+    let mut core = linked();
+    let tag = fetch(&mut core, 1, "member/m1");
+    key_server(&mut core, &ToRegistrar::Number { tag, client: MemberId(9), registration: 3 });
+    drain(&mut core);
+    core.handle(Now::ZERO, Input::Exported { session: 1, key: IndividualKey::new([211; 32]) });
+    let shown = format!("{:?}", drain(&mut core));
+    assert!(!shown.contains("211, 211"), "{shown}");
+}
