@@ -5,14 +5,14 @@ use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use protocol::Entropy;
-use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
+use redb::{
+    Database, DatabaseError, ReadableDatabase, ReadableTable, ReadableTableMetadata, TableDefinition, WriteTransaction,
+};
 
-use super::seal::{Kind, Link, Sealer, link};
+use super::seal::{FORMAT, Kind, Link, Sealer, link};
 use super::{Loaded, Store, StoreError};
 
-/// Of the tables and of the sealing.
-const FORMAT: u32 = 1;
-
+/// `format`, `id`, `check` (proves the key) and `head` (says where the journal ends).
 const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
 /// By number, rising for ever.
 const RECORDS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("records");
@@ -20,8 +20,35 @@ const RECORDS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("records")
 const SNAPSHOTS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("snapshots");
 
 const CHECK: &[u8] = b"keystone store";
+const REFUSED: &str = "the cipher refuses";
 /// Where a chain without a snapshot begins.
 const START: Link = [0; 32];
+
+/// Where the journal begins and ends. It is stored, sealed, with every write: a chain alone would not miss its last
+/// records, nor a snapshot without records.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Head {
+    /// Link of the snapshot, or [`START`].
+    from: Link,
+    /// Of the next record.
+    number: u64,
+    /// Of the last record, or `from`.
+    last: Link,
+}
+
+impl Head {
+    const NEW: Self = Self { from: START, number: 0, last: START };
+
+    fn encode(&self) -> Vec<u8> {
+        [self.from.as_slice(), &self.number.to_be_bytes(), &self.last].concat()
+    }
+
+    fn decode(octets: &[u8]) -> Option<Self> {
+        let (from, rest) = octets.split_first_chunk()?;
+        let (number, rest) = rest.split_first_chunk()?;
+        Some(Self { from: *from, number: u64::from_be_bytes(*number), last: rest.try_into().ok()? })
+    }
+}
 
 /// A store in one file of mode 0600.
 pub struct RedbStore {
@@ -29,8 +56,8 @@ pub struct RedbStore {
     database: Database,
     sealer: Sealer,
     entropy: Box<dyn Entropy>,
-    /// Number and link of the next record; known after [`Store::load`].
-    next: Option<(u64, Link)>,
+    /// Known after [`Store::load`].
+    head: Option<Head>,
 }
 
 impl RedbStore {
@@ -40,7 +67,6 @@ impl RedbStore {
     /// See [`StoreError`]; the file is untouched.
     pub fn open(path: &Path, key: &[u8; 32], entropy: Box<dyn Entropy>) -> Result<Self, StoreError> {
         let io = |why: &dyn std::fmt::Display| StoreError::Io { path: path.to_owned(), why: why.to_string() };
-        let new = !path.exists();
         let file = OpenOptions::new()
             .read(true)
             .write(true)
@@ -53,17 +79,21 @@ impl RedbStore {
         if mode & 0o077 != 0 {
             return Err(StoreError::Mode { path: path.to_owned(), mode });
         }
-        let database = Database::builder().create_file(file).map_err(|error| match error {
+        let structure = || StoreError::Damaged { path: path.to_owned(), what: "the structure".into() };
+        let opened = contained(|| {
+            let mut database = Database::builder().create_file(file)?;
+            database.check_integrity().map(|whole| whole.then_some(database))
+        });
+        let database = opened.ok_or_else(structure)?.map_err(|error| match error {
             DatabaseError::DatabaseAlreadyOpen => StoreError::InUse(path.to_owned()),
             other => io(&other),
         })?;
-        if new {
-            // The name must be as durable as the file.
-            let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-            File::open(folder).and_then(|folder| folder.sync_all()).map_err(|error| io(&error))?;
-        }
+        let database = database.ok_or_else(structure)?;
+        // The name must be as durable as the file, whoever made it.
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        File::open(folder).and_then(|folder| folder.sync_all()).map_err(|error| io(&error))?;
         let mut store =
-            Self { path: path.to_owned(), database, sealer: Sealer::new(key, [0; 16]), entropy, next: None };
+            Self { path: path.to_owned(), database, sealer: Sealer::new(key, [0; 16]), entropy, head: None };
         store.identify(key)?;
         Ok(store)
     }
@@ -75,8 +105,8 @@ impl RedbStore {
         let transaction = self.database.begin_write().map_err(|error| self.io(&error))?;
         {
             let mut meta = transaction.open_table(META).map_err(|error| self.io(&error))?;
-            transaction.open_table(RECORDS).map_err(|error| self.io(&error))?;
-            transaction.open_table(SNAPSHOTS).map_err(|error| self.io(&error))?;
+            let records = transaction.open_table(RECORDS).map_err(|error| self.io(&error))?;
+            let snapshots = transaction.open_table(SNAPSHOTS).map_err(|error| self.io(&error))?;
             let read = |name: &str| meta.get(name).map(|value| value.map(|value| value.value().to_vec()));
             let format = read("format").map_err(|error| self.io(&error))?;
             if let Some(format) = format {
@@ -94,10 +124,18 @@ impl RedbStore {
                 }
                 return Ok(());
             }
+            let lengths = [meta.len(), records.len(), snapshots.len()];
+            for length in lengths {
+                if length.map_err(|error| self.io(&error))? > 0 {
+                    return Err(self.damaged("the format"));
+                }
+            }
             self.sealer = Sealer::new(key, id);
             let check = self.sealer.seal(Kind::Check, 0, &START, CHECK, self.entropy.as_mut());
-            let check = check.ok_or_else(|| self.damaged("the cipher"))?;
-            for (name, value) in [("format", FORMAT.to_be_bytes().as_slice()), ("id", &id), ("check", &check)] {
+            let head = seal_head(&Head::NEW, &self.sealer, self.entropy.as_mut());
+            let (Some(check), Some(head)) = (check, head) else { return Err(self.io(&REFUSED)) };
+            let format = FORMAT.to_be_bytes();
+            for (name, value) in [("format", format.as_slice()), ("id", &id), ("check", &check), ("head", &head)] {
                 meta.insert(name, value).map_err(|error| self.io(&error))?;
             }
         }
@@ -115,73 +153,101 @@ impl RedbStore {
     /// Runs one write transaction; all of it or nothing is durable afterwards.
     fn write(
         &mut self,
-        work: impl FnOnce(&WriteTransaction, &Sealer, &mut dyn Entropy, u64, Link) -> Result<(u64, Link), String>,
+        work: impl FnOnce(&WriteTransaction, &Sealer, &mut dyn Entropy, Head) -> Result<Head, String>,
     ) -> Result<(), StoreError> {
-        let (number, before) = match self.next {
-            Some(next) => next,
-            None => {
-                self.load()?;
-                self.next.unwrap_or((0, START))
-            }
+        let head = match self.head {
+            Some(head) => head,
+            None => self.read()?.1,
         };
         let transaction = self.database.begin_write().map_err(|error| self.io(&error))?;
-        let next =
-            work(&transaction, &self.sealer, self.entropy.as_mut(), number, before).map_err(|why| self.io(&why))?;
+        let entropy = self.entropy.as_mut();
+        let next = work(&transaction, &self.sealer, entropy, head).and_then(|next| {
+            let sealed = seal_head(&next, &self.sealer, entropy).ok_or(REFUSED)?;
+            let mut meta = transaction.open_table(META).map_err(|error| error.to_string())?;
+            meta.insert("head", sealed.as_slice()).map_err(|error| error.to_string())?;
+            Ok(next)
+        });
+        let next = next.map_err(|why| self.io(&why))?;
         transaction.commit().map_err(|error| self.io(&error))?;
-        self.next = Some(next);
+        self.head = Some(next);
         Ok(())
     }
+
+    fn read(&self) -> Result<(Loaded, Head), StoreError> {
+        let transaction = self.database.begin_read().map_err(|error| self.io(&error))?;
+        let meta = transaction.open_table(META).map_err(|error| self.io(&error))?;
+        let snapshots = transaction.open_table(SNAPSHOTS).map_err(|error| self.io(&error))?;
+        let records = transaction.open_table(RECORDS).map_err(|error| self.io(&error))?;
+        let sealed = meta.get("head").map_err(|error| self.io(&error))?;
+        let expected = sealed
+            .and_then(|sealed| self.sealer.open(Kind::Head, 0, &START, sealed.value()))
+            .and_then(|head| Head::decode(&head))
+            .ok_or_else(|| self.damaged("the head"))?;
+        let mut loaded = Loaded::default();
+        let mut head = Head::NEW;
+        if let Some((at, sealed)) = snapshots.last().map_err(|error| self.io(&error))? {
+            let plain = self.sealer.open(Kind::Snapshot, at.value(), &START, sealed.value());
+            loaded.snapshot = Some(plain.ok_or_else(|| self.damaged("the snapshot"))?);
+            let link = link(sealed.value());
+            head = Head { from: link, number: at.value(), last: link };
+        }
+        if head.from != expected.from {
+            return Err(self.damaged("the snapshot"));
+        }
+        for entry in records.iter().map_err(|error| self.io(&error))? {
+            let (at, sealed) = entry.map_err(|error| self.io(&error))?;
+            let plain = match at.value() == head.number {
+                true => self.sealer.open(Kind::Record, head.number, &head.last, sealed.value()),
+                false => None,
+            };
+            loaded.records.push(plain.ok_or_else(|| self.damaged(format!("record {}", head.number)))?);
+            head = Head { number: head.number + 1, last: link(sealed.value()), ..head };
+        }
+        match head == expected {
+            true => Ok((loaded, head)),
+            false => Err(self.damaged(format!("record {}", head.number.min(expected.number)))),
+        }
+    }
+}
+
+/// `redb` asserts what it reads; on a damaged file that is an error, not the end of the process. `None` after a panic.
+fn contained<T>(work: impl FnOnce() -> T) -> Option<T> {
+    std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)).ok()
+}
+
+fn seal_head(head: &Head, sealer: &Sealer, entropy: &mut dyn Entropy) -> Option<Vec<u8>> {
+    sealer.seal(Kind::Head, 0, &START, &head.encode(), entropy)
 }
 
 impl Store for RedbStore {
     fn load(&mut self) -> Result<Loaded, StoreError> {
-        let transaction = self.database.begin_read().map_err(|error| self.io(&error))?;
-        let snapshots = transaction.open_table(SNAPSHOTS).map_err(|error| self.io(&error))?;
-        let records = transaction.open_table(RECORDS).map_err(|error| self.io(&error))?;
-        let mut loaded = Loaded::default();
-        let (mut number, mut before) = (0, START);
-        if let Some((at, sealed)) = snapshots.last().map_err(|error| self.io(&error))? {
-            number = at.value();
-            let plain = self.sealer.open(Kind::Snapshot, number, &START, sealed.value());
-            loaded.snapshot = Some(plain.ok_or_else(|| self.damaged("the snapshot"))?);
-            before = link(sealed.value());
-        }
-        for entry in records.iter().map_err(|error| self.io(&error))? {
-            let (at, sealed) = entry.map_err(|error| self.io(&error))?;
-            let plain = match at.value() == number {
-                true => self.sealer.open(Kind::Record, number, &before, sealed.value()),
-                false => None,
-            };
-            loaded.records.push(plain.ok_or_else(|| self.damaged(format!("record {number}")))?);
-            before = link(sealed.value());
-            number += 1;
-        }
-        self.next = Some((number, before));
+        let (loaded, head) = self.read()?;
+        self.head = Some(head);
         Ok(loaded)
     }
 
     fn append(&mut self, records: &[&[u8]]) -> Result<(), StoreError> {
-        self.write(|transaction, sealer, entropy, mut number, mut before| {
+        self.write(|transaction, sealer, entropy, mut head| {
             let mut table = transaction.open_table(RECORDS).map_err(|error| error.to_string())?;
             for record in records {
-                let sealed = sealer.seal(Kind::Record, number, &before, record, entropy).ok_or("the cipher refuses")?;
-                table.insert(number, sealed.as_slice()).map_err(|error| error.to_string())?;
-                before = link(&sealed);
-                number += 1;
+                let sealed = sealer.seal(Kind::Record, head.number, &head.last, record, entropy).ok_or(REFUSED)?;
+                table.insert(head.number, sealed.as_slice()).map_err(|error| error.to_string())?;
+                head = Head { number: head.number + 1, last: link(&sealed), ..head };
             }
-            Ok((number, before))
+            Ok(head)
         })
     }
 
     fn snapshot(&mut self, snapshot: &[u8]) -> Result<(), StoreError> {
-        self.write(|transaction, sealer, entropy, number, _| {
+        self.write(|transaction, sealer, entropy, Head { number, .. }| {
             let mut snapshots = transaction.open_table(SNAPSHOTS).map_err(|error| error.to_string())?;
             let mut records = transaction.open_table(RECORDS).map_err(|error| error.to_string())?;
             snapshots.retain(|_, _| false).map_err(|error| error.to_string())?;
             records.retain(|_, _| false).map_err(|error| error.to_string())?;
-            let sealed = sealer.seal(Kind::Snapshot, number, &START, snapshot, entropy).ok_or("the cipher refuses")?;
+            let sealed = sealer.seal(Kind::Snapshot, number, &START, snapshot, entropy).ok_or(REFUSED)?;
             snapshots.insert(number, sealed.as_slice()).map_err(|error| error.to_string())?;
-            Ok((number, link(&sealed)))
+            let link = link(&sealed);
+            Ok(Head { from: link, number, last: link })
         })
     }
 }

@@ -1,10 +1,13 @@
 //! Sealing at rest: AES-256-GCM under a one-time key, chained so that nothing can be left out or moved.
 
-use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
+use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, MAX_TAG_LEN, NONCE_LEN, Nonce, UnboundKey};
 use aws_lc_rs::digest::{SHA256, digest};
 use protocol::Entropy;
 use protocol::schedule::expand;
 use zeroize::Zeroizing;
+
+/// Of the tables and of the sealing.
+pub(super) const FORMAT: u32 = 2;
 
 /// Octets of randomness that make each seal's key its own, even if a number is used again after a restore.
 const SALT: usize = 16;
@@ -16,6 +19,7 @@ pub(super) enum Kind {
     Check = 0,
     Record = 1,
     Snapshot = 2,
+    Head = 3,
 }
 
 /// Hash of the sealed value before; binds each to its place.
@@ -44,12 +48,15 @@ impl Sealer {
         let mut salt = [0; SALT];
         entropy.fill(&mut salt);
         let key = self.one_time(kind, number, &salt)?;
-        // Encrypted where it stands, so that no plaintext is left behind.
-        let mut sealed = plain.to_vec();
-        sealed.reserve_exact(16);
+        // Encrypted where it stands, in a vector that never moves, so that no plaintext is left behind.
+        let mut sealed = Vec::with_capacity(SALT + plain.len() + MAX_TAG_LEN);
+        sealed.extend_from_slice(&salt);
+        sealed.extend_from_slice(plain);
         let aad = Aad::from(self.place(kind, number, before));
-        key.seal_in_place_append_tag(Nonce::assume_unique_for_key([0; NONCE_LEN]), aad, &mut sealed).ok()?;
-        Some([salt.as_slice(), &sealed].concat())
+        let nonce = Nonce::assume_unique_for_key([0; NONCE_LEN]);
+        let tag = key.seal_in_place_separate_tag(nonce, aad, &mut sealed[SALT..]).ok()?;
+        sealed.extend_from_slice(tag.as_ref());
+        Some(sealed)
     }
 
     /// Opens what [`Sealer::seal`] made for the same place.
@@ -70,7 +77,7 @@ impl Sealer {
     }
 
     fn place(&self, kind: Kind, number: u64, before: &Link) -> Vec<u8> {
-        [self.store.as_slice(), &[kind as u8], &number.to_be_bytes(), before].concat()
+        [&FORMAT.to_be_bytes(), self.store.as_slice(), &[kind as u8], &number.to_be_bytes(), before].concat()
     }
 }
 
