@@ -4,25 +4,132 @@ use std::collections::BTreeMap;
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
-use aws_lc_rs::digest::{SHA256, digest};
-use fec::{Coder, Layout, ReedSolomon, RepairScheme};
-use keygraph::{Change, Degree, KeyRef, MemberId, NodeId, Plan, Source, Strategy, Tree};
+use fec::{BlockShape, Layout, ReedSolomon, RepairScheme, UNIT};
+use keygraph::{Change, Degree, KeyRef, MemberId, NodeId, Staged, Strategy, Tree};
 use protocol::execute::{Executed, Secrets, execute};
-use protocol::rekey::Announcement;
-use protocol::schedule::expand;
+use protocol::rekey::{Announcement, WRAP};
 use protocol::unit::{BlockHeader, sign_block};
-use protocol::{
-    EpochContext, EpochHeader, GroupId, HeaderHash, Incarnation, NodeSecret, Reason, Seed, SigningKey, Suite,
-};
+use protocol::{EpochHeader, GroupId, HeaderHash, Incarnation, NodeSecret, Reason, Seed, SigningKey, Suite};
 
+use crate::primitives::{Counts, Primitives};
 use crate::table::Row;
 
 type Failure = Box<dyn std::error::Error>;
 
-/// Time for one case; both sides of a ratio share it in turns.
-const BUDGET: Duration = Duration::from_secs(2);
 /// At most this times the sum of the primitives.
 const GOAL: f64 = 1.5;
+/// Different leavers of a case, spread over the group: more than the caches' paths, few enough to see all of them
+/// well within the time of a case.
+const LEAVERS: u32 = 4096;
+/// Step from one leaver to the next: a prime, so that neighbours in time are none in the tree.
+const STRIDE: u32 = 7919;
+/// Measurements that a median needs at least.
+const LEAST: u32 = 20;
+/// Octets of a commitment.
+const COMMITMENT: usize = 32;
+
+/// All rows of all sizes (2 members at least), in about `budget` and the time to build the groups.
+pub(crate) fn rows(sizes: &[u32], budget: Duration) -> Result<Vec<Row>, Failure> {
+    let cases = u32::try_from(sizes.len() * 4)?.max(1);
+    let mut rows = Vec::new();
+    for size in sizes {
+        for (strategy, degree) in [(Strategy::Chain, 2), (Strategy::Group, 4)] {
+            let mut server = Server::new(*size, strategy, degree)?;
+            rows.extend(measure(&mut server, Kind::Leave, *size, budget / cases)?);
+            rows.extend(measure(&mut server, Kind::Join, *size, budget / cases)?);
+        }
+    }
+    Ok(rows)
+}
+
+#[derive(Clone, Copy)]
+enum Kind {
+    Leave,
+    Join,
+}
+
+impl Kind {
+    /// The `turn`-th change of this kind to a group of members 1 to `size`.
+    fn change(self, size: u32, turn: u32) -> Change {
+        let leaver = u64::from(turn % LEAVERS) * u64::from(STRIDE) % u64::from(size);
+        match self {
+            Self::Leave => Change::Leave(MemberId(1 + u32::try_from(leaver).unwrap_or(0))),
+            Self::Join => Change::Join(MemberId(size + 1)),
+        }
+    }
+
+    fn reason(self) -> Reason {
+        match self {
+            Self::Leave => Reason::Leave,
+            Self::Join => Reason::Join,
+        }
+    }
+
+    /// Wraps in a full tree of `levels`. A leave: every k-node of the path for all its children, less the one that
+    /// left, and under chain less the one that each k-node above the lowest is derived from. A join: every k-node
+    /// under its own old secret; under chain they are advanced, and only a leaf that a split moves needs a wrap.
+    fn theory(self, strategy: Strategy, degree: f64, levels: f64) -> f64 {
+        match (self, strategy) {
+            (Self::Leave, Strategy::Chain) => (degree - 1.0) * levels,
+            (Self::Leave, Strategy::Group) => degree * levels - 1.0,
+            (Self::Join, Strategy::Chain) => 1.0,
+            (Self::Join, Strategy::Group) => levels,
+        }
+    }
+}
+
+fn measure(server: &mut Server, kind: Kind, size: u32, budget: Duration) -> Result<[Row; 4], Failure> {
+    let mut primitives = Primitives::new()?;
+    let (mut whole, mut parts) = (Vec::new(), Vec::new());
+    let (mut wraps, mut octets, mut units, mut least_octets, mut least_units) = (0, 0, 0, 0, 0);
+    let samples = size.clamp(LEAST, LEAVERS);
+    let until = Instant::now() + budget;
+    let mut turn = 0;
+    // In turns, so that whatever else the machine does befalls both alike.
+    while turn < samples || Instant::now() < until {
+        let change = kind.change(size, turn);
+        let begun = Instant::now();
+        let sent = server.change(change, kind.reason())?;
+        whole.push(begun.elapsed());
+        let counts = Counts::of(sent.staged.plan(), sent.blocks);
+        let begun = Instant::now();
+        primitives.run(&counts)?;
+        parts.push(begun.elapsed());
+        // Wiped and freed here, when it would have been sent, on nobody's time.
+        drop(black_box((sent.executed, sent.datagrams)));
+        // Means over the same changes in every run, however fast the machine is.
+        if turn < samples {
+            let least = counts.wraps * WRAP + COMMITMENT;
+            wraps += counts.wraps;
+            octets += sent.octets;
+            least_octets += least;
+            units += sent.octets.div_ceil(UNIT);
+            least_units += least.div_ceil(UNIT);
+        }
+        turn += 1;
+    }
+    let mean = |sum: usize| u32::try_from(sum).map(|sum| f64::from(sum) / f64::from(samples));
+    let name = match kind {
+        Kind::Leave => "leave",
+        Kind::Join => "join",
+    };
+    let (strategy, degree) = (server.tree.strategy(), server.tree.degree().get());
+    let theory = kind.theory(strategy, degree.into(), f64::from(size).log(degree.into()));
+    let case = |of: &str| format!("{name} {size} {strategy} d={degree} {of}");
+    let floor = "wraps and commitment";
+    Ok([
+        Row::new(case("time"), (micros(whole), "us"), ("sum of its primitives", micros(parts)), Some(GOAL)),
+        Row::new(case("wraps"), (mean(wraps)?, "wraps"), ("theory of a full tree", theory), None),
+        Row::new(case("octets"), (mean(octets)?, "octets"), (floor, mean(least_octets)?), None),
+        Row::new(case("units"), (mean(units)?, "units"), (floor, mean(least_units)?), None),
+    ])
+}
+
+/// Median in microseconds.
+fn micros(mut times: Vec<Duration>) -> f64 {
+    times.sort_unstable();
+    times[times.len() / 2].as_secs_f64() * 1e6
+}
 
 struct Held(BTreeMap<NodeId, (u64, NodeSecret)>);
 
@@ -32,6 +139,7 @@ impl Secrets for Held {
     }
 }
 
+/// What a key server holds of a group.
 struct Server {
     tree: Tree,
     held: Held,
@@ -40,56 +148,36 @@ struct Server {
     repair: RepairScheme,
 }
 
+/// A change that was made and not merged, so that the next one finds the same group.
 struct Sent {
+    staged: Staged,
+    executed: Executed,
     octets: usize,
-    blocks: Vec<(u8, u8)>,
-}
-
-pub(crate) fn rows(sizes: &[u32]) -> Result<Vec<Row>, Failure> {
-    let mut rows = Vec::new();
-    for size in sizes {
-        for (strategy, degree) in [(Strategy::Chain, 2), (Strategy::Group, 4)] {
-            let mut server = Server::new(*size, strategy, degree)?;
-            for change in [Change::Leave(MemberId(size / 2)), Change::Join(MemberId(size + 1))] {
-                server.measure(change, *size, &mut rows)?;
-            }
-        }
-    }
-    Ok(rows)
-}
-
-fn context(epoch: u64) -> EpochContext {
-    EpochContext { suite: Suite::Aes256, group: GroupId(1), incarnation: Incarnation([7; 16]), term: 1, epoch }
+    blocks: Vec<BlockShape>,
+    datagrams: Vec<Vec<u8>>,
 }
 
 impl Server {
     fn new(members: u32, strategy: Strategy, degree: u8) -> Result<Self, Failure> {
         let tree = Tree::filled(Degree::new(degree)?, strategy, 1, (1..=members).map(MemberId))?;
-        let seed = Seed::new([1; 32]);
-        let held = tree.slots().map(|(node, slot)| (node, (slot.version(), context(1).fresh(&seed, node)))).collect();
+        let (seed, context) = (Seed::new([1; 32]), header(1).context());
+        let held = tree.slots().map(|(node, slot)| (node, (slot.version(), context.fresh(&seed, node)))).collect();
         let signing = SigningKey::from_seed(&[2; 32])?;
         Ok(Self { tree, held: Held(held), signing, coder: ReedSolomon::new(), repair: RepairScheme::default() })
     }
 
     /// Everything that the key server does for one change, but for the store and the socket.
-    fn change(&mut self, change: Change) -> Result<(Plan, Executed, Sent), Failure> {
-        let epoch = self.tree.epoch() + 1;
-        let staged = self.tree.stage(&[change], epoch)?;
-        let announcement = Announcement { reason: Reason::Leave, send_delay_ms: 0, keep_old_ms: 0 };
-        let executed = execute(staged.plan(), &context(epoch), &Seed::new([3; 32]), &self.held, announcement)?;
+    fn change(&mut self, change: Change, reason: Reason) -> Result<Sent, Failure> {
+        let epoch = header(self.tree.epoch() + 1);
+        let staged = self.tree.stage(&[change], epoch.epoch)?;
+        let announcement = Announcement { reason, send_delay_ms: 0, keep_old_ms: 0 };
+        let executed = execute(staged.plan(), &epoch.context(), &Seed::new([3; 32]), &self.held, announcement)?;
         let message = executed.message.encode();
         let layout = Layout::new(message.len(), &self.repair)?;
-        let mut sent = Sent { octets: message.len(), blocks: Vec::new() };
+        let mut datagrams = Vec::with_capacity(layout.total_units());
         for (block, number) in fec::encode(&message, &layout, &mut self.coder)?.iter().zip(0u16..) {
             let header = BlockHeader {
-                epoch: EpochHeader {
-                    suite: Suite::Aes256,
-                    group: GroupId(1),
-                    incarnation: Incarnation([7; 16]),
-                    term: 1,
-                    epoch,
-                    previous: HeaderHash::NONE,
-                },
+                epoch,
                 message: 0,
                 messages: 1,
                 message_len: u32::try_from(message.len())?,
@@ -98,108 +186,21 @@ impl Server {
                 s: block.shape.s(),
                 r: block.shape.r(),
             };
-            black_box(sign_block(&header, &block.units, &self.signing)?);
-            sent.blocks.push((header.s, header.r));
+            datagrams.extend(sign_block(&header, &block.units, &self.signing)?);
         }
-        Ok((staged.plan().clone(), executed, sent))
-    }
-
-    fn measure(&mut self, change: Change, size: u32, rows: &mut Vec<Row>) -> Result<(), Failure> {
-        let (plan, _, sent) = self.change(change)?;
-        let counts = Counts::of(&plan, &sent);
-        let (mut whole, mut parts) = (Vec::new(), Vec::new());
-        let until = Instant::now() + BUDGET;
-        // In turns, so that whatever else the machine does befalls both alike.
-        while Instant::now() < until || whole.len() < 20 {
-            let begun = Instant::now();
-            black_box(self.change(change)?);
-            whole.push(begun.elapsed());
-            let begun = Instant::now();
-            counts.run(&self.signing, &mut self.coder)?;
-            parts.push(begun.elapsed());
-        }
-        let what = if matches!(change, Change::Leave(_)) { "leave" } else { "join" };
-        let (strategy, degree) = (self.tree.strategy(), self.tree.degree().get());
-        let case = |of: &str| format!("{what} {size} {strategy} d={degree} {of}");
-        let time = (micros(&mut whole), "us");
-        rows.push(Row::new(case("time"), time, ("sum of its primitives", micros(&mut parts)), Some(GOAL)));
-        // A full tree costs the path of a leave: (d-1)·log_d n, chained, or d·log_d n.
-        let levels = f64::from(size).log(f64::from(degree));
-        let wraps = f64::from(u32::try_from(counts.wraps)?);
-        let theory = match (what, strategy) {
-            ("leave", Strategy::Chain) => (f64::from(degree) - 1.0) * levels,
-            ("leave", Strategy::Group) => f64::from(degree) * levels,
-            (_, Strategy::Group) => levels,
-            (_, Strategy::Chain) => 1.0,
-        };
-        rows.push(Row::new(case("wraps"), (wraps, "wraps"), ("of a full tree", theory), None));
-        let units: u32 = sent.blocks.iter().map(|(s, _)| u32::from(*s)).sum();
-        rows.push(Row::new(case("units"), (f64::from(units), "units"), ("one", 1.0), None));
-        let octets = f64::from(u32::try_from(sent.octets)?);
-        rows.push(Row::new(case("octets"), (octets, "octets"), ("wraps alone", (wraps * 32.0).max(32.0)), None));
-        Ok(())
+        Ok(Sent { staged, executed, octets: message.len(), blocks: layout.blocks().to_vec(), datagrams })
     }
 }
 
-/// The primitives that a plan names, counted.
-struct Counts {
-    /// HKDF expansions of 32 octets: fresh, advanced, derived secrets, the commitment.
-    secrets: usize,
-    /// One-time keys (HKDF, 48 octets) and AES-256-CBC over 32 octets.
-    wraps: usize,
-    /// Blocks as (s, r).
-    blocks: Vec<(u8, u8)>,
-}
-
-impl Counts {
-    fn of(plan: &Plan, sent: &Sent) -> Self {
-        let made = plan.updates.iter().map(|update| match update.source {
-            Source::Fresh | Source::Advance { .. } | Source::Derive { .. } => 1,
-        });
-        Self {
-            secrets: made.sum::<usize>() + plan.joined.len() + plan.advanced_leaves.len() + 1,
-            wraps: plan.updates.iter().map(|update| update.wraps.len()).sum(),
-            blocks: sent.blocks.clone(),
-        }
+fn header(epoch: u64) -> EpochHeader {
+    EpochHeader {
+        suite: Suite::Aes256,
+        group: GroupId(1),
+        incarnation: Incarnation([7; 16]),
+        term: 1,
+        epoch,
+        previous: HeaderHash::NONE,
     }
-
-    /// Does them all, on nothing in particular.
-    fn run(&self, signing: &SigningKey, coder: &mut ReedSolomon) -> Result<(), Failure> {
-        use cbc::cipher::{BlockModeEncrypt, KeyIvInit};
-        let secret = black_box([9; 32]);
-        for _ in 0..self.secrets {
-            black_box(expand::<32>(&secret, b"advance", &[&[0; 37], &[0; 12]]));
-        }
-        for _ in 0..self.wraps {
-            let key = expand::<48>(&secret, b"wrap", &[&[0; 37], &[0; 24]]);
-            let (key, iv) = key.split_at(32);
-            let mut cipher = cbc::Encryptor::<aes::Aes256>::new_from_slices(key, iv)?;
-            for _ in 0..2 {
-                let mut block = aes::Block::default();
-                cipher.encrypt_block(&mut block);
-                black_box(block);
-            }
-        }
-        for (s, r) in &self.blocks {
-            let units = vec![[5; 512]; usize::from(*s)];
-            black_box(coder.repair(fec::BlockShape::new(*s, *r)?, &units)?);
-            let leaves = if *s == 1 { 1 } else { usize::from(s + r) };
-            for _ in 0..leaves {
-                black_box(digest(&SHA256, &[0; 597]));
-            }
-            for _ in 0..leaves.next_power_of_two() - 1 {
-                black_box(digest(&SHA256, &[0; 33]));
-            }
-            black_box(signing.sign(&[0; 116]));
-        }
-        Ok(())
-    }
-}
-
-/// Median in microseconds.
-fn micros(times: &mut [Duration]) -> f64 {
-    times.sort_unstable();
-    times[times.len() / 2].as_secs_f64() * 1e6
 }
 
 #[cfg(test)]
@@ -207,13 +208,32 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_primitives_of_a_leave_are_counted() {
-        let mut server = Server::new(8, Strategy::Chain, 2).unwrap();
-        let (plan, executed, sent) = server.change(Change::Leave(MemberId(8))).unwrap();
-        let counts = Counts::of(&plan, &sent);
-        // Three k-nodes; the lowest is wrapped under the leaf beside, each above under its other child.
-        assert_eq!((plan.updates.len(), counts.wraps, plan.advanced_leaves.len()), (3, 3, 1));
-        assert_eq!((counts.secrets, counts.blocks.as_slice()), (3 + 1 + 1, &[(1, 2)][..]));
-        assert_eq!(executed.message.entries.len(), 3);
+    fn what_is_counted_is_what_is_sent() {
+        for (strategy, degree) in [(Strategy::Chain, 2), (Strategy::Group, 4)] {
+            let mut server = Server::new(64, strategy, degree).unwrap();
+            for kind in [Kind::Leave, Kind::Join] {
+                let sent = server.change(kind.change(64, 3), kind.reason()).unwrap();
+                let counts = Counts::of(sent.staged.plan(), sent.blocks);
+                let entries = &sent.executed.message.entries;
+                let wraps: usize = entries.iter().map(|e| e.children.len() + usize::from(e.own.is_some())).sum();
+                assert_eq!(counts.wraps, wraps);
+                assert_eq!(counts.fresh + counts.advanced + counts.derived, sent.executed.secrets.len());
+                let units: usize = counts.blocks.iter().map(|shape| usize::from(shape.total())).sum();
+                assert_eq!(units, sent.datagrams.len());
+            }
+        }
+    }
+
+    #[test]
+    fn a_leave_from_a_full_tree_is_the_theory() {
+        // 64 = 2^6 = 4^3: 6 wraps chained, 4 * 3 - 1 without.
+        let rows = rows(&[64], Duration::ZERO).unwrap();
+        let row = |case: &str| rows.iter().find(|row| row.case == case).unwrap();
+        for (case, wraps) in [("leave 64 chain d=2 wraps", 6.0), ("leave 64 group d=4 wraps", 11.0)] {
+            assert_eq!(row(case).value, wraps, "{case}");
+            assert!((row(case).ratio - 1.0).abs() < 1e-9, "{case}: {:?}", row(case));
+        }
+        assert_eq!((rows.len(), row("join 64 group d=4 time").goal), (16, Some(GOAL)));
+        assert!(rows.iter().all(|row| row.ratio.is_finite() && row.ratio > 0.0));
     }
 }

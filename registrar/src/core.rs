@@ -14,6 +14,10 @@ use protocol::registration::{
 use protocol::{IndividualKey, MemberId};
 use zeroize::Zeroizing;
 
+pub use self::io::{Event, Input, Output};
+
+mod io;
+
 /// Time since an arbitrary start.
 pub type Now = Duration;
 
@@ -35,108 +39,6 @@ pub struct Config {
     pub identity: Identity,
     /// The clients that it serves; the key server has the last word.
     pub clients: Vec<IdentityPattern>,
-}
-
-/// What happens to the core.
-#[derive(Debug)]
-pub enum Input<'a> {
-    /// The key server is connected.
-    LinkUp,
-    /// The key server is gone.
-    LinkDown,
-    /// A frame from the key server.
-    FromKeyServer(&'a [u8]),
-    /// A client has connected and proved its identity.
-    ClientUp {
-        /// Names the session.
-        session: u64,
-        /// From its certificate.
-        identity: Identity,
-    },
-    /// A frame from a client.
-    FromClient {
-        /// Names the session.
-        session: u64,
-        /// The frame.
-        frame: &'a [u8],
-    },
-    /// The answer to [`Output::Export`].
-    Exported {
-        /// Names the session.
-        session: u64,
-        /// The individual key.
-        key: IndividualKey,
-    },
-    /// A client is gone.
-    ClientDown {
-        /// Names the session.
-        session: u64,
-    },
-    /// The time of [`Core::poll_timeout`] has come.
-    Timeout,
-}
-
-/// What the core wants done.
-#[derive(PartialEq, Eq)]
-pub enum Output {
-    /// Send a frame to the key server. It may hold an individual key.
-    ToKeyServer(Zeroizing<Vec<u8>>),
-    /// The key server broke the protocol or answers nothing: cut it off and connect anew.
-    CutKeyServer,
-    /// Make the individual key of a session from its TLS exporter with this context.
-    Export {
-        /// Names the session.
-        session: u64,
-        /// The exporter's context.
-        context: Vec<u8>,
-    },
-    /// Send a frame to a client.
-    ToClient {
-        /// Names the session.
-        session: u64,
-        /// The frame.
-        frame: Vec<u8>,
-        /// Whether the session ends with it.
-        close: bool,
-    },
-    /// For the log.
-    Event(Event),
-}
-
-impl std::fmt::Debug for Output {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::ToKeyServer(frame) => write!(f, "ToKeyServer({} octets)", frame.len()),
-            Self::CutKeyServer => f.write_str("CutKeyServer"),
-            Self::Export { session, .. } => write!(f, "Export({session})"),
-            Self::ToClient { session, frame, close } => write!(f, "ToClient({session}, {frame:?}, close: {close})"),
-            Self::Event(event) => event.fmt(f),
-        }
-    }
-}
-
-/// What happened, without a secret.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Event {
-    /// The key server has sent its whole client list.
-    ClientList {
-        /// Clients in it.
-        clients: usize,
-    },
-    /// A client is registered.
-    Registered {
-        /// The client.
-        client: MemberId,
-        /// Its identity.
-        identity: Identity,
-    },
-    /// A client was refused.
-    Refused {
-        /// Its identity.
-        identity: Identity,
-        /// Why.
-        why: String,
-    },
 }
 
 enum State {
@@ -201,9 +103,9 @@ impl Core {
                 self.linked = false;
                 self.key_server = None;
                 self.owed_since = None;
-                let waiting: Vec<u64> = self.tags.values().copied().collect();
-                self.tags.clear();
-                for session in waiting {
+                // Numbers die with the connection that fetched them, so whoever has said something begins again.
+                let under_way = self.sessions.iter().filter(|(_, session)| !matches!(session.state, State::Silent));
+                for session in under_way.map(|(session, _)| *session).collect::<Vec<_>>() {
                     self.refuse(session, unavailable());
                 }
             }
@@ -287,10 +189,6 @@ impl Core {
             return;
         };
         let (client, registration) = (*client, *registration);
-        if self.key_server.is_none() {
-            // The number died with the connection that fetched it.
-            return self.refuse(session, unavailable());
-        }
         self.ask(now, session, |tag| FromRegistrar::HandOver { tag, client, registration, key });
         self.advance(session, State::HandedOver(client));
     }

@@ -7,4 +7,4 @@ pub mod core;
 
 mod shell;
 
-pub use shell::{Args, main, run};
+pub use shell::{Args, RunError, main, run};

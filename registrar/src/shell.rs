@@ -11,15 +11,17 @@ use net::admission::{Admission, Ticket};
 use net::config::ConfigError;
 use net::entropy::OsEntropy;
 use net::exit::Exit;
-use net::frame::{read_frame, write_frame};
+use net::frame::{FrameError, read_frame, write_frame};
 use net::shutdown::Shutdown;
 use protocol::registration::{ALPN_CLIENT, ALPN_REGISTRAR, MAX_FRAME};
 use protocol::{Entropy, IndividualKey};
 use thiserror::Error;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 use tokio_rustls::rustls::{ClientConfig, ServerConfig};
+use tokio_rustls::server::TlsStream;
 use zeroize::Zeroizing;
 
 use crate::config::Checked;
@@ -64,6 +66,8 @@ const MAX_CLIENT_FRAME: usize = 128;
 const QUEUE: usize = 1_024;
 /// Sessions that are open at a stop get this long.
 const DRAIN: Duration = Duration::from_secs(5);
+/// After the last frame the client has this long to close its end.
+const LINGER: Duration = Duration::from_secs(1);
 /// Time to connect to the key server and shake hands.
 const CONNECT: Duration = Duration::from_secs(10);
 /// Bounds of the wait between attempts to reach the key server.
@@ -152,13 +156,15 @@ impl Engine {
     async fn run(mut self, shutdown: Shutdown) {
         let mut stopping: Option<Instant> = None;
         loop {
-            let over = stopping.is_some_and(|since| self.core.is_idle() || since.elapsed() >= DRAIN);
+            // A session ends with its task: only then has its last frame left.
+            let over = stopping.is_some_and(|since| self.sessions.is_empty() || since.elapsed() >= DRAIN);
             if over {
                 tracing::info!("drained; registrar ends");
                 return;
             }
             let timer = self.core.poll_timeout().map(|(at, _)| self.started + at);
-            let wake = timer.unwrap_or_else(|| Instant::now() + DRAIN);
+            let end = stopping.map(|since| since + DRAIN);
+            let wake = timer.into_iter().chain(end).min().unwrap_or_else(|| Instant::now() + DRAIN);
             tokio::select! {
                 command = self.queue.recv() => match command {
                     Some(command) => self.command(command),
@@ -210,15 +216,14 @@ impl Engine {
                     }
                 }
                 Output::CutKeyServer => {
-                    tracing::warn!("the key server broke the protocol; connecting anew");
+                    tracing::warn!("the key server broke the protocol or answers nothing; connecting anew");
                     self.key_server = None;
                 }
                 Output::Export { session, context } => self.export(session, context),
                 Output::ToClient { session, frame, close } => {
-                    let sent =
-                        self.sessions.get(&session).map(|client| client.try_send(ForClient::Frame(frame, close)));
-                    if close || !matches!(sent, Some(Ok(()))) {
-                        self.sessions.remove(&session);
+                    if let Some(client) = self.sessions.get(&session) {
+                        // It fails only when the client's task has ended, which is on its way as `ClientDown`.
+                        let _ = client.try_send(ForClient::Frame(frame, close));
                     }
                 }
                 Output::Event(Event::ClientList { clients }) => {
@@ -256,7 +261,10 @@ async fn clients(listener: TcpListener, tls: Arc<ServerConfig>, commands: mpsc::
         let (stream, from, ticket) = tokio::select! {
             next = admission.next(&listener) => next,
             // Sessions that are open end in the engine's time; no new ones come.
-            () = shutdown.wait() => return std::future::pending().await,
+            () = shutdown.wait() => {
+                drop(listener);
+                return std::future::pending().await;
+            }
         };
         session += 1;
         let (tls, commands) = (tls.clone(), commands.clone());
@@ -281,13 +289,18 @@ async fn client(
     let (mut stream, identity) = net::tls::accept(stream, tls, ticket).await?;
     let (to_client, mut for_client) = mpsc::channel(8);
     commands.send(Command::ClientUp(session, identity, to_client)).await?;
-    // A client says one thing. What it sends after that is left unread and ends with the session; the core's
-    // deadline bounds the wait.
+    // A client says one thing. What it sends after that is not looked at; the core's deadline bounds the wait.
     let frame = tokio::select! {
-        frame = read_frame(&mut stream, MAX_CLIENT_FRAME) => frame?,
-        early = for_client.recv() => return send(&mut stream, early).await,
+        frame = read_frame(&mut stream, MAX_CLIENT_FRAME) => frame,
+        early = for_client.recv() => return last(stream, early).await,
     };
-    let Some(frame) = frame else { return Ok(()) };
+    let frame = match frame {
+        Ok(Some(frame)) => frame,
+        Ok(None) => return Ok(()),
+        // No message has such a length: the core is told of none, and refuses.
+        Err(FrameError::Oversized { .. } | FrameError::Empty) => Vec::new(),
+        Err(error) => return Err(error.into()),
+    };
     commands.send(Command::FromClient(session, frame)).await?;
     while let Some(message) = for_client.recv().await {
         match message {
@@ -295,22 +308,22 @@ async fn client(
                 let key = net::tls::individual_key_from(stream.get_ref().1, &context)?;
                 drop(answer.send(key));
             }
-            last @ ForClient::Frame(_, true) => return send(&mut stream, Some(last)).await,
-            frame @ ForClient::Frame(_, false) => send(&mut stream, Some(frame)).await?,
+            ForClient::Frame(frame, false) => write_frame(&mut stream, &frame).await?,
+            end @ ForClient::Frame(_, true) => return last(stream, Some(end)).await,
         }
     }
     Ok(())
 }
 
-async fn send(
-    stream: &mut tokio_rustls::server::TlsStream<TcpStream>,
-    message: Option<ForClient>,
-) -> Result<(), Failure> {
-    if let Some(ForClient::Frame(frame, close)) = message {
-        write_frame(stream, &frame).await?;
-        if close {
-            tokio::io::AsyncWriteExt::shutdown(stream).await?;
-        }
+/// Sends the last frame, and closes when the client has or after [`LINGER`]: closing with octets unread resets the
+/// connection, and the reset can overtake the frame.
+async fn last(mut stream: TlsStream<TcpStream>, message: Option<ForClient>) -> Result<(), Failure> {
+    if let Some(ForClient::Frame(frame, _)) = message {
+        write_frame(&mut stream, &frame).await?;
+        stream.shutdown().await?;
+        let mut unread = [0; 512];
+        let rest = async { while stream.read(&mut unread).await.is_ok_and(|octets| octets > 0) {} };
+        let _ = tokio::time::timeout(LINGER, rest).await;
     }
     Ok(())
 }
