@@ -1,61 +1,77 @@
 //! Measurements of Keystone, each a ratio in one run against something named.
 #![allow(clippy::disallowed_methods, reason = "a measurement reads the clock")]
 
+mod batch;
+mod memory;
 mod primitives;
-mod rekey;
+mod server;
 mod table;
+mod tree;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::Duration;
 
 use clap::{Parser, Subcommand, value_parser};
 
-/// Time for all cases of a command together; building the groups comes on top.
-const BUDGET: Duration = Duration::from_secs(24);
+use crate::table::Row;
 
-/// Measures Keystone against the primitives that it is made of.
+pub(crate) type Failure = Box<dyn std::error::Error>;
+
+/// Measures Keystone against the primitives that it is made of, against theory, and against others.
 #[derive(Parser)]
-#[command(name = "bench", version)]
+#[command(version)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
+    /// Write the rows as JSON.
+    #[arg(long, value_name = "FILE", global = true)]
+    json: Option<PathBuf>,
 }
 
 #[derive(Subcommand)]
 enum Command {
-    /// A join and a leave, up to datagrams that are ready to send, beside the sum of their primitives.
-    Rekey {
-        /// Group sizes, 2 to 1,000,000 members (the largest group that Keystone is made for).
-        #[arg(
-            long,
-            value_name = "N,N,..",
-            value_delimiter = ',',
-            default_value = "1000,10000,100000",
-            value_parser = value_parser!(u32).range(2..=1_000_000)
-        )]
-        members: Vec<u32>,
-        /// Write the rows as JSON.
-        #[arg(long, value_name = "FILE")]
-        json: Option<PathBuf>,
+    /// One leave and one join, up to datagrams that are ready to send: time beside the sum of the primitives; wraps,
+    /// octets and units of every strategy, degree and suite.
+    Tree {
+        /// Group sizes as powers of two, 1 to 20 (a million members, the largest group that Keystone is made for).
+        #[arg(long, value_name = "K,K,..", value_delimiter = ',', default_value = "10,13,17,20",
+              value_parser = value_parser!(u32).range(1..=20))]
+        sizes: Vec<u32>,
+    },
+    /// As many joins as leaves at once: wraps per change beside theory, octets, units, time, all cores.
+    Batch {
+        /// Group size as a power of two, 4 to 20.
+        #[arg(long, value_name = "K", default_value = "20", value_parser = value_parser!(u32).range(4..=20))]
+        size: u32,
+    },
+    /// Octets of memory for each member.
+    Memory {
+        /// Group size as a power of two, 4 to 20.
+        #[arg(long, value_name = "K", default_value = "20", value_parser = value_parser!(u32).range(4..=20))]
+        size: u32,
     },
 }
 
 fn main() -> ExitCode {
-    let Command::Rekey { members, json } = Cli::parse().command;
-    let rows = match rekey::rows(&members, BUDGET) {
-        Ok(rows) => rows,
+    let Cli { command, json } = Cli::parse();
+    let rows = match &command {
+        Command::Tree { sizes } => tree::rows(sizes),
+        Command::Batch { size } => batch::rows(*size),
+        Command::Memory { size } => memory::rows(*size),
+    };
+    match rows.and_then(|rows| finish(&rows, json.as_deref())) {
+        Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("bench: {error}");
-            return ExitCode::FAILURE;
+            ExitCode::FAILURE
         }
-    };
-    table::print(&rows);
-    if let Some(path) = json
-        && let Err(error) = std::fs::write(&path, table::json(&rows) + "\n")
-    {
-        eprintln!("bench: {}: {error}", path.display());
-        return ExitCode::FAILURE;
     }
-    ExitCode::SUCCESS
+}
+
+fn finish(rows: &[Row], json: Option<&std::path::Path>) -> Result<(), Failure> {
+    table::print(rows);
+    if let Some(path) = json {
+        std::fs::write(path, table::json(rows)).map_err(|error| format!("{}: {error}", path.display()))?;
+    }
+    Ok(())
 }

@@ -11,6 +11,8 @@ use fec::{BlockShape, Coder, Payload, ReedSolomon, UNIT};
 use keygraph::{Plan, Source};
 use protocol::unit::{BlockHeader, DIGEST, PAYLOAD};
 
+use crate::Failure;
+
 /// Octets of HKDF `info` by kind, as the key schedule makes it: 11 of protocol name, the label, a zero, 37 of
 /// context, the names.
 const FRESH_INFO: usize = 11 + 5 + 1 + 37 + 4;
@@ -40,8 +42,7 @@ pub(crate) struct Counts {
 
 impl Counts {
     pub(crate) fn of(plan: &Plan, blocks: Vec<BlockShape>) -> Self {
-        let mut counts =
-            Self { fresh: plan.joined.len(), advanced: plan.advanced_leaves.len(), derived: 0, wraps: 0, blocks };
+        let mut counts = Self { fresh: plan.joined.len(), advanced: plan.advanced.len(), derived: 0, wraps: 0, blocks };
         for update in &plan.updates {
             match update.source {
                 Source::Fresh => counts.fresh += 1,
@@ -70,24 +71,30 @@ pub(crate) struct Primitives {
 }
 
 impl Primitives {
-    pub(crate) fn new() -> Result<Self, Box<dyn std::error::Error>> {
+    pub(crate) fn new() -> Result<Self, Failure> {
         let signing = Ed25519KeyPair::from_seed_unchecked(&[2; 32])?;
         Ok(Self { secret: [9; 32], units: vec![[5; UNIT]; fec::MAX_BLOCK_DATA], signing, coder: ReedSolomon::new() })
     }
 
-    /// Does all that is counted.
-    pub(crate) fn run(&mut self, counts: &Counts) -> Result<(), Box<dyn std::error::Error>> {
-        for _ in 0..counts.fresh {
+    /// Does all that is counted, of suite `aes256`.
+    pub(crate) fn run(&mut self, counts: &Counts) -> Result<(), Failure> {
+        self.keys(counts.fresh, counts.advanced, counts.derived, counts.wraps)?;
+        self.blocks(&counts.blocks)
+    }
+
+    /// So many secrets of each kind, the commitment, and so many wraps.
+    pub(crate) fn keys(&self, fresh: usize, advanced: usize, derived: usize, wraps: usize) -> Result<(), Failure> {
+        for _ in 0..fresh {
             black_box(self.expand::<32>(&[0; FRESH_INFO])?);
         }
-        for _ in 0..counts.advanced {
+        for _ in 0..advanced {
             black_box(self.expand::<32>(&[0; ADVANCE_INFO])?);
         }
-        for _ in 0..counts.derived {
+        for _ in 0..derived {
             black_box(self.expand::<32>(&[0; DERIVE_INFO])?);
         }
         black_box(self.expand::<32>(&[0; COMMIT_INFO])?);
-        for _ in 0..counts.wraps {
+        for _ in 0..wraps {
             let one_time = self.expand::<48>(&[0; WRAP_INFO])?;
             let (key, iv) = one_time.split_at(32);
             let mut cipher = cbc::Encryptor::<aes::Aes256>::new_from_slices(key, iv)?;
@@ -97,7 +104,12 @@ impl Primitives {
                 black_box(block);
             }
         }
-        for shape in &counts.blocks {
+        Ok(())
+    }
+
+    /// Repair units, digest tree and signature of each block.
+    pub(crate) fn blocks(&mut self, shapes: &[BlockShape]) -> Result<(), Failure> {
+        for shape in shapes {
             black_box(self.coder.repair(*shape, &self.units[..usize::from(shape.s())])?);
             let (leaves, inner) = digests(*shape);
             for _ in 0..leaves {

@@ -29,7 +29,7 @@ impl Row {
 }
 
 pub(crate) fn print(rows: &[Row]) {
-    println!("{:<36}{:>12} {:<8}{:>12}  {:<28}{:>7}{:>7}", "case", "value", "unit", "against", "", "ratio", "goal");
+    println!("{:<58}{:>12} {:<8}{:>12}  {:<28}{:>7}{:>7}", "case", "value", "unit", "against", "", "ratio", "goal");
     for row in rows {
         let goal = match (row.goal, row.met) {
             (Some(goal), Some(true)) => format!("{goal:.2}"),
@@ -37,7 +37,7 @@ pub(crate) fn print(rows: &[Row]) {
             _ => String::new(),
         };
         println!(
-            "{:<36}{:>12.1} {:<8}{:>12.1}  {:<28}{:>7.2}{goal:>7}",
+            "{:<58}{:>12.1} {:<8}{:>12.1}  {:<28}{:>7.2}{goal:>7}",
             row.case, row.value, row.unit, row.against_value, row.against, row.ratio
         );
     }

@@ -1,14 +1,13 @@
 //! The symbolic attacker: everything that follows from what a coalition was given and what was ever sent.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use crate::plan::{Plan, Source};
 use crate::types::{KeyRef, NodeId};
 
 /// What a coalition knows, closed at all times under all plans that it has observed.
 ///
-/// Every way to a secret is one step from *one* other secret (unwrap, advance, derive, another name of a moved
-/// leaf), so the closure is reachability in a graph whose edges are read off the plans, in the order of
+/// Every way to a secret is one step from *one* other secret (unwrap, advance, derive), so the closure is reachability in a graph whose edges are read off the plans, in the order of
 /// neither time nor call: what is learnt late opens what was recorded early.
 ///
 /// Knowledge is monotone: a larger coalition knows at least what each smaller one does. Hence for each epoch the *one*
@@ -66,18 +65,10 @@ fn edges(plan: &Plan) -> Vec<(KeyRef, KeyRef)> {
         match update.source {
             Source::Fresh => {}
             Source::Advance { from } => edges.push((KeyRef { node: update.node, version: from }, target)),
-            Source::Derive { child } => edges.push((made(child), target)),
+            Source::Derive { from } => edges.push((made(from), target)),
         }
-        edges.extend(update.wraps.iter().map(|kek| (*kek, target)));
+        edges.extend(update.wraps.iter().map(|wrap| (wrap.kek, target)));
     }
-    edges.extend(plan.advanced_leaves.iter().map(|leaf| (*leaf, made(leaf.node))));
-    // What moved wrapped its new k-node, so its version stands among the advanced leaves.
-    let place: BTreeMap<NodeId, NodeId> = plan.moved.iter().map(|m| (m.to, m.from)).collect();
-    for leaf in &plan.advanced_leaves {
-        if let Some(from) = place.get(&leaf.node) {
-            let old = KeyRef { node: *from, ..*leaf };
-            edges.extend([(old, *leaf), (*leaf, old)]);
-        }
-    }
+    edges.extend(plan.advanced.iter().map(|leaf| (leaf.from, made(leaf.to))));
     edges
 }

@@ -15,7 +15,7 @@ pub struct DegreeError {
 
 /// Not the name of a rekeying strategy.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
-#[error("`{name}` is no rekeying strategy: expected `group` or `chain`")]
+#[error("`{name}` is no rekeying strategy: expected `user`, `key`, `group`, `hybrid` or `chain`")]
 pub struct UnknownStrategy {
     /// The beginning of the name that was given.
     pub name: String,
@@ -115,15 +115,21 @@ pub enum SnapshotError {
         /// The k-node.
         node: NodeId,
     },
-    /// Every change below a k-node renews it, so no version is above that of the k-node above, nor the root's
-    /// above the epoch.
-    #[error("node id {node} has version {version}, above {limit}, the version of what stands above it")]
+    /// A k-node that is spliced out and has several children.
+    #[error("k-node {node} is spliced out and has more than one child")]
+    Spliced {
+        /// The k-node.
+        node: NodeId,
+    },
+    /// Every change below a k-node renews it, so no k-node's version is above that of the k-node above, and no
+    /// version at all above the epoch.
+    #[error("node id {node} has version {version}, above {limit}, the most that it can have")]
     Version {
         /// The place.
         node: NodeId,
         /// Its version.
         version: Version,
-        /// The version of the k-node above; for the root, the epoch.
+        /// The version of the k-node above; for the root and leaves, the epoch.
         limit: Version,
     },
 }

@@ -10,33 +10,38 @@ pub const MAX_NODE: u32 = (1 << 31) - 1;
 
 /// The k-node above: `floor((m - 1) / d)`. `None` for the root.
 pub fn parent(node: NodeId, degree: Degree) -> Option<NodeId> {
-    node.0.checked_sub(1).map(|below| NodeId(below / u32::from(degree.get())))
+    node.0.checked_sub(1).map(|below| NodeId(below / degree.get()))
 }
 
 /// The places below: `d*m + 1 ..= d*m + d`, ascending. None at all if the last of them would pass [`MAX_NODE`].
 pub fn children(node: NodeId, degree: Degree) -> impl DoubleEndedIterator<Item = NodeId> + Clone {
-    last_child(node, degree).map(|last| last + 1 - u32::from(degree.get())..last + 1).unwrap_or_default().map(NodeId)
+    last_child(node, degree).map(|last| last + 1 - degree.get()..last + 1).unwrap_or_default().map(NodeId)
 }
 
 /// The child with this index. `None` if the index is not below the degree, or the id would pass [`MAX_NODE`].
-pub fn child(node: NodeId, index: u8, degree: Degree) -> Option<NodeId> {
-    children(node, degree).nth(usize::from(index))
+pub fn child(node: NodeId, index: u32, degree: Degree) -> Option<NodeId> {
+    let last = last_child(node, degree)?;
+    (index < degree.get()).then(|| NodeId(last - (degree.get() - 1) + index))
 }
 
 /// Index among the parent's children, from 0 to d - 1. `None` for the root.
-pub fn child_index(node: NodeId, degree: Degree) -> Option<u8> {
-    let index = node.0.checked_sub(1)? % u32::from(degree.get());
-    u8::try_from(index).ok()
+pub fn child_index(node: NodeId, degree: Degree) -> Option<u32> {
+    Some(node.0.checked_sub(1)? % degree.get())
+}
+
+/// The child of `above` on the way down to `below`. `None` if `below` is not below it.
+pub fn child_towards(above: NodeId, below: NodeId, degree: Degree) -> Option<NodeId> {
+    path_to_root(below, degree).take_while(|at| *at > above).last().filter(|at| parent(*at, degree) == Some(above))
 }
 
 /// The largest id that a child of `node` has, `d*m + d`, if within [`MAX_NODE`].
 pub(crate) fn last_child(node: NodeId, degree: Degree) -> Option<u32> {
-    let degree = u32::from(degree.get());
+    let degree = degree.get();
     node.0.checked_mul(degree)?.checked_add(degree).filter(|last| *last <= MAX_NODE)
 }
 
 /// From `node` (included, first) up to the root (included, last).
-pub fn path_to_root(node: NodeId, degree: Degree) -> impl Iterator<Item = NodeId> {
+pub fn path_to_root(node: NodeId, degree: Degree) -> impl Iterator<Item = NodeId> + Clone {
     successors(Some(node), move |at| parent(*at, degree))
 }
 
@@ -64,7 +69,7 @@ mod tests {
     fn children_and_parents_agree() {
         for d in degrees() {
             let ids: Vec<NodeId> = (0..100).flat_map(|m| children(NodeId(m), d)).collect();
-            assert_eq!(ids, (1..=100 * u32::from(d.get())).map(NodeId).collect::<Vec<_>>());
+            assert_eq!(ids, (1..=100 * d.get()).map(NodeId).collect::<Vec<_>>());
             for id in ids {
                 let up = parent(id, d).unwrap();
                 assert_eq!(child(up, child_index(id, d).unwrap(), d), Some(id));
@@ -79,15 +84,36 @@ mod tests {
     #[test]
     fn nothing_passes_the_largest_id() {
         for d in degrees() {
-            let width = u32::from(d.get());
+            let width = d.get();
             let last_knode = NodeId((MAX_NODE - width) / width);
-            assert_eq!(children(last_knode, d).count(), usize::from(d.get()));
+            assert_eq!(children(last_knode, d).count(), usize::try_from(width).unwrap());
             for beyond in [last_knode.0 + 1, MAX_NODE, u32::MAX] {
                 assert_eq!(children(NodeId(beyond), d).count(), 0);
                 assert_eq!(find_leaf(NodeId(1), NodeId(beyond), d), None);
                 assert_eq!(find_leaf(NodeId(beyond), NodeId::ROOT, d), None);
             }
         }
+    }
+
+    #[test]
+    fn a_star_is_a_tree_of_one_k_node() {
+        let d = Degree::STAR;
+        for leaf in [1, 2, 1_000_000, MAX_NODE].map(NodeId) {
+            assert_eq!(parent(leaf, d), Some(NodeId::ROOT));
+            assert_eq!(child(NodeId::ROOT, child_index(leaf, d).unwrap(), d), Some(leaf));
+            assert_eq!(find_leaf(leaf, NodeId::ROOT, d), Some(leaf));
+            assert_eq!(children(leaf, d).count(), 0);
+        }
+        assert_eq!(Degree::from_code(d.code()), Ok(d));
+    }
+
+    #[test]
+    fn the_way_down_is_the_way_up() {
+        let d = Degree::new(3).unwrap();
+        assert_eq!(child_towards(NodeId(1), NodeId(13), d), Some(NodeId(4)));
+        assert_eq!(child_towards(NodeId(4), NodeId(13), d), Some(NodeId(13)));
+        assert_eq!(child_towards(NodeId(2), NodeId(13), d), None);
+        assert_eq!(child_towards(NodeId(13), NodeId(13), d), None);
     }
 
     #[test]

@@ -10,8 +10,7 @@
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let mut tree = Tree::filled(Degree::new(3)?, Strategy::Group, 1, (1..=9).map(MemberId))?;
 //! let staged = tree.stage(&[Change::Leave(MemberId(9))], 2)?;
-//! let wraps: usize = staged.plan().updates.iter().map(|update| update.wraps.len()).sum();
-//! assert_eq!(wraps, 5);
+//! assert_eq!(staged.plan().wraps(), 5);
 //! tree.merge(staged)?;
 //! assert_eq!(tree.len(), 8);
 //! # Ok(())
@@ -27,17 +26,24 @@
 pub mod closure;
 pub mod ids;
 
+mod complete;
 mod error;
 mod gaps;
+mod index;
 mod marking;
+mod pages;
+mod parts;
 mod plan;
 mod planner;
 mod snapshot;
 mod tree;
 mod types;
 
+pub use complete::{CompleteGraph, MAX_COMPLETE};
 pub use error::{ChangeError, DegreeError, SnapshotError, StaleStage, UnknownStrategy};
-pub use plan::{Change, Move, Plan, Source, Update};
+pub use pages::Pages;
+pub use parts::MAX_PARTS;
+pub use plan::{Change, Compaction, LeafAdvance, Move, Part, Plan, Source, Update, Wrap};
 pub use snapshot::Slot;
 pub use tree::{Staged, Tree};
 pub use types::{Degree, KeyRef, MemberId, NodeId, Strategy, Version};

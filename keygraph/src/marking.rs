@@ -3,10 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::error::ChangeError;
-use crate::ids::{child, children, last_child, parent};
+use crate::ids::{child, last_child, parent};
 use crate::plan::Change;
 use crate::snapshot::Slot;
-use crate::tree::{Difference, Tree};
+use crate::tree::{Difference, Tree, allowed_height, height};
 use crate::types::{MemberId, NodeId, Version};
 
 /// A batch of changes on its way through the algorithm.
@@ -25,20 +25,26 @@ pub(crate) struct Marking<'a> {
     pub(crate) left: BTreeMap<NodeId, MemberId>,
     /// Whether a refresh of the root is asked for.
     pub(crate) refresh: bool,
+    /// Steps that a compaction has taken.
+    pub(crate) moves: usize,
+    /// Members after the batch.
+    members: usize,
 }
 
 impl<'a> Marking<'a> {
     /// Runs the whole algorithm.
     pub(crate) fn run(tree: &'a Tree, changes: &[Change], epoch: Version) -> Result<Self, ChangeError> {
-        let (joins, leaves, renewed, refresh) = sort_out(tree, changes)?;
+        let Sorted { joins, leaves, renewed, refresh, compact } = sort_out(tree, changes)?;
         let mut marking = Self {
             tree,
             epoch,
             difference: Difference { largest_knode: tree.largest_knode, ..Difference::default() },
             freed: BTreeSet::new(),
             departures: leaves.iter().chain(&renewed).map(|(node, _)| *node).collect(),
+            members: tree.len() + joins.len() - leaves.len(),
             left: leaves,
             refresh,
+            moves: 0,
         };
         for (node, member) in renewed {
             marking.seat(member, node, epoch);
@@ -57,6 +63,7 @@ impl<'a> Marking<'a> {
         }
         marking.prune(&empty);
         marking.extend(joins)?;
+        marking.compact(compact);
         Ok(marking)
     }
 
@@ -64,18 +71,38 @@ impl<'a> Marking<'a> {
     pub(crate) fn slot(&self, node: NodeId) -> Option<Slot> {
         match self.difference.slots.get(&node) {
             Some(slot) => *slot,
-            None => self.tree.slots.get(&node).copied(),
+            None => self.tree.slot(node),
         }
+    }
+
+    /// What stands below `node` after the batch, ascending.
+    pub(crate) fn children(&self, node: NodeId) -> Vec<(NodeId, Slot)> {
+        let degree = self.tree.degree;
+        let (Some(first), Some(last)) = (child(node, 0, degree), last_child(node, degree).map(NodeId)) else {
+            return Vec::new();
+        };
+        let old = self.tree.standing(first, last).filter(|node| !self.difference.slots.contains_key(node));
+        let old = old.filter_map(|node| Some((node, self.tree.slot(node)?)));
+        let mut all: Vec<_> = old.collect();
+        let changed = self.difference.slots.range(first..=last);
+        all.extend(changed.filter_map(|(node, slot)| slot.map(|slot| (*node, slot))));
+        all.sort_unstable_by_key(|(node, _)| *node);
+        all
     }
 
     /// The secret at `node` is made in this batch.
     pub(crate) fn renew(&mut self, node: NodeId) {
         let epoch = self.epoch;
         let slot = self.slot(node).map(|slot| match slot {
-            Slot::KNode { .. } => Slot::KNode { version: epoch },
+            Slot::KNode { .. } | Slot::Spliced => Slot::KNode { version: epoch },
             Slot::UNode { member, .. } => Slot::UNode { member, version: epoch },
         });
         self.difference.slots.insert(node, slot);
+    }
+
+    /// The k-node has no secret from now on.
+    pub(crate) fn splice(&mut self, node: NodeId) {
+        self.difference.slots.insert(node, Some(Slot::Spliced));
     }
 
     /// Members whose leaf is fresh or moved: their place now.
@@ -97,33 +124,89 @@ impl<'a> Marking<'a> {
         self.freed.remove(&node);
     }
 
-    /// A k-node without an old version of its own.
+    /// A k-node without an old version of its own, and all that it takes for it to stand.
     fn grow(&mut self, node: NodeId) {
-        self.difference.slots.insert(node, Some(Slot::KNode { version: self.epoch }));
-        self.freed.remove(&node);
+        let mut above = Some(node);
+        while let Some(node) = above.filter(|at| *at == node || self.slot(*at).is_none()) {
+            self.difference.slots.insert(node, Some(Slot::KNode { version: self.epoch }));
+            self.freed.remove(&node);
+            above = parent(node, self.tree.degree);
+        }
     }
 
     /// Leaves that nobody took become n-nodes, and so does every k-node but the root that is left without children.
     fn prune(&mut self, empty: &[NodeId]) {
-        let degree = self.tree.degree;
         for leaf in empty {
             self.clear(*leaf);
         }
         for leaf in empty {
-            let mut above = parent(*leaf, degree);
-            while let Some(node) = above.filter(|node| *node != NodeId::ROOT) {
-                let standing = self.slot(node).is_some();
-                if !standing || children(node, degree).any(|child| self.slot(child).is_some()) {
-                    break;
-                }
-                self.clear(node);
-                above = parent(node, degree);
-            }
+            self.prune_above(*leaf);
         }
-        // Below the largest k-node stand only k-nodes, so the next that still stands is the largest now.
-        let knodes = self.tree.slots.range(..=self.difference.largest_knode).rev();
-        if let Some((largest, _)) = knodes.into_iter().find(|(node, _)| self.slot(**node).is_some()) {
-            self.difference.largest_knode = *largest;
+        self.lower();
+    }
+
+    fn prune_above(&mut self, leaf: NodeId) {
+        let degree = self.tree.degree;
+        let mut above = parent(leaf, degree);
+        while let Some(node) = above.filter(|node| *node != NodeId::ROOT) {
+            if self.slot(node).is_none() || !self.children(node).is_empty() {
+                break;
+            }
+            self.clear(node);
+            above = parent(node, degree);
+        }
+    }
+
+    /// Up to the largest k-node stand only k-nodes, so if it is gone, the next below is the largest now.
+    fn lower(&mut self) {
+        let largest = self.difference.largest_knode;
+        if self.slot(largest).is_some() {
+            return;
+        }
+        let mut old = self.tree.last_until(largest);
+        while let Some(node) = old.filter(|node| self.slot(*node).is_none()) {
+            old = self.tree.last_until(NodeId(node.0.saturating_sub(1)));
+        }
+        let old = old.unwrap_or(NodeId::ROOT);
+        // A compaction may have grown one between the two.
+        let grown = self.difference.slots.range(old..=largest).rev().find(|(_, slot)| slot.is_some());
+        self.difference.largest_knode = grown.map_or(old, |(node, _)| *node);
+    }
+
+    /// As long as the tree is too high, the largest k-node gives up its leaves: all but one to the first places that
+    /// are free, and the last one, which has nobody beside it, to its own place. So it goes, and the largest is smaller.
+    fn compact(&mut self, moves: u32) {
+        let degree = self.tree.degree;
+        for _ in 0..moves {
+            let largest = self.largest_knode();
+            if height(self.members, largest, degree) <= allowed_height(self.members, degree) {
+                return;
+            }
+            let children = self.children(largest);
+            let Some((from, Slot::UNode { member, version })) = children.last().copied() else {
+                return;
+            };
+            let to = if children.len() == 1 {
+                largest
+            } else {
+                // A tree that is too high has far more places than leaves, and the first are far from the last k-node.
+                match self.next_gap(largest.0 + 1).filter(|gap| Some(*gap) < child(largest, 0, degree)) {
+                    Some(gap) => gap,
+                    None => return,
+                }
+            };
+            self.clear(from);
+            if to != largest
+                && let Some(above) = parent(to, degree).filter(|above| self.slot(*above).is_none())
+            {
+                self.grow(above);
+            }
+            self.seat(member, to, version);
+            if to == largest {
+                self.difference.largest_knode = NodeId(largest.0 - 1);
+                self.lower();
+            }
+            self.moves += 1;
         }
     }
 
@@ -146,12 +229,10 @@ impl<'a> Marking<'a> {
                 }
             };
             from = node.0 + 1;
-            self.seat(member, node, self.epoch);
-            let mut above = parent(node, degree);
-            while let Some(knode) = above.filter(|knode| self.slot(*knode).is_none()) {
-                self.grow(knode);
-                above = parent(knode, degree);
+            if let Some(above) = parent(node, degree).filter(|above| self.slot(*above).is_none()) {
+                self.grow(above);
             }
+            self.seat(member, node, self.epoch);
         }
         Ok(())
     }
@@ -179,16 +260,28 @@ impl<'a> Marking<'a> {
     }
 }
 
-type Sorted = (Vec<MemberId>, BTreeMap<NodeId, MemberId>, BTreeMap<NodeId, MemberId>, bool);
+/// A list of changes by kind: joiners in order, leavers and renewed members by place.
+#[derive(Default)]
+struct Sorted {
+    joins: Vec<MemberId>,
+    leaves: BTreeMap<NodeId, MemberId>,
+    renewed: BTreeMap<NodeId, MemberId>,
+    refresh: bool,
+    compact: u32,
+}
 
-/// Joiners in order, leavers and renewed members by place, and whether to refresh; or what is wrong with the list.
+/// Or what is wrong with the list.
 fn sort_out(tree: &Tree, changes: &[Change]) -> Result<Sorted, ChangeError> {
-    let (mut joins, mut leaves, mut renewed, mut refresh) = (Vec::new(), BTreeMap::new(), BTreeMap::new(), false);
+    let mut sorted = Sorted::default();
     let mut seen: BTreeMap<MemberId, Change> = BTreeMap::new();
     for change in changes {
         let member = match *change {
             Change::Refresh => {
-                refresh = true;
+                sorted.refresh = true;
+                continue;
+            }
+            Change::Compact(moves) => {
+                sorted.compact = sorted.compact.max(moves);
                 continue;
             }
             Change::Join(member) | Change::Leave(member) | Change::Renew(member) => member,
@@ -198,20 +291,19 @@ fn sort_out(tree: &Tree, changes: &[Change]) -> Result<Sorted, ChangeError> {
         if before.is_some() && !rejoin {
             return Err(ChangeError::Repeated { member });
         }
-        let place = tree.members.get(&member).copied();
-        match (change, place) {
+        match (change, tree.place(member)) {
             (Change::Join(_), Some(_)) if !rejoin => {
                 return Err(ChangeError::AlreadyMember { member });
             }
-            (Change::Join(_), _) => joins.push(member),
+            (Change::Join(_), _) => sorted.joins.push(member),
             (_, None) => return Err(ChangeError::NotMember { member }),
             (Change::Leave(_), Some(node)) => {
-                leaves.insert(node, member);
+                sorted.leaves.insert(node, member);
             }
             (_, Some(node)) => {
-                renewed.insert(node, member);
+                sorted.renewed.insert(node, member);
             }
         }
     }
-    Ok((joins, leaves, renewed, refresh))
+    Ok(sorted)
 }

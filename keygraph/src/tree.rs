@@ -5,38 +5,51 @@ use std::collections::BTreeMap;
 use crate::error::{ChangeError, StaleStage};
 use crate::gaps::Gaps;
 use crate::ids::path_to_root;
+use crate::index::Index;
 use crate::marking::Marking;
+use crate::pages::Pages;
 use crate::plan::{Change, Plan};
 use crate::planner;
 use crate::snapshot::Slot;
 use crate::types::{Degree, KeyRef, MemberId, NodeId, Strategy, Version};
 
-/// A group's key tree. Time of every operation but [`Tree::filled`] and the iterators grows with the number of changes and
-/// the logarithm of the group.
+/// In [`Tree::versions`], of a k-node that is spliced out. No epoch gets here.
+const SPLICED: Version = Version::MAX;
+
+/// A group's key tree. Time and memory of every operation but [`Tree::filled`] and the iterators grow with the number of
+/// changes, of the wraps that they need, and the logarithm of the group.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tree {
     pub(crate) degree: Degree,
+    pub(crate) splicing: bool,
     pub(crate) strategy: Strategy,
     /// Of the last change; it rises with each, so it also tells one state of the tree from another.
     pub(crate) epoch: Version,
     pub(crate) largest_knode: NodeId,
-    pub(crate) slots: BTreeMap<NodeId, Slot>,
-    pub(crate) members: BTreeMap<MemberId, NodeId>,
+    pub(crate) members: Index,
     pub(crate) gaps: Gaps,
+    /// Of k-nodes and leaves.
+    versions: Pages<Version>,
+    /// Where a leaf stands: whose.
+    leaves: Pages<u32>,
 }
 
 impl Tree {
     /// A group without members: a root k-node whose secret is made in `epoch`.
     pub fn new(degree: Degree, strategy: Strategy, epoch: Version) -> Self {
-        Self {
+        let mut tree = Self {
             degree,
+            splicing: false,
             strategy,
             epoch,
             largest_knode: NodeId::ROOT,
-            slots: BTreeMap::from([(NodeId::ROOT, Slot::KNode { version: epoch })]),
-            members: BTreeMap::new(),
+            members: Index::default(),
             gaps: Gaps::new(),
-        }
+            versions: Pages::default(),
+            leaves: Pages::default(),
+        };
+        tree.put(NodeId::ROOT, Some(Slot::KNode { version: epoch }));
+        tree
     }
 
     /// The tree that one batch of joins makes of an empty one, all secrets made in `epoch`, without a plan: every
@@ -66,11 +79,20 @@ impl Tree {
         if changes.is_empty() {
             return Err(ChangeError::Empty);
         }
-        if epoch <= self.epoch {
+        if epoch <= self.epoch || epoch == SPLICED {
             return Err(ChangeError::Epoch { epoch, tree: self.epoch });
         }
         let mut marking = Marking::run(self, changes, epoch)?;
-        let plan = planner::plan(&mut marking);
+        let mut plan = planner::plan(&mut marking);
+        if plan.compaction.moves > 0 {
+            let others: Vec<Change> =
+                changes.iter().copied().filter(|change| !matches!(change, Change::Compact(_))).collect();
+            let without = match others.is_empty() {
+                true => 0,
+                false => planner::plan(&mut Marking::run(self, &others, epoch)?).wraps(),
+            };
+            plan.compaction.wraps = plan.wraps().saturating_sub(without);
+        }
         Ok(Staged { base: self.epoch, plan, difference: marking.difference() })
     }
 
@@ -87,20 +109,36 @@ impl Tree {
         Ok(staged.plan)
     }
 
+    /// What stands at a place.
+    pub fn slot(&self, node: NodeId) -> Option<Slot> {
+        let version = *self.versions.get(node)?;
+        Some(match self.leaves.get(node) {
+            Some(member) => Slot::UNode { member: MemberId(*member), version },
+            None if version == SPLICED => Slot::Spliced,
+            None => Slot::KNode { version },
+        })
+    }
+
+    /// The member's place.
+    pub fn place(&self, member: MemberId) -> Option<NodeId> {
+        self.members.get(member)
+    }
+
     /// The name of the member's leaf secret.
     pub fn leaf(&self, member: MemberId) -> Option<KeyRef> {
-        self.members.get(&member).and_then(|leaf| self.key(*leaf))
+        self.place(member).and_then(|leaf| self.key(leaf))
     }
 
     /// The names of all secrets that the member holds: its leaf's first, the root's last.
     pub fn path(&self, member: MemberId) -> Option<Vec<KeyRef>> {
-        let leaf = self.members.get(&member)?;
-        path_to_root(*leaf, self.degree).map(|node| self.key(node)).collect()
+        let leaf = self.place(member)?;
+        Some(path_to_root(leaf, self.degree).filter_map(|node| self.key(node)).collect())
     }
 
-    /// The name of the secret that stands at a place; `None` where nothing stands.
+    /// The name of the secret that stands at a place; `None` where nothing stands, or what is spliced out.
     pub fn key(&self, node: NodeId) -> Option<KeyRef> {
-        self.slots.get(&node).map(|slot| KeyRef { node, version: slot.version() })
+        let version = *self.versions.get(node)?;
+        (version != SPLICED).then_some(KeyRef { node, version })
     }
 
     /// The name of the root secret. Every change makes it new.
@@ -129,6 +167,18 @@ impl Tree {
         self.strategy = strategy;
     }
 
+    /// Whether k-nodes with one child are spliced out. See [`Tree::set_splicing`].
+    pub fn splicing(&self) -> bool {
+        self.splicing
+    }
+
+    /// From the next stage on, a k-node below the root that a change leaves with one child has no secret, and what was
+    /// wrapped under it is wrapped under what is below (Wong, Gouda, Lam splice it out; here its place stays,
+    /// so that no id below it changes). Without it, as in batch rekeying, such a k-node keeps a secret.
+    pub fn set_splicing(&mut self, splicing: bool) {
+        self.splicing = splicing;
+    }
+
     /// Number of members.
     pub fn len(&self) -> usize {
         self.members.len()
@@ -136,17 +186,17 @@ impl Tree {
 
     /// Whether there is no member.
     pub fn is_empty(&self) -> bool {
-        self.members.is_empty()
+        self.len() == 0
     }
 
     /// Whether the member is in.
     pub fn contains(&self, member: MemberId) -> bool {
-        self.members.contains_key(&member)
+        self.place(member).is_some()
     }
 
     /// All members, ascending.
     pub fn members(&self) -> impl Iterator<Item = MemberId> + '_ {
-        self.members.keys().copied()
+        self.members.iter().map(|(member, _)| member)
     }
 
     /// The largest k-node id, nk: every leaf's id is in `(nk, d*nk + d]`.
@@ -156,31 +206,73 @@ impl Tree {
 
     /// Edges from the deepest leaf to the root; 0 without members.
     pub fn height(&self) -> usize {
-        // Ids rise level by level, so the largest is among the deepest.
-        self.slots.last_key_value().map_or(0, |(last, _)| path_to_root(*last, self.degree).count() - 1)
+        height(self.len(), self.largest_knode, self.degree)
+    }
+
+    /// Whether the tree is higher than ⌈log_d n⌉ + 1, so that a [`Change::Compact`] has something to do.
+    pub fn is_too_high(&self) -> bool {
+        self.height() > allowed_height(self.len(), self.degree)
+    }
+
+    /// The places of a range where something stands, ascending.
+    pub(crate) fn standing(&self, first: NodeId, last: NodeId) -> impl Iterator<Item = NodeId> {
+        self.versions.range(first, last).map(|(node, _)| node)
+    }
+
+    /// All places where something stands, ascending.
+    pub(crate) fn places(&self) -> impl Iterator<Item = NodeId> {
+        self.versions.iter().map(|(node, _)| node)
+    }
+
+    /// The largest place at or below `node` where something stands.
+    pub(crate) fn last_until(&self, node: NodeId) -> Option<NodeId> {
+        self.versions.last_until(node)
+    }
+
+    /// What stands at `node` from now on; the caller keeps `members` and `largest_knode` true.
+    pub(crate) fn put(&mut self, node: NodeId, slot: Option<Slot>) {
+        let Some(slot) = slot else {
+            self.gaps.open(node.0);
+            self.versions.remove(node);
+            self.leaves.remove(node);
+            return;
+        };
+        self.gaps.close(node.0);
+        self.versions.insert(node, slot.version().unwrap_or(SPLICED));
+        match slot {
+            Slot::UNode { member, .. } => drop(self.leaves.insert(node, member.0)),
+            Slot::KNode { .. } | Slot::Spliced => drop(self.leaves.remove(node)),
+        }
     }
 
     fn apply(&mut self, difference: Difference) {
         for (node, slot) in difference.slots {
-            match slot {
-                Some(slot) => {
-                    self.gaps.close(node.0);
-                    self.slots.insert(node, slot);
-                }
-                None => {
-                    self.gaps.open(node.0);
-                    self.slots.remove(&node);
-                }
-            }
+            self.put(node, slot);
         }
         for (member, leaf) in difference.members {
             match leaf {
                 Some(leaf) => self.members.insert(member, leaf),
-                None => self.members.remove(&member),
-            };
+                None => self.members.remove(member),
+            }
         }
         self.largest_knode = difference.largest_knode;
     }
+}
+
+/// Edges from the deepest leaf to the root: one more than above the largest k-node, which has a leaf below it and
+/// no leaf anywhere is deeper.
+pub(crate) fn height(members: usize, largest_knode: NodeId, degree: Degree) -> usize {
+    if members == 0 { 0 } else { path_to_root(largest_knode, degree).count() }
+}
+
+/// ⌈log_d n⌉ + 1; 0 for an empty tree.
+pub(crate) fn allowed_height(members: usize, degree: Degree) -> usize {
+    let (mut room, mut levels) = (1usize, 0);
+    while room < members {
+        room = room.saturating_mul(usize::try_from(degree.get()).unwrap_or(usize::MAX));
+        levels += 1;
+    }
+    if members == 0 { 0 } else { levels + 1 }
 }
 
 /// A change that is planned and not merged yet. Dropping it is enough to forget it.
@@ -196,6 +288,11 @@ impl Staged {
     /// What the change does to the keys.
     pub fn plan(&self) -> &Plan {
         &self.plan
+    }
+
+    /// Every place that the change touches, ascending, and what stands there afterwards.
+    pub fn touched(&self) -> impl Iterator<Item = (NodeId, Option<Slot>)> + '_ {
+        self.difference.slots.iter().map(|(node, slot)| (*node, *slot))
     }
 }
 

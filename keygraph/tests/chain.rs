@@ -4,9 +4,9 @@
 
 mod common;
 
-use common::{degree, members, wraps};
+use common::{degree, members};
 use keygraph::Change::{Join, Leave, Refresh, Renew};
-use keygraph::{Change, KeyRef, MemberId, NodeId, Plan, Source, Strategy, Tree, Update};
+use keygraph::{Change, KeyRef, LeafAdvance, MemberId, NodeId, Plan, Source, Strategy, Tree, Update, Wrap};
 
 fn full(d: u8, count: u32) -> Tree {
     Tree::filled(degree(d), Strategy::Chain, 1, members(0..count)).unwrap()
@@ -17,9 +17,13 @@ fn change(tree: &mut Tree, changes: &[Change]) -> Plan {
     tree.merge(staged).unwrap()
 }
 
-fn update(node: u32, source: Source, wraps: &[(u32, u64)]) -> Update {
-    let wraps = wraps.iter().map(|(node, version)| KeyRef { node: NodeId(*node), version: *version }).collect();
-    Update { node: NodeId(node), source, wraps }
+/// With `replied` children for whom there is no wrap, because they get replies.
+fn update(node: u32, source: Source, wraps: &[(u32, u64)], replied: u32) -> Update {
+    let wrap = |(node, version): &(u32, u64)| {
+        let node = NodeId(*node);
+        Wrap { child: node, kek: KeyRef { node, version: *version } }
+    };
+    Update { node: NodeId(node), source, wraps: wraps.iter().map(wrap).collect(), replied, silent: false }
 }
 
 #[test]
@@ -28,10 +32,10 @@ fn a_leave_from_two_to_the_twenty_members_is_twenty_wraps() {
     assert_eq!((tree.len(), tree.height()), (1 << 20, 20));
     for member in [0, 1, 524_287, 777_777, 1_048_575] {
         let left = change(&mut tree, &[Leave(MemberId(member))]);
-        assert_eq!((wraps(&left), left.updates.len()), (20, 20), "member {member}");
-        assert_eq!(left.advanced_leaves.len(), 1);
+        assert_eq!((left.wraps(), left.updates.len()), (20, 20), "member {member}");
+        assert_eq!(left.advanced.len(), 1);
         let joined = change(&mut tree, &[Join(MemberId(member))]);
-        assert_eq!((wraps(&joined), joined.updates.len()), (0, 20), "member {member}");
+        assert_eq!((joined.wraps(), joined.updates.len()), (0, 20), "member {member}");
     }
 }
 
@@ -45,16 +49,16 @@ fn costs_in_full_trees() {
             for member in [0, count / 2, count - 1] {
                 // At every level all children but the one below are wrapped for.
                 let leave = change(&mut tree, &[Leave(MemberId(member))]);
-                assert_eq!(wraps(&leave), usize::from(d - 1) * levels, "leave, d = {d}, h = {h}");
+                assert_eq!(leave.wraps(), usize::from(d - 1) * levels, "leave, d = {d}, h = {h}");
                 let join = change(&mut tree, &[Join(MemberId(member))]);
-                assert_eq!(wraps(&join), 0, "join, d = {d}, h = {h}");
+                assert_eq!(join.wraps(), 0, "join, d = {d}, h = {h}");
                 let renew = change(&mut tree, &[Renew(MemberId(member))]);
-                assert_eq!(wraps(&renew), usize::from(d - 1) * levels, "renew, d = {d}, h = {h}");
+                assert_eq!(renew.wraps(), usize::from(d - 1) * levels, "renew, d = {d}, h = {h}");
             }
-            assert_eq!(wraps(&change(&mut tree, &[Refresh])), usize::from(d), "refresh, d = {d}, h = {h}");
+            assert_eq!(change(&mut tree, &[Refresh]).wraps(), usize::from(d), "refresh, d = {d}, h = {h}");
             // Full again, so one leaf is split: its member alone needs a wrap.
             let split = change(&mut tree, &[Join(MemberId(count))]);
-            assert_eq!((wraps(&split), split.moved.len()), (1, 1), "split, d = {d}, h = {h}");
+            assert_eq!((split.wraps(), split.moved.len()), (1, 1), "split, d = {d}, h = {h}");
         }
     }
 }
@@ -65,11 +69,12 @@ fn a_leave_is_fresh_at_the_bottom_and_derived_above() {
     let leaver = tree.members().find(|m| tree.leaf(*m).unwrap().node == NodeId(8)).unwrap();
     let plan = change(&mut tree, &[Leave(leaver)]);
     let expected = [
-        update(2, Source::Fresh, &[(7, 1), (9, 1)]),
-        update(0, Source::Derive { child: NodeId(2) }, &[(1, 1), (3, 1)]),
+        update(2, Source::Fresh, &[(7, 1), (9, 1)], 0),
+        update(0, Source::Derive { from: NodeId(2) }, &[(1, 1), (3, 1)], 0),
     ];
     assert_eq!(plan.updates, expected);
-    assert_eq!(plan.advanced_leaves, [7, 9].map(|node| KeyRef { node: NodeId(node), version: 1 }));
+    let leaf = |node| LeafAdvance { to: NodeId(node), from: KeyRef { node: NodeId(node), version: 1 } };
+    assert_eq!(plan.advanced, [7, 9].map(leaf));
     assert_eq!(tree.key(NodeId(7)).unwrap().version, 2, "a leaf that was used is advanced");
 }
 
@@ -83,9 +88,9 @@ fn a_join_beside_a_leave_is_wrapped_under_what_it_advanced() {
     // One joiner takes the leaver's place 7; the other fills the gap at 4, below k-node 1 where nobody leaves now.
     let plan = change(&mut tree, &[Leave(at(7)), Join(MemberId(100)), Join(MemberId(101))]);
     let expected = [
-        update(2, Source::Fresh, &[(8, 1), (9, 1)]),
-        update(1, Source::Advance { from: 2 }, &[]),
-        update(0, Source::Derive { child: NodeId(2) }, &[(1, 4), (3, 3)]),
+        update(2, Source::Fresh, &[(8, 1), (9, 1)], 1),
+        update(1, Source::Advance { from: 2 }, &[], 0),
+        update(0, Source::Derive { from: NodeId(2) }, &[(1, 4), (3, 3)], 0),
     ];
     assert_eq!(plan.updates, expected);
     assert_eq!(plan.joined, [(MemberId(101), NodeId(4)), (MemberId(100), NodeId(7))]);
@@ -96,12 +101,12 @@ fn a_group_begins_and_ends_with_a_root_that_nobody_else_knows() {
     let mut tree = Tree::new(degree(4), Strategy::default(), 7);
     assert_eq!((tree.len(), tree.height(), tree.strategy()), (0, 0, Strategy::Chain));
     let first = change(&mut tree, &[Join(MemberId(1))]);
-    assert_eq!(first.updates, [update(0, Source::Fresh, &[])]);
+    assert_eq!(first.updates, [Update { silent: true, ..update(0, Source::Fresh, &[], 1) }]);
     let second = change(&mut tree, &[Join(MemberId(2))]);
-    assert_eq!(second.updates, [update(0, Source::Advance { from: 8 }, &[])]);
+    assert_eq!(second.updates, [update(0, Source::Advance { from: 8 }, &[], 0)]);
     let refresh = change(&mut tree, &[Refresh]);
-    assert_eq!(refresh.updates, [update(0, Source::Fresh, &[(1, 8), (2, 9)])]);
+    assert_eq!(refresh.updates, [update(0, Source::Fresh, &[(1, 8), (2, 9)], 0)]);
     let last = change(&mut tree, &[Leave(MemberId(1)), Leave(MemberId(2))]);
-    assert_eq!(last.updates, [update(0, Source::Fresh, &[])]);
+    assert_eq!(last.updates, [Update { silent: true, ..update(0, Source::Fresh, &[], 0) }]);
     assert!(tree.is_empty());
 }

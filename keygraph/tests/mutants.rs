@@ -4,9 +4,12 @@
 
 mod common;
 
-use common::{STRATEGIES, World, degree, members};
+use common::{World, degree, members};
 use keygraph::Change::{Join, Leave, Refresh, Renew};
-use keygraph::{Change, MemberId, NodeId, Plan, Source, Strategy, Tree};
+use keygraph::{Change, KeyRef, MemberId, NodeId, Plan, Source, Strategy, Tree, Wrap};
+
+/// All but user-oriented, where a fault at a k-node opens that k-node and not the ones above.
+const STRATEGIES: [Strategy; 4] = [Strategy::Key, Strategy::Group, Strategy::Hybrid, Strategy::Chain];
 
 /// Runs `changes` on a tree of 27 members, honestly and with the plan of the last batch altered.
 fn caught(d: u8, strategy: Strategy, batches: &[&[Change]], mutate: impl Fn(&mut Plan, &Tree)) {
@@ -25,19 +28,23 @@ fn caught(d: u8, strategy: Strategy, batches: &[&[Change]], mutate: impl Fn(&mut
 
 const LEAVER: MemberId = MemberId(11);
 
+fn wrap(kek: KeyRef) -> Wrap {
+    Wrap { child: kek.node, kek }
+}
+
 /// The k-node keeps its old secret: its update is gone, and its parent's is given to it under the old version.
 fn skip(plan: &mut Plan, before: &Tree, skipped: NodeId) {
     let old = before.key(skipped).unwrap();
     plan.updates.retain(|update| update.node != skipped);
     for update in &mut plan.updates {
-        if update.source == (Source::Derive { child: skipped }) {
+        if update.source == (Source::Derive { from: skipped }) {
             // Deriving from the old version and wrapping under it open the same way: from it to the new secret.
             update.source = Source::Fresh;
-            update.wraps.push(old);
+            update.wraps.push(wrap(old));
         }
-        for kek in &mut update.wraps {
-            if kek.node == skipped {
-                *kek = old;
+        for wrap in &mut update.wraps {
+            if wrap.kek.node == skipped {
+                wrap.kek = old;
             }
         }
     }
@@ -78,7 +85,7 @@ fn a_secret_is_advanced_although_somebody_left() {
 fn a_secret_is_derived_from_a_child_that_kept_its_own() {
     for d in [2, 3, 4] {
         caught(d, Strategy::Chain, &[&[Leave(LEAVER)]], |plan, before| {
-            let Some(Source::Derive { child }) = plan.updates.last().map(|root| root.source) else {
+            let Some(Source::Derive { from: child }) = plan.updates.last().map(|root| root.source) else {
                 panic!("the root is derived on a leave")
             };
             skip(plan, before, child);
@@ -92,7 +99,7 @@ fn a_secret_is_wrapped_under_the_leavers_leaf() {
         for d in [2, 3, 4] {
             for batch in [[Leave(LEAVER)].as_slice(), &[Leave(LEAVER), Join(MemberId(99))], &[Renew(LEAVER)]] {
                 caught(d, strategy, &[batch], |plan, before| {
-                    plan.updates[0].wraps.push(before.leaf(LEAVER).unwrap());
+                    plan.updates[0].wraps.push(wrap(before.leaf(LEAVER).unwrap()));
                 });
             }
         }
@@ -103,7 +110,7 @@ fn a_secret_is_wrapped_under_the_leavers_leaf() {
 fn a_secret_is_wrapped_under_its_old_one_although_somebody_left() {
     for strategy in STRATEGIES {
         caught(3, strategy, &[&[Leave(LEAVER)]], |plan, before| {
-            plan.updates.last_mut().unwrap().wraps.push(before.root());
+            plan.updates.last_mut().unwrap().wraps.push(wrap(before.root()));
         });
     }
 }
@@ -118,7 +125,7 @@ fn a_leaver_who_was_moved_keeps_a_wrap() {
         let displaced = tree.members().find(|m| tree.leaf(*m).unwrap().node == first).unwrap();
         let batches: [&[Change]; 2] = [&[Join(MemberId(99))], &[Leave(displaced)]];
         caught(3, strategy, &batches, |plan, before| {
-            plan.updates[0].wraps.push(before.leaf(displaced).unwrap());
+            plan.updates[0].wraps.push(wrap(before.leaf(displaced).unwrap()));
         });
     }
 }

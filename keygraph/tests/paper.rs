@@ -6,7 +6,7 @@ mod common;
 
 use std::collections::BTreeSet;
 
-use common::{degree, members, wraps};
+use common::{degree, members};
 use keygraph::Change::{Join, Leave};
 use keygraph::{Change, KeyRef, MemberId, NodeId, Plan, Slot, Source, Strategy, Tree, ids};
 
@@ -25,7 +25,7 @@ fn place(tree: &Tree, member: u32) -> u32 {
 
 /// (target, key under which it is wrapped), as the paper prints them.
 fn printed(plan: &Plan) -> BTreeSet<(u32, u32, u64)> {
-    plan.updates.iter().flat_map(|u| u.wraps.iter().map(|kek| (u.node.0, kek.node.0, kek.version))).collect()
+    plan.updates.iter().flat_map(|u| u.wraps.iter().map(|wrap| (u.node.0, wrap.kek.node.0, wrap.kek.version))).collect()
 }
 
 /// Keystone, section 2: nine members, degree 3. Places: k1-9 is 0; k123, k456, k789 are 1, 2, 3; k1..k9 are 4..12.
@@ -69,12 +69,12 @@ fn batches_of_degree_3() {
     let plan = change(&mut tree, &[Join(a), Leave(MemberId(0)), Leave(MemberId(8))]);
     assert_eq!(marked(&tree, &plan), (3, 8));
     // Every updated k-node lost somebody, so what is not wrapped is for the joiner alone.
-    assert_eq!(wraps(&plan) + plan.joined.len(), 8);
+    assert_eq!(plan.wraps() + plan.joined.len(), 8);
     assert_eq!((place(&tree, 10), tree.key(NodeId(12)), tree.largest_knode()), (4, None, NodeId(3)));
 
     let plan = change(&mut tree, &[Join(b), Join(c), Leave(MemberId(1)), Leave(MemberId(2))]);
     assert_eq!(marked(&tree, &plan), (3, 8));
-    assert_eq!(wraps(&plan) + plan.joined.len(), 8);
+    assert_eq!(plan.wraps() + plan.joined.len(), 8);
     assert_eq!((place(&tree, 11), place(&tree, 12)), (7, 10));
 
     let plan = change(&mut tree, &[Join(e), Join(f), Join(g), Join(h), Join(i), Leave(MemberId(3))]);
@@ -97,11 +97,11 @@ fn batches_of_degree_4() {
     assert!(start.iter().all(|(member, leaf)| place(&tree, *member) == *leaf));
 
     let plan = change(&mut tree, &(0..4).map(|m| Leave(MemberId(m))).collect::<Vec<_>>());
-    assert_eq!((marked(&tree, &plan), wraps(&plan)), ((5, 16), 16));
+    assert_eq!((marked(&tree, &plan), plan.wraps()), ((5, 16), 16));
 
     let plan = change(&mut tree, &[Join(MemberId(20))]);
     assert_eq!((place(&tree, 20), marked(&tree, &plan)), (5, (2, 8)));
-    assert_eq!(wraps(&plan), 2);
+    assert_eq!(plan.wraps(), 2);
 
     let plan = change(&mut tree, &(30..36).map(|m| Join(MemberId(m))).collect::<Vec<_>>());
     let places = [(30, 9), (31, 13), (32, 17), (20, 21), (33, 22), (34, 23), (35, 24)];
@@ -110,7 +110,7 @@ fn batches_of_degree_4() {
     }
     assert_eq!((marked(&tree, &plan), plan.largest_knode), ((6, 24), NodeId(5)));
     // Five k-nodes under their old secrets, the split one under the displaced leaf's.
-    assert_eq!(wraps(&plan), 6);
+    assert_eq!(plan.wraps(), 6);
 }
 
 /// Wong, Gouda, Lam: a leave costs d(h-1) - 1 encryptions in a full tree, a join 2(h-1), half of them for the
@@ -127,10 +127,10 @@ fn costs_in_full_trees() {
                 let leave = change(&mut tree, &[Leave(MemberId(member))]);
                 let join = change(&mut tree, &[Join(MemberId(member))]);
                 // The last of a k-node's two leaves gone, a binary tree still wraps for the one that remains.
-                assert_eq!(wraps(&leave), usize::from(d) * levels - 1, "leave, d = {d}, h = {h}");
-                assert_eq!(wraps(&join), levels, "multicast of a join, d = {d}, h = {h}");
+                assert_eq!(leave.wraps(), usize::from(d) * levels - 1, "leave, d = {d}, h = {h}");
+                assert_eq!(join.wraps(), levels, "multicast of a join, d = {d}, h = {h}");
                 let joiner = tree.path(MemberId(member)).unwrap().len() - 1;
-                assert_eq!(wraps(&join) + joiner, 2 * levels, "join, d = {d}, h = {h}");
+                assert_eq!(join.wraps() + joiner, 2 * levels, "join, d = {d}, h = {h}");
             }
         }
     }

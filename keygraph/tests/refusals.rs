@@ -60,8 +60,8 @@ fn a_strategy_takes_effect_at_the_next_stage() {
     let mut tree = tree();
     let staged = tree.stage(&[Leave(MemberId(1))], 6).unwrap();
     tree.set_strategy(Strategy::Group);
-    assert_eq!(common::wraps(staged.plan()), 4);
-    assert_eq!(common::wraps(tree.stage(&[Leave(MemberId(1))], 6).unwrap().plan()), 5);
+    assert_eq!(staged.plan().wraps(), 4);
+    assert_eq!(tree.stage(&[Leave(MemberId(1))], 6).unwrap().plan().wraps(), 5);
     assert!(tree.merge(staged).is_ok());
 }
 
@@ -74,6 +74,9 @@ fn names_and_numbers() {
         assert_eq!(strategy.to_string().parse(), Ok(strategy));
     }
     let error = "Chain".parse::<Strategy>().unwrap_err();
-    assert_eq!(error.to_string(), "`Chain` is no rekeying strategy: expected `group` or `chain`");
+    assert_eq!(
+        error.to_string(),
+        "`Chain` is no rekeying strategy: expected `user`, `key`, `group`, `hybrid` or `chain`"
+    );
     assert!("x".repeat(1000).parse::<Strategy>().unwrap_err().name.len() <= 32);
 }

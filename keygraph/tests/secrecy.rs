@@ -4,8 +4,8 @@
 
 mod common;
 
-use common::{Rng, STRATEGIES, World, degree, members, random_batch, seeds};
-use keygraph::Change::{Join, Leave, Refresh, Renew};
+use common::{Rng, STRATEGIES, World, change_horses, degree, members, random_batch, seeds};
+use keygraph::Change::{Compact, Join, Leave, Refresh, Renew};
 use keygraph::closure::Knowledge;
 use keygraph::{Change, MemberId, Strategy, Tree};
 
@@ -19,8 +19,8 @@ fn of_long_random_runs() {
                 let mut world = World::new(Tree::filled(degree(d), strategy, 1, members(0..start)).unwrap());
                 for _ in 0..60 {
                     // Half the runs change horses in midstream.
-                    if seed % 2 == 1 && rng.below(8) == 0 {
-                        world.tree.set_strategy(STRATEGIES[usize::from(rng.below(2) == 1)]);
+                    if seed % 2 == 1 {
+                        change_horses(&mut rng, &mut world.tree);
                     }
                     let batch = random_batch(&mut rng, &world.tree, 40);
                     world.step(&batch);
@@ -111,7 +111,7 @@ fn batches(world: &World, ids: u32) -> Vec<Vec<Change>> {
 fn who(change: &Change) -> Option<MemberId> {
     match change {
         Join(member) | Leave(member) | Renew(member) => Some(*member),
-        Refresh => None,
+        Refresh | Compact(_) => None,
     }
 }
 

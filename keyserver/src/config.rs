@@ -76,12 +76,22 @@ pub struct GroupFileConfig {
     pub name: String,
     /// IPv4 multicast address and port of rekey messages and beacons. Required.
     pub address: SocketAddr,
-    /// Children of a k-node, 2 to 64; default 2. Fixed when the group is made.
+    /// Children of a k-node, 2 to 64, or `"star"` for no k-node but the root; default 2. Fixed when the group is made.
     #[serde(default = "group_degree")]
-    pub degree: u8,
-    /// `chain` (default) or `group`.
+    pub degree: GraphConfig,
+    /// `chain` (default), `group`, `key`, `user` or `hybrid`. Takes effect at the next rekey.
     #[serde(default = "strategy")]
     pub strategy: String,
+    /// Whether k-nodes with one child are spliced out; default false.
+    #[serde(default)]
+    pub splice: bool,
+    /// Milliseconds that joins and leaves wait for others to share a rekey with, 0 (default) to 5,000. Evictions do not
+    /// wait. A client waits 9 seconds for its answer.
+    #[serde(default)]
+    pub batch_ms: u64,
+    /// Leaves that a batch moves at the most while the tree is too high for its members, 0 (never) to 4,096; default 64.
+    #[serde(default = "compaction")]
+    pub compaction: u32,
     /// `rs1`, `rs2`, or a target such as the default `loss=0.1,miss=0.001`.
     #[serde(default = "repair")]
     pub repair: String,
@@ -111,14 +121,40 @@ pub struct GroupFileConfig {
     pub keep_old_revoked_ms: u64,
 }
 
+/// `degree` of a group.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(untagged)]
+pub enum GraphConfig {
+    /// A tree.
+    Degree(u8),
+    /// `"star"`.
+    Named(String),
+}
+
+impl GraphConfig {
+    fn check(&self) -> Result<Degree, String> {
+        match self {
+            Self::Degree(degree) => Degree::new(*degree).map_err(|error| error.to_string()),
+            Self::Named(name) if name == "star" => Ok(Degree::STAR),
+            Self::Named(name) => Err(format!(
+                "`{}` is no key graph: expected 2 to 64, or `star`",
+                name.chars().take(32).collect::<String>()
+            )),
+        }
+    }
+}
+
 fn ttl() -> u8 {
     1
 }
 fn units_per_second() -> u32 {
     2_000
 }
-fn group_degree() -> u8 {
-    2
+fn group_degree() -> GraphConfig {
+    GraphConfig::Degree(2)
+}
+fn compaction() -> u32 {
+    64
 }
 fn strategy() -> String {
     Strategy::default().to_string()
@@ -242,8 +278,11 @@ impl GroupFileConfig {
             id: GroupId(self.id),
             name: self.name.clone(),
             destination: self.address,
-            degree: Degree::new(self.degree).map_err(|e| ConfigError::invalid(key("degree"), e))?,
+            degree: self.degree.check().map_err(|e| ConfigError::invalid(key("degree"), e))?,
             strategy: self.strategy.parse().map_err(|e| ConfigError::invalid(key("strategy"), e))?,
+            splicing: self.splice,
+            batch: millis("batch_ms", self.batch_ms, 0, 5_000)?,
+            compaction: in_range(key("compaction"), self.compaction, 0..=4_096)?,
             repair,
             allow: patterns(&key("allow"), &self.allow)?,
             max_members: in_range(key("max_members"), self.max_members, 1..=1_000_000)?,

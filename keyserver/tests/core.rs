@@ -33,6 +33,9 @@ fn group(id: u32, name: &str, allow: &str) -> GroupConfig {
         destination: ([239, 0, 0, 1], 7_000).into(),
         degree: Degree::new(3).unwrap(),
         strategy: Strategy::Chain,
+        splicing: false,
+        batch: Duration::ZERO,
+        compaction: 64,
         repair: fec::RepairScheme::default(),
         allow: vec![IdentityPattern::parse(allow).unwrap()],
         max_members: 5,
@@ -300,7 +303,7 @@ fn a_reply_holds_earlier_data_keys_of_the_members_own_epochs_only() {
     let membership = granted(&world.resync(m2, (0, 0)));
     let epochs: Vec<u64> = membership.earlier.iter().map(|key| key.epoch).collect();
     assert_eq!(epochs, [joined, joined + 1, joined + 2]);
-    world.now += Duration::from_secs(120);
+    world.now += Duration::from_secs(90);
     assert!(granted(&world.resync(m2, (0, 0))).earlier.is_empty(), "nobody needs them any more");
 }
 

@@ -1,21 +1,21 @@
-//! Executes a symbolic plan: expands, advances, derives and wraps, and writes the rekey message.
+//! Executes a symbolic plan: expands, advances, derives and wraps, and writes the rekey messages.
 
-use std::collections::BTreeMap;
-
-use aes::Aes256;
-use cbc::cipher::{BlockModeDecrypt, BlockModeEncrypt, KeyIvInit};
-use keygraph::ids::child_index;
-use keygraph::{KeyRef, NodeId, Plan, Source, Update};
+use keygraph::ids::{child_index, child_towards};
+use keygraph::{KeyRef, NodeId, Part, Plan, Source, Update, Wrap};
+use rayon::prelude::*;
 use thiserror::Error;
-use zeroize::Zeroize;
 
+use crate::cipher::wrap;
 use crate::header::Commitment;
-use crate::rekey::{Announcement, Entry, Origin, RekeyMessage, WRAP};
+use crate::rekey::{Announcement, Audience, Entry, Origin, RekeyMessage, Wrapped};
 use crate::schedule::EpochContext;
 use crate::secret::{NodeSecret, Seed};
 
+/// Updates of one level from which on it is worth to wake the other cores: about a millisecond of work.
+const PARALLEL: usize = 512;
+
 /// The secrets that the key server holds before the change, by k-node or leaf.
-pub trait Secrets {
+pub trait Secrets: Sync {
     /// The secret that is held for `key`; `None` if another version or nothing is held.
     fn secret(&self, key: KeyRef) -> Option<&NodeSecret>;
 }
@@ -38,24 +38,24 @@ pub enum ExecuteError {
         /// The context's.
         context: u64,
     },
-    /// The plan does not end at the root.
-    #[error("the plan does not change the root")]
-    NoRoot,
+    /// The plan does not end at the root, or names a child that is none.
+    #[error("the plan is not of one tree, or does not change the root")]
+    Shape,
 }
 
 /// What executing a plan makes. Nothing of it is anywhere else yet, so it can be dropped.
 #[derive(Debug)]
 pub struct Executed {
-    /// To be cut into units and multicast.
-    pub message: RekeyMessage,
+    /// To be cut into units and multicast, one or more.
+    pub messages: Vec<RekeyMessage>,
     /// Check value of the new root secret.
     pub commitment: Commitment,
-    /// Every secret with a new version: k-nodes, fresh leaves, advanced leaves.
-    pub secrets: BTreeMap<NodeId, NodeSecret>,
+    /// Every secret with a new version, each place once: k-nodes, fresh leaves, advanced leaves.
+    pub secrets: Vec<(NodeId, NodeSecret)>,
 }
 
 /// Executes `plan` in the epoch of `context`. Fresh secrets come from `seed`, so that the same plan, seed and
-/// held secrets give the same octets again.
+/// held secrets give the same octets again. Large plans are executed on all cores.
 pub fn execute(
     plan: &Plan,
     context: &EpochContext,
@@ -66,124 +66,168 @@ pub fn execute(
     if plan.epoch != context.epoch {
         return Err(ExecuteError::Epoch { plan: plan.epoch, context: context.epoch });
     }
-    let mut run = Run { plan, context, held, new: BTreeMap::new() };
-    for (_, leaf) in &plan.joined {
-        run.new.insert(*leaf, context.fresh(seed, *leaf));
+    if plan.updates.last().is_none_or(|last| last.node != NodeId::ROOT) {
+        return Err(ExecuteError::Shape);
     }
-    let mut entries = Vec::with_capacity(plan.updates.len());
-    for update in &plan.updates {
-        let secret = run.make(update, seed)?;
-        entries.push(run.entry(update, &secret)?);
-        run.new.insert(update.node, secret);
-    }
-    for leaf in &plan.advanced_leaves {
-        let next = context.advance(run.before(*leaf)?, *leaf);
-        run.new.insert(leaf.node, next);
-    }
-    let root = run.new.get(&NodeId(0)).ok_or(ExecuteError::NoRoot)?;
+    let mut run = Run { plan, context, held, made: Vec::with_capacity(plan.updates.len()) };
+    run.make(seed)?;
+    let root = run.made.last().ok_or(ExecuteError::Shape)?;
     let commitment = context.commit(root);
-    let message =
-        RekeyMessage { commitment, announcement, degree: plan.degree, largest_knode: plan.largest_knode, entries };
-    Ok(Executed { message, commitment, secrets: run.new })
+    let messages = run.messages(commitment, announcement)?;
+    let advanced = plan.advanced.iter().map(|leaf| {
+        let secret = held.secret(leaf.from).ok_or(ExecuteError::Missing { key: leaf.from })?;
+        Ok((leaf.to, context.advance(secret, leaf.from)))
+    });
+    let mut secrets: Vec<(NodeId, NodeSecret)> = advanced.collect::<Result<_, ExecuteError>>()?;
+    secrets.extend(plan.joined.iter().map(|(_, leaf)| (*leaf, context.fresh(seed, *leaf))));
+    secrets.extend(plan.updates.iter().map(|update| update.node).zip(run.made));
+    Ok(Executed { messages, commitment, secrets })
 }
 
 struct Run<'a, S> {
     plan: &'a Plan,
     context: &'a EpochContext,
     held: &'a S,
-    new: BTreeMap<NodeId, NodeSecret>,
+    /// New secrets of the k-nodes, in the order of the plan's updates.
+    made: Vec<NodeSecret>,
 }
 
 impl<S: Secrets> Run<'_, S> {
-    fn make(&self, update: &Update, seed: &Seed) -> Result<NodeSecret, ExecuteError> {
+    /// All new secrets of k-nodes. None needs another of its level, so that a level is made at once.
+    fn make(&mut self, seed: &Seed) -> Result<(), ExecuteError> {
+        let updates = &self.plan.updates;
+        while self.made.len() < updates.len() {
+            let rest = &updates[self.made.len()..];
+            let level = &rest[..same_level(rest, self.plan)];
+            let one = |update: &Update| self.source(update, seed);
+            let made: Vec<NodeSecret> = if level.len() < PARALLEL {
+                level.iter().map(one).collect::<Result<_, _>>()?
+            } else {
+                level.par_iter().map(one).collect::<Result<_, _>>()?
+            };
+            self.made.extend(made);
+        }
+        Ok(())
+    }
+
+    fn source(&self, update: &Update, seed: &Seed) -> Result<NodeSecret, ExecuteError> {
         Ok(match update.source {
             Source::Fresh => self.context.fresh(seed, update.node),
             Source::Advance { from } => {
                 let from = KeyRef { node: update.node, version: from };
-                self.context.advance(self.before(from)?, from)
+                self.context.advance(self.newest(from)?, from)
             }
-            Source::Derive { child } => {
-                let child = KeyRef { node: child, version: self.plan.epoch };
-                self.context.derive(self.newest(child)?, child, update.node)
+            Source::Derive { from } => {
+                let from = KeyRef { node: from, version: self.plan.epoch };
+                self.context.derive(self.newest(from)?, from, update.node)
             }
         })
     }
 
-    fn entry(&self, update: &Update, secret: &NodeSecret) -> Result<Entry, ExecuteError> {
-        let target = KeyRef { node: update.node, version: self.plan.epoch };
+    fn messages(&self, commitment: Commitment, announcement: Announcement) -> Result<Vec<RekeyMessage>, ExecuteError> {
+        let plan = self.plan;
+        let one = |(at, update): (usize, &Update)| {
+            update.wraps.iter().map(|kek| self.wrap(at, kek)).collect::<Result<Vec<Wrapped>, _>>()
+        };
+        let wrapped: Vec<Vec<Wrapped>> = if plan.updates.len() < PARALLEL {
+            plan.updates.iter().enumerate().map(|(at, update)| one((at, update))).collect::<Result<_, _>>()?
+        } else {
+            plan.updates.par_iter().enumerate().map(one).collect::<Result<_, _>>()?
+        };
+        let moves = plan.moved.iter().filter(|m| !m.is_found(plan.largest_knode, plan.degree));
+        let message = RekeyMessage {
+            suite: self.context.suite,
+            commitment,
+            announcement,
+            degree: plan.degree,
+            largest_knode: plan.largest_knode,
+            audience: None,
+            moves: moves.map(|m| (m.from, m.to)).collect(),
+            spliced: plan.spliced.clone(),
+            entries: Vec::new(),
+        };
+        if plan.parts.is_empty() {
+            let mut entries = Vec::with_capacity(plan.updates.len());
+            let spoken = |update: &Update| !update.silent || update.node == NodeId::ROOT;
+            for (update, wrapped) in plan.updates.iter().zip(wrapped).filter(|(update, _)| spoken(update)) {
+                entries.push(self.entry(update, update.wraps.iter().zip(wrapped), None)?);
+            }
+            return Ok(vec![RekeyMessage { entries, ..message }]);
+        }
+        let part = |part: &Part| {
+            let index = |child: &NodeId| child_index(*child, plan.degree).ok_or(ExecuteError::Shape);
+            let except = part.except.iter().map(index).collect::<Result<_, _>>()?;
+            let audience = Some(Audience { below: part.below, except });
+            Ok(RekeyMessage { audience, entries: self.part(part, &wrapped)?, ..message.clone() })
+        };
+        plan.parts.iter().map(part).collect()
+    }
+
+    /// The entries of one of several messages.
+    fn part(&self, part: &Part, wrapped: &[Vec<Wrapped>]) -> Result<Vec<Entry>, ExecuteError> {
+        let mut first = None;
+        let mut entries = Vec::with_capacity(part.entries.len());
+        for (at, numbers) in &part.entries {
+            let update = &self.plan.updates[*at];
+            let wraps = numbers.iter().map(|number| (&update.wraps[*number], wrapped[*at][*number]));
+            entries.push(self.entry(update, wraps, first)?);
+            first = first.or_else(|| numbers.first().map(|number| update.wraps[*number].kek));
+        }
+        Ok(entries)
+    }
+
+    fn entry<'w>(
+        &self,
+        update: &Update,
+        wraps: impl Iterator<Item = (&'w Wrap, Wrapped)>,
+        first: Option<KeyRef>,
+    ) -> Result<Entry, ExecuteError> {
         let degree = self.plan.degree;
+        let index = |child: NodeId| child_index(child, degree).ok_or(ExecuteError::Shape);
         let origin = match update.source {
             Source::Fresh => Origin::Fresh,
             Source::Advance { .. } => Origin::Advance,
-            Source::Derive { child } => Origin::Derive(child_index(child, degree).ok_or(ExecuteError::NoRoot)?),
+            Source::Derive { from } => {
+                let child = child_towards(update.node, from, degree).ok_or(ExecuteError::Shape)?;
+                Origin::Derive { child: index(child)? }
+            }
         };
-        let mut entry = Entry { node: update.node, origin, own: None, children: Vec::new() };
-        for kek in &update.wraps {
-            let wrapped = wrap(self.context, self.newest(*kek)?, *kek, target, secret);
-            if kek.node == update.node {
+        let mut entry = Entry { node: update.node, origin, own: None, children: Vec::new(), again: None };
+        for (wrap, wrapped) in wraps {
+            if first == Some(wrap.kek) {
+                entry.again = Some(wrapped);
+            } else if wrap.child == update.node {
                 entry.own = Some(wrapped);
             } else {
-                let index = child_index(kek.node, degree).ok_or(ExecuteError::NoRoot)?;
-                entry.children.push((index, wrapped));
+                entry.children.push((index(wrap.child)?, wrapped));
             }
         }
         Ok(entry)
     }
 
+    fn wrap(&self, at: usize, kek: &Wrap) -> Result<Wrapped, ExecuteError> {
+        let target = KeyRef { node: self.plan.updates[at].node, version: self.plan.epoch };
+        Ok(wrap(self.context, self.newest(kek.kek)?, kek.kek, target, &self.made[at]))
+    }
+
+    /// A secret that this plan has made already, or that was held before.
     fn newest(&self, key: KeyRef) -> Result<&NodeSecret, ExecuteError> {
-        match self.new.get(&key.node) {
-            Some(secret) if key.version == self.plan.epoch => Ok(secret),
-            _ => self.before(key),
+        let missing = ExecuteError::Missing { key };
+        if key.version != self.plan.epoch {
+            return self.held.secret(key).ok_or(missing);
         }
-    }
-
-    fn before(&self, key: KeyRef) -> Result<&NodeSecret, ExecuteError> {
-        // A displaced leaf is named by its new place and still held at its old one.
-        let moved = self.plan.moved.iter().find(|m| m.to == key.node);
-        let node = moved.map_or(key.node, |m| m.from);
-        self.held.secret(KeyRef { node, ..key }).ok_or(ExecuteError::Missing { key })
+        let updates = &self.plan.updates[..self.made.len()];
+        let at = updates.binary_search_by(|update| key.node.cmp(&update.node)).map_err(|_| missing)?;
+        Ok(&self.made[at])
     }
 }
 
-/// AES-256-CBC without padding over exactly two blocks, under a key and IV that serve once.
-pub(crate) fn wrap(
-    context: &EpochContext,
-    kek_secret: &NodeSecret,
-    kek: KeyRef,
-    target: KeyRef,
-    secret: &NodeSecret,
-) -> [u8; WRAP] {
-    let one_time = context.wrap(kek_secret, kek, target);
-    let mut cipher = cbc::Encryptor::<Aes256>::new(&one_time.key.into(), &one_time.iv.into());
-    let mut out = [0; WRAP];
-    for (plain, sealed) in secret.expose().chunks_exact(16).zip(out.chunks_exact_mut(16)) {
-        let mut block = aes::Block::default();
-        block.copy_from_slice(plain);
-        cipher.encrypt_block(&mut block);
-        sealed.copy_from_slice(&block);
-    }
-    out
-}
-
-/// The inverse of [`wrap`]. It cannot fail; a wrong key shows when the root misses its commitment.
-pub(crate) fn unwrap(
-    context: &EpochContext,
-    kek_secret: &NodeSecret,
-    kek: KeyRef,
-    target: KeyRef,
-    wrapped: &[u8; WRAP],
-) -> NodeSecret {
-    let one_time = context.wrap(kek_secret, kek, target);
-    let mut cipher = cbc::Decryptor::<Aes256>::new(&one_time.key.into(), &one_time.iv.into());
-    let mut plain = [0; WRAP];
-    for (sealed, out) in wrapped.chunks_exact(16).zip(plain.chunks_exact_mut(16)) {
-        let mut block = aes::Block::default();
-        block.copy_from_slice(sealed);
-        cipher.decrypt_block(&mut block);
-        out.copy_from_slice(&block);
-        block.as_mut_slice().zeroize();
-    }
-    let secret = NodeSecret::new(plain);
-    plain.zeroize();
-    secret
+/// How many of these updates, from the first on, are of one level of the tree: none of them is above another.
+fn same_level(updates: &[Update], plan: &Plan) -> usize {
+    let Some(first) = updates.first() else {
+        return 0;
+    };
+    let parent = keygraph::ids::parent(first.node, plan.degree);
+    // Whatever is above any of them has an id of at most the first's parent.
+    updates.iter().take_while(|update| parent.is_none_or(|parent| update.node > parent)).count().max(1)
 }

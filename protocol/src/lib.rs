@@ -4,11 +4,12 @@
 //! an [`Entropy`] are handed to it. `docs/protocol.md` describes the same octets in words.
 //!
 //! ```text
-//! keygraph::Plan --execute--> RekeyMessage --fec--> payloads --sign_block--> datagrams
+//! keygraph::Plan --execute--> RekeyMessages --fec--> payloads --sign_block--> datagrams
 //! datagram --Unit::decode--> verify --fec--> RekeyMessage --KeyPath::apply--> data key
 //! ```
 
 pub mod beacon;
+mod cipher;
 pub mod codec;
 pub mod execute;
 pub mod header;
@@ -85,6 +86,8 @@ pub enum Suite {
     /// HKDF-SHA-256, AES-256-CBC wraps of 32 octets, Ed25519.
     #[default]
     Aes256 = 1,
+    /// HKDF-SHA-256, AES-128-CBC wraps of 16 octets, Ed25519.
+    Aes128 = 2,
 }
 
 impl TryFrom<u8> for Suite {
@@ -92,6 +95,7 @@ impl TryFrom<u8> for Suite {
     fn try_from(value: u8) -> Result<Self, DecodeError> {
         match value {
             1 => Ok(Self::Aes256),
+            2 => Ok(Self::Aes128),
             _ => Err(DecodeError::Value { what: "suite", value: value.into() }),
         }
     }

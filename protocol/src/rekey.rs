@@ -1,12 +1,15 @@
 //! The rekey message: what a change makes new, and how each member learns it.
 
-use keygraph::{Degree, NodeId, ids};
+use keygraph::{Degree, NodeId};
 
+use crate::Suite;
 use crate::codec::{DecodeError, Reader};
 use crate::header::Commitment;
 
-/// Octets of one wrap under suite `aes256`.
-pub const WRAP: usize = 32;
+mod entry;
+
+/// A secret under a one-time key: as many octets as the suite's secrets have, and zeros up to 32.
+pub type Wrapped = [u8; 32];
 
 /// Why a group's key changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -92,8 +95,11 @@ pub enum Origin {
     Fresh,
     /// The k-node's old secret, one step on.
     Advance,
-    /// The new secret of the child with this index (0 to degree - 1).
-    Derive(u8),
+    /// The new secret of a child, or of what stands in the stead of a child that is spliced out.
+    Derive {
+        /// Index of the child, 0 to degree - 1.
+        child: u32,
+    },
 }
 
 /// One k-node with a new secret.
@@ -104,14 +110,28 @@ pub struct Entry {
     /// Where its secret comes from.
     pub origin: Origin,
     /// The new secret under the k-node's own old one.
-    pub own: Option<[u8; WRAP]>,
-    /// The new secret under the newest secret of the child with this index; by ascending index.
-    pub children: Vec<(u8, [u8; WRAP])>,
+    pub own: Option<Wrapped>,
+    /// The new secret under the newest secret of the child with this index, or of what stands in its stead; by
+    /// ascending index.
+    pub children: Vec<(u32, Wrapped)>,
+    /// The new secret under the key of the first wrap of the whole message.
+    pub again: Option<Wrapped>,
+}
+
+/// Whom one of several messages of an epoch is for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Audience {
+    /// Members below this place, or at it,
+    pub below: NodeId,
+    /// but not below the children of it that have these indices; ascending.
+    pub except: Vec<u32>,
 }
 
 /// The part of a rekey message that is cut into 512-octet units. Header and signature stand beside it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RekeyMessage {
+    /// The group's suite. It is in the header, not here, and says how long a wrap is.
+    pub suite: Suite,
     /// Check value of the epoch's root secret.
     pub commitment: Commitment,
     /// What data processors are told.
@@ -120,56 +140,110 @@ pub struct RekeyMessage {
     pub degree: Degree,
     /// Largest k-node id after the change; a member finds its leaf from it.
     pub largest_knode: NodeId,
-    /// The k-nodes with new secrets, by descending id: children before parents, the root last.
+    /// Whom the message is for; `None` if for everybody.
+    pub audience: Option<Audience>,
+    /// Leaves that were moved and cannot be found from the largest k-node: from, to; by ascending place before.
+    pub moves: Vec<(NodeId, NodeId)>,
+    /// K-nodes that have no secret any more; by descending place.
+    pub spliced: Vec<NodeId>,
+    /// The k-nodes with new secrets, by descending place: children before parents, the root last.
     pub entries: Vec<Entry>,
 }
 
-const ORIGIN: u8 = 0b0000_0011;
-const EXPLICIT_ID: u8 = 0b0000_0100;
-const OWN: u8 = 0b0000_1000;
-const CHILDREN: u8 = 0b0001_0000;
+/// Flags of a message.
+const HAS_AUDIENCE: u8 = 1;
+const HAS_MOVES: u8 = 2;
+const HAS_SPLICES: u8 = 4;
 
 impl RekeyMessage {
-    /// Entries first, then all wraps in the order of the entries (own before children).
+    /// Octets before the entries of a message without audience, moves and splices.
+    pub const HEAD: usize = 32 + Announcement::LEN + 1 + 1 + 4 + 4;
+
+    /// Entries first, then all wraps in the order of the entries (own, children, again).
     pub fn encode(&self) -> Vec<u8> {
-        let mut out = Vec::with_capacity(512);
+        let wrap = self.suite.secret_len();
+        let mut out = Vec::with_capacity(Self::HEAD + self.entries.len() * 6 + self.wraps() * wrap);
         out.extend_from_slice(&self.commitment.0);
         self.announcement.encode(&mut out);
-        out.push(self.degree.get());
+        let flag = |on: bool, flag: u8| if on { flag } else { 0 };
+        out.push(
+            flag(self.audience.is_some(), HAS_AUDIENCE)
+                | flag(!self.moves.is_empty(), HAS_MOVES)
+                | flag(!self.spliced.is_empty(), HAS_SPLICES),
+        );
+        out.push(self.degree.code());
         out.extend_from_slice(&self.largest_knode.0.to_be_bytes());
-        out.extend_from_slice(&u32::try_from(self.entries.len()).unwrap_or(u32::MAX).to_be_bytes());
-        let mut wraps = Vec::new();
-        let mut expected = None;
-        for entry in &self.entries {
-            entry.encode(self.degree, expected, &mut out, &mut wraps);
-            expected = ids::parent(entry.node, self.degree);
+        put_count(&mut out, self.entries.len());
+        if let Some(audience) = &self.audience {
+            out.extend_from_slice(&audience.below.0.to_be_bytes());
+            entry::put_set(&mut out, self.degree, &audience.except);
         }
-        out.extend_from_slice(&wraps);
+        if !self.moves.is_empty() {
+            put_count(&mut out, self.moves.len());
+            for (from, to) in &self.moves {
+                out.extend_from_slice(&from.0.to_be_bytes());
+                out.extend_from_slice(&to.0.to_be_bytes());
+            }
+        }
+        if !self.spliced.is_empty() {
+            put_count(&mut out, self.spliced.len());
+            self.spliced.iter().for_each(|node| out.extend_from_slice(&node.0.to_be_bytes()));
+        }
+        let mut previous = None;
+        for entry in &self.entries {
+            entry.encode(self.degree, previous, &mut out);
+            previous = Some(entry.node);
+        }
+        for wrapped in self.entries.iter().flat_map(Entry::wraps) {
+            out.extend_from_slice(&wrapped[..wrap]);
+        }
         out
     }
 
     /// Reads a whole message; refuses every order, id and flag that [`RekeyMessage::encode`] does not write.
-    pub fn decode(octets: &[u8]) -> Result<Self, DecodeError> {
+    pub fn decode(octets: &[u8], suite: Suite) -> Result<Self, DecodeError> {
         let mut r = Reader::new(octets);
         let commitment = Commitment(r.array("commitment")?);
         let announcement = Announcement::decode(&mut r)?;
-        let degree = r.u8("degree")?;
-        let degree = Degree::new(degree).map_err(|_| DecodeError::Value { what: "degree", value: degree.into() })?;
+        let flags = r.u8("flags")?;
+        if flags & !(HAS_AUDIENCE | HAS_MOVES | HAS_SPLICES) != 0 {
+            return Err(DecodeError::Value { what: "flags", value: flags.into() });
+        }
+        let degree = degree(r.u8("degree")?)?;
         let largest_knode = NodeId(r.u32("largest k-node")?);
         let count = r.u32("entries")?;
-        let mut entries: Vec<Entry> = Vec::new();
-        // Each entry takes at least one octet, so a lying count ends at the end of the message, not of memory.
-        for _ in 0..count {
-            let previous = entries.last().map(|e| e.node);
-            entries.push(Entry::decode(&mut r, degree, previous)?);
+        let audience = match flags & HAS_AUDIENCE {
+            0 => None,
+            _ => Some(Audience { below: NodeId(r.u32("audience")?), except: entry::set(&mut r, degree)? }),
+        };
+        // Whatever is counted takes octets, so a lying count ends at the end of the message, not of memory.
+        let mut moves: Vec<(NodeId, NodeId)> = Vec::new();
+        for _ in 0..count_if(flags & HAS_MOVES, &mut r, "moves")? {
+            let one = (NodeId(r.u32("moved from")?), NodeId(r.u32("moved to")?));
+            ascending(moves.last().is_none_or(|last| last.0 < one.0), "moved from", one.0)?;
+            moves.push(one);
         }
-        for entry in &mut entries {
-            if let Some(own) = &mut entry.own {
-                *own = r.array("wrap")?;
+        let mut spliced: Vec<NodeId> = Vec::new();
+        for _ in 0..count_if(flags & HAS_SPLICES, &mut r, "spliced k-nodes")? {
+            let one = NodeId(r.u32("spliced k-node")?);
+            ascending(spliced.last().is_none_or(|last| *last > one), "spliced k-node", one)?;
+            spliced.push(one);
+        }
+        let mut entries: Vec<Entry> = Vec::new();
+        let wrap = suite.secret_len();
+        let mut due = 0;
+        for _ in 0..count {
+            let previous = entries.last().map(|entry| entry.node);
+            let entry = Entry::decode(&mut r, degree, previous)?;
+            due += wrap * entry.wraps().count();
+            // An octet can announce 64 wraps: nothing is set aside for what cannot be there.
+            if due > octets.len() {
+                return Err(DecodeError::Truncated { what: "wraps", need: due, have: octets.len() });
             }
-            for (_, wrap) in &mut entry.children {
-                *wrap = r.array("wrap")?;
-            }
+            entries.push(entry);
+        }
+        for wrapped in entries.iter_mut().flat_map(Entry::wraps_mut) {
+            wrapped[..wrap].copy_from_slice(r.take(wrap, "wrap")?);
         }
         r.end("rekey message")?;
         match entries.last() {
@@ -178,81 +252,46 @@ impl RekeyMessage {
                 return Err(DecodeError::Text { what: "end of the entries (the root must be last)" });
             }
         }
-        Ok(Self { commitment, announcement, degree, largest_knode, entries })
+        Ok(Self { suite, commitment, announcement, degree, largest_knode, audience, moves, spliced, entries })
+    }
+
+    /// Wraps in the message.
+    pub fn wraps(&self) -> usize {
+        self.entries.iter().map(|entry| entry.wraps().count()).sum()
     }
 }
 
 impl Entry {
-    fn encode(&self, degree: Degree, expected: Option<NodeId>, out: &mut Vec<u8>, wraps: &mut Vec<u8>) {
-        let origin = match self.origin {
-            Origin::Fresh => 0,
-            Origin::Advance => 1,
-            Origin::Derive(_) => 2,
-        };
-        let explicit = if expected == Some(self.node) { 0 } else { EXPLICIT_ID };
-        let own = if self.own.is_some() { OWN } else { 0 };
-        let children = if self.children.is_empty() { 0 } else { CHILDREN };
-        out.push(origin | explicit | own | children);
-        if explicit != 0 {
-            out.extend_from_slice(&self.node.0.to_be_bytes());
-        }
-        if let Origin::Derive(child) = self.origin {
-            out.push(child);
-        }
-        if children != 0 {
-            let mut bits = vec![0u8; usize::from(degree.get()).div_ceil(8)];
-            for (child, _) in &self.children {
-                bits[usize::from(child / 8)] |= 1 << (child % 8);
-            }
-            out.extend_from_slice(&bits);
-        }
-        self.own.iter().for_each(|wrap| wraps.extend_from_slice(wrap));
-        self.children.iter().for_each(|(_, wrap)| wraps.extend_from_slice(wrap));
+    /// All wraps in the order of the wire.
+    pub fn wraps(&self) -> impl Iterator<Item = &Wrapped> {
+        self.own.iter().chain(self.children.iter().map(|(_, wrapped)| wrapped)).chain(&self.again)
     }
 
-    fn decode(r: &mut Reader<'_>, degree: Degree, previous: Option<NodeId>) -> Result<Self, DecodeError> {
-        let tag = r.u8("entry")?;
-        let bad_tag = DecodeError::Value { what: "entry", value: tag.into() };
-        if tag & !(ORIGIN | EXPLICIT_ID | OWN | CHILDREN) != 0 {
-            return Err(bad_tag);
-        }
-        let implied = previous.and_then(|p| ids::parent(p, degree));
-        let node = if tag & EXPLICIT_ID == 0 {
-            implied.ok_or(bad_tag.clone())?
-        } else {
-            let node = NodeId(r.u32("k-node")?);
-            // Descending order, and never spelt out where it is implied: one encoding per message.
-            if previous.is_some_and(|p| node >= p) || implied == Some(node) {
-                return Err(DecodeError::Value { what: "k-node", value: node.0.into() });
-            }
-            node
-        };
-        let child_index = |child: u8| match child < degree.get() {
-            true => Ok(child),
-            false => Err(DecodeError::Value { what: "child index", value: child.into() }),
-        };
-        let origin = match tag & ORIGIN {
-            0 => Origin::Fresh,
-            1 => Origin::Advance,
-            2 => Origin::Derive(child_index(r.u8("child")?)?),
-            _ => return Err(bad_tag),
-        };
-        let mut children = Vec::new();
-        if tag & CHILDREN != 0 {
-            let bits = r.take(usize::from(degree.get()).div_ceil(8), "children")?;
-            for (byte, first) in bits.iter().zip((0u8..).step_by(8)) {
-                for bit in (0..8u8).filter(|bit| byte & (1 << bit) != 0) {
-                    children.push((child_index(first + bit)?, [0; WRAP]));
-                }
-            }
-            if children.is_empty() {
-                return Err(bad_tag);
-            }
-        }
-        let own = (tag & OWN != 0).then_some([0; WRAP]);
-        if origin == Origin::Advance && (own.is_some() || !children.is_empty()) {
-            return Err(bad_tag);
-        }
-        Ok(Self { node, origin, own, children })
+    fn wraps_mut(&mut self) -> impl Iterator<Item = &mut Wrapped> {
+        self.own.iter_mut().chain(self.children.iter_mut().map(|(_, wrapped)| wrapped)).chain(&mut self.again)
     }
+}
+
+/// A degree's octet.
+pub(crate) fn degree(code: u8) -> Result<Degree, DecodeError> {
+    Degree::from_code(code).map_err(|_| DecodeError::Value { what: "degree", value: code.into() })
+}
+
+fn put_count(out: &mut Vec<u8>, count: usize) {
+    out.extend_from_slice(&u32::try_from(count).unwrap_or(u32::MAX).to_be_bytes());
+}
+
+/// A count that stands only if its flag does, and then is not 0: one encoding per message.
+fn count_if(flag: u8, r: &mut Reader<'_>, what: &'static str) -> Result<u32, DecodeError> {
+    match flag {
+        0 => Ok(0),
+        _ => match r.u32(what)? {
+            0 => Err(DecodeError::Value { what, value: 0 }),
+            count => Ok(count),
+        },
+    }
+}
+
+fn ascending(in_order: bool, what: &'static str, node: NodeId) -> Result<(), DecodeError> {
+    if in_order { Ok(()) } else { Err(DecodeError::Value { what, value: node.0.into() }) }
 }

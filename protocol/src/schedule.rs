@@ -2,19 +2,22 @@
 //!
 //! ```text
 //!              seed --fresh--> node secret
-//!                                |-- wrap(kek, target)  one-time AES-256-CBC key and IV
+//!                                |-- wrap(kek, target)  one-time AES-CBC key and IV
 //!  node secret (node, version) --|-- advance            the same k-node's next secret
 //!                                |-- derive             its parent's secret
 //!                   root only:   |-- commit             public check value in the rekey message
 //!                                `-- data               the data processor's key
 //! ```
 //!
+//! A secret has 32 octets, under `aes128` 16; it stands in 32 octets then, filled with zeros, which HMAC does with a
+//! short key as well. Check values and data keys have 32 octets in all suites.
+//!
 //! Every expansion is bound to (suite, group, incarnation, term, epoch) and to the names of the secrets it
 //! goes from and to, so no key serves two purposes, two epochs or two reigns.
 
 use aws_lc_rs::hkdf::{HKDF_SHA256, KeyType, Prk};
 use keygraph::{KeyRef, NodeId};
-use zeroize::Zeroize;
+use zeroize::Zeroizing;
 
 use crate::header::{Commitment, Incarnation};
 use crate::secret::{DataKey, NodeSecret, Seed};
@@ -35,44 +38,50 @@ pub struct EpochContext {
     pub epoch: u64,
 }
 
-/// A key and IV that encrypt exactly one secret.
-pub(crate) struct WrapKey {
-    pub(crate) key: [u8; 32],
-    pub(crate) iv: [u8; 16],
-}
-
-impl Drop for WrapKey {
-    fn drop(&mut self) {
-        self.key.zeroize();
-        self.iv.zeroize();
+impl Suite {
+    /// Octets of a secret, and of a wrap, which adds nothing.
+    pub fn secret_len(self) -> usize {
+        match self {
+            Self::Aes256 => 32,
+            Self::Aes128 => 16,
+        }
     }
 }
 
 impl EpochContext {
     /// A fresh secret for `node`, from the change's seed.
     pub fn fresh(&self, seed: &Seed, node: NodeId) -> NodeSecret {
-        NodeSecret::new(self.expand(seed.expose(), b"fresh", &node.0.to_be_bytes()))
+        self.secret(seed.expose(), b"fresh", &node.0.to_be_bytes())
     }
 
-    /// The one-time key that wraps `target` under `kek`.
-    pub(crate) fn wrap(&self, secret: &NodeSecret, kek: KeyRef, target: KeyRef) -> WrapKey {
-        let mut out: [u8; 48] = self.expand(secret.expose(), b"wrap", &[name(kek), name(target)].concat());
-        let mut wrap = WrapKey { key: [0; 32], iv: [0; 16] };
-        wrap.key.copy_from_slice(&out[..32]);
-        wrap.iv.copy_from_slice(&out[32..]);
-        out.zeroize();
-        wrap
+    /// The one-time key that wraps `target` under `kek`, and its IV: the key as long as a secret, then 16 octets.
+    pub(crate) fn wrap(&self, secret: &NodeSecret, kek: KeyRef, target: KeyRef) -> Zeroizing<[u8; 48]> {
+        let names = [name(kek), name(target)].concat();
+        let mut out = Zeroizing::new([0; 48]);
+        match self.suite {
+            Suite::Aes256 => *out = self.expand::<48>(secret.expose(), b"wrap", &names),
+            Suite::Aes128 => {
+                out[..32].copy_from_slice(Zeroizing::new(self.expand::<32>(secret.expose(), b"wrap", &names)).as_ref());
+            }
+        }
+        out
     }
 
     /// The next secret of the same k-node or leaf; one-way.
     pub fn advance(&self, secret: &NodeSecret, from: KeyRef) -> NodeSecret {
-        NodeSecret::new(self.expand(secret.expose(), b"advance", &name(from)))
+        self.secret(secret.expose(), b"advance", &name(from))
     }
 
-    /// The secret of `parent`, from a child's secret; one-way.
-    pub fn derive(&self, secret: &NodeSecret, child: KeyRef, parent: NodeId) -> NodeSecret {
-        let names = [name(child).as_slice(), &parent.0.to_be_bytes()].concat();
-        NodeSecret::new(self.expand(secret.expose(), b"derive", &names))
+    /// The secret of `parent`, from that of a k-node below; one-way.
+    pub fn derive(&self, secret: &NodeSecret, from: KeyRef, parent: NodeId) -> NodeSecret {
+        let names = [name(from).as_slice(), &parent.0.to_be_bytes()].concat();
+        self.secret(secret.expose(), b"derive", &names)
+    }
+
+    fn secret(&self, from: &[u8; 32], label: &[u8], names: &[u8]) -> NodeSecret {
+        let mut octets: Zeroizing<[u8; 32]> = Zeroizing::new(self.expand(from, label, names));
+        octets[self.suite.secret_len()..].fill(0);
+        NodeSecret::new(*octets)
     }
 
     /// Public check value of the root secret.

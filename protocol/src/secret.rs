@@ -37,9 +37,17 @@ macro_rules! secret {
 }
 
 secret! {
-    /// Secret of a k-node or of a leaf. Never used directly: the key schedule derives a key per purpose.
+    /// Secret of a k-node or of a leaf. Never used directly: the key schedule derives a key per purpose. Where the
+    /// suite's secrets are shorter, zeros follow.
     NodeSecret
 }
+/// All zeros: what an array holds where there is no secret. Nothing hands it out.
+impl Default for NodeSecret {
+    fn default() -> Self {
+        Self([0; 32])
+    }
+}
+
 secret! {
     /// The only key that leaves Keystone: a data processor's key of one epoch.
     DataKey

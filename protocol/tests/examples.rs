@@ -15,8 +15,8 @@ fn the_document_shows_the_papers_leave_and_a_beacon() {
     server.change(&joins, 1);
     let u1 = server.path(MemberId(1));
     let (executed, _) = server.change(&[Change::Leave(MemberId(9))], 2);
-    let message = executed.message.encode();
-    let after = u1.apply(&context(2), &executed.message).unwrap();
+    let message = executed.messages[0].encode();
+    let after = u1.apply(&context(2), &executed.messages[0]).unwrap();
     let beacon = Beacon {
         context: context(2),
         commitment: executed.commitment,

@@ -118,7 +118,7 @@ proptest! {
             let _ = Preamble::decode(octets);
             let _ = Request::decode(octets);
             let _ = Reply::decode(octets);
-            let _ = RekeyMessage::decode(octets);
+            let _ = RekeyMessage::decode(octets, protocol::Suite::Aes128);
             let _ = protocol::unit::Unit::decode(octets);
             let _ = protocol::Beacon::decode(octets);
         }

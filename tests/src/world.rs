@@ -70,6 +70,8 @@ pub struct World {
     sessions: BTreeMap<u64, (usize, u64, RequestId)>,
     ids: BTreeMap<MemberId, usize>,
     strategy: Strategy,
+    splicing: bool,
+    batch: Duration,
     degree: u8,
     loss: u64,
     tickets: BTreeMap<u64, (String, usize)>,
@@ -89,7 +91,9 @@ fn identity(name: &str) -> Identity {
 impl World {
     fn new(seed: u64) -> Self {
         let mut dice = Dice::new(seed);
-        let strategy = if dice.chance(70) { Strategy::Chain } else { Strategy::Group };
+        let strategy = if dice.chance(50) { Strategy::Chain } else { Strategy::ALL[dice.number(5)] };
+        let splicing = dice.chance(30);
+        let batch = if dice.chance(50) { Duration::ZERO } else { Duration::from_millis(700) };
         let (degree, loss) = (u8::try_from(2 + dice.number(4)).unwrap(), dice.roll() % 31);
         let people = 4 + dice.number(10);
         let mut world = Self {
@@ -105,6 +109,8 @@ impl World {
             sessions: BTreeMap::new(),
             ids: BTreeMap::new(),
             strategy,
+            splicing,
+            batch,
             degree,
             loss,
             tickets: BTreeMap::new(),
@@ -147,6 +153,9 @@ impl World {
             destination: ([239, 0, 0, u8::try_from(id).unwrap()], 7_000).into(),
             degree: Degree::new(self.degree).unwrap(),
             strategy: self.strategy,
+            splicing: self.splicing,
+            batch: self.batch,
+            compaction: 3,
             repair: fec::RepairScheme::default(),
             allow: vec![IdentityPattern::parse("spiffe://sim/member/*").unwrap()],
             max_members: 100,

@@ -16,16 +16,21 @@ use super::Now;
 use super::fence::{Conflict, Fence};
 use super::keys::LiveKeys;
 
-/// Rekey messages of a group that are in progress or wait for one before them. More than are ever under way within
-/// a re-synchronization wait; at 1 MiB each it is the bound of a member's memory.
+/// Rekey messages of a group that are in progress, and epochs known ahead. More than are ever under way within a
+/// re-synchronization wait; at 1 MiB each it is one bound of a member's memory.
 const MAX_AHEAD: usize = 16;
+/// Octets of whole messages that wait for their turn, the other bound. An epoch may have hundreds of small messages, and which
+/// of them is for this member is known when its turn comes.
+const MAX_WAITING: usize = 16 << 20;
 /// Silence is noticed no sooner and no later than after three of these, whatever is announced.
 const INTERVALS: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(600)];
 /// Longest pause between re-synchronizations for silence.
 const MAX_SILENCE: Duration = Duration::from_secs(30);
 
-/// Names a rekey message, older ones first.
-type MessageKey = (u64, u64);
+/// Names an epoch, older ones first: term, epoch.
+type EpochKey = (u64, u64);
+/// Names a rekey message, older ones first: term, epoch, index among the epoch's messages.
+type MessageKey = (u64, u64, u16);
 
 pub(super) struct Member {
     pub(super) destination: SocketAddr,
@@ -40,7 +45,7 @@ pub(super) struct Member {
     heard: Now,
     /// Silences since the last beacon that came by multicast.
     silences: u32,
-    headers: BTreeMap<MessageKey, EpochHeader>,
+    headers: BTreeMap<EpochKey, EpochHeader>,
     reassembly: Reassembly<MessageKey>,
     later: BTreeMap<MessageKey, Whole>,
 }
@@ -49,6 +54,7 @@ pub(super) struct Member {
 struct Whole {
     header: EpochHeader,
     message: RekeyMessage,
+    octets: usize,
     recovered: bool,
 }
 
@@ -63,8 +69,6 @@ pub(super) enum Taken {
 pub(super) enum Unusable {
     #[error("{0}")]
     Conflict(Conflict),
-    #[error("{0} messages in one epoch, expected 1")]
-    Messages(u16),
     #[error(transparent)]
     Units(#[from] fec::AssemblyError),
     #[error(transparent)]
@@ -183,9 +187,6 @@ impl Member {
         if self.headers.get(&key).is_some_and(|known| *known != header) {
             return Err(Unusable::Conflict("another header for the same epoch"));
         }
-        if unit.header.messages != 1 {
-            return Err(Unusable::Messages(unit.header.messages));
-        }
         let piece = fec::Unit {
             block: unit.header.block,
             index: unit.index,
@@ -194,7 +195,8 @@ impl Member {
             payload: unit.payload,
         };
         let len = usize::try_from(unit.header.message_len).unwrap_or(usize::MAX);
-        let progress = self.reassembly.insert(key, len, unit.header.blocks, piece)?;
+        let message_key = (key.0, key.1, unit.header.message);
+        let progress = self.reassembly.insert(message_key, len, unit.header.blocks, piece)?;
         if progress == Progress::Stale {
             return Ok(Taken::Nothing);
         }
@@ -202,27 +204,33 @@ impl Member {
         let mut taken = Taken::Nothing;
         if let Progress::Complete { message, recovered } = progress {
             let recovered = recovered > 0;
-            let message = RekeyMessage::decode(&message)?;
-            self.later.insert(key, Whole { header, message, recovered });
+            let octets = message.len();
+            let message = RekeyMessage::decode(&message, header.suite)?;
+            self.later.insert(message_key, Whole { header, message, octets, recovered });
             taken = Taken::Whole { recovered };
         }
         // What is farthest away is the likeliest to come again by re-synchronization.
         while self.headers.len() > MAX_AHEAD {
             self.headers.pop_last();
         }
-        while self.later.len() > MAX_AHEAD {
+        while self.later.values().map(|whole| whole.octets).sum::<usize>() > MAX_WAITING {
             self.later.pop_last();
         }
         Ok(taken)
     }
 
-    /// Goes one epoch on, if its rekey message is there: `Some(recovered)` then. A message that does not lead on is
-    /// dropped, and nothing is changed.
+    /// Goes one epoch on, if its rekey message is there, or of several the one for this member: `Some(recovered)` then. A
+    /// message that does not lead on is dropped, and nothing is changed.
     pub(super) fn step(&mut self, now: Now, fence: &Fence) -> Option<Result<bool, Broken>> {
         let next = self.context.epoch.checked_add(1)?;
-        let key = *self.later.keys().rev().find(|(_, epoch)| *epoch == next)?;
-        let Whole { header, message, recovered } = self.later.remove(&key)?;
-        let result = self.follow(fence, &header, &message).map(|path| {
+        loop {
+            let key = *self.later.keys().rev().find(|(_, epoch, _)| *epoch == next)?;
+            let Whole { header, message, recovered, .. } = self.later.remove(&key)?;
+            let path = match self.follow(fence, &header, &message) {
+                Err(Broken::Apply(ApplyError::NotAddressed { .. })) => continue,
+                Err(broken) => return Some(Err(broken)),
+                Ok(path) => path,
+            };
             let context = header.context();
             if let Some(root) = path.root() {
                 self.keys.install(now, next, context.data(root), &message.announcement);
@@ -232,9 +240,8 @@ impl Member {
             self.announcement = message.announcement;
             (self.path, self.context) = (path, context);
             self.tidy();
-            recovered
-        });
-        Some(result)
+            return Some(Ok(recovered));
+        }
     }
 
     fn follow(&self, fence: &Fence, header: &EpochHeader, message: &RekeyMessage) -> Result<KeyPath, Broken> {
@@ -255,9 +262,9 @@ impl Member {
     /// Forgets what was collected for epochs that are no longer ahead.
     fn tidy(&mut self) {
         let (term, epoch) = self.at();
-        let ahead = |key: &MessageKey| key.0 >= term && key.1 > epoch;
-        self.headers.retain(|key, _| ahead(key));
-        self.later.retain(|key, _| ahead(key));
-        self.reassembly.forget_below(&(term, epoch.saturating_add(1)));
+        let ahead = |of_term: u64, of_epoch: u64| of_term >= term && of_epoch > epoch;
+        self.headers.retain(|key, _| ahead(key.0, key.1));
+        self.later.retain(|key, _| ahead(key.0, key.1));
+        self.reassembly.forget_below(&(term, epoch.saturating_add(1), 0));
     }
 }

@@ -5,7 +5,7 @@
 use keygraph::closure::Knowledge;
 use keygraph::{Change, Degree, KeyRef, MemberId, Plan, Strategy, Tree, Version};
 
-pub(crate) const STRATEGIES: [Strategy; 2] = [Strategy::Group, Strategy::Chain];
+pub(crate) const STRATEGIES: [Strategy; 5] = Strategy::ALL;
 
 pub(crate) fn degree(d: u8) -> Degree {
     Degree::new(d).unwrap()
@@ -13,11 +13,6 @@ pub(crate) fn degree(d: u8) -> Degree {
 
 pub(crate) fn members(ids: impl IntoIterator<Item = u32>) -> impl Iterator<Item = MemberId> {
     ids.into_iter().map(MemberId)
-}
-
-/// Number of wraps in the multicast message of a plan.
-pub(crate) fn wraps(plan: &Plan) -> usize {
-    plan.updates.iter().map(|update| update.wraps.len()).sum()
 }
 
 /// SplitMix64 (Steele, Lea, Flood 2014): small, and the same on every machine.
@@ -85,7 +80,7 @@ impl World {
                     self.close(member, epoch);
                     self.open(member, epoch);
                 }
-                Change::Refresh => {}
+                Change::Refresh | Change::Compact(_) => {}
             }
         }
         self.roots.push(self.tree.root());
@@ -127,6 +122,8 @@ pub(crate) fn random_batch(rng: &mut Rng, tree: &Tree, ids: u32) -> Vec<Change> 
         let member = MemberId(rng.below(ids));
         if rng.below(16) == 0 {
             batch.push(Change::Refresh);
+        } else if rng.below(8) == 0 {
+            batch.push(Change::Compact(rng.below(12)));
         } else if touched.insert(member) {
             match (tree.contains(member), rng.below(4)) {
                 (false, pick) if pick <= eager => batch.push(Change::Join(member)),
@@ -141,6 +138,16 @@ pub(crate) fn random_batch(rng: &mut Rng, tree: &Tree, ids: u32) -> Vec<Change> 
         batch.push(Change::Refresh);
     }
     batch
+}
+
+/// Another strategy now and then, and another mind about splicing.
+pub(crate) fn change_horses(rng: &mut Rng, tree: &mut Tree) {
+    if rng.below(8) == 0 {
+        tree.set_strategy(STRATEGIES[usize::try_from(rng.below(5)).unwrap()]);
+    }
+    if rng.below(8) == 0 {
+        tree.set_splicing(!tree.splicing());
+    }
 }
 
 /// Seeds of the random tests: those named, or the one in `KEYGRAPH_SEED` to look at a failure again.

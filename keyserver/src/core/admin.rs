@@ -1,11 +1,12 @@
 //! Operators' commands.
 
 use protocol::identity::Identity;
-use protocol::{GroupId, MemberId, Reason};
+use protocol::{GroupId, MemberId};
 use thiserror::Error;
 
+use super::batch::Eviction;
 use super::transaction::Intent;
-use super::{Core, Output};
+use super::{Core, Now, Output};
 
 /// A command.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -99,6 +100,8 @@ pub struct GroupStatus {
     pub members: usize,
     /// Edges from the deepest leaf to the root.
     pub height: usize,
+    /// From an operator's eviction to the first datagram without the member: the last time, and the longest of this reign.
+    pub eviction: Option<(Now, Now)>,
     /// Rekey messages multicast in this reign.
     pub rekey_messages: u64,
     /// Units and repair units multicast in this reign.
@@ -106,14 +109,15 @@ pub struct GroupStatus {
 }
 
 impl Core {
-    pub(super) fn admin(&mut self, ticket: u64, command: Admin) {
+    pub(super) fn admin(&mut self, now: Now, ticket: u64, command: Admin) {
         let answer = match command {
             Admin::Status => Ok(AdminReply::Status(self.status())),
             Admin::Members { group } => self.group_named(&group).map(|id| AdminReply::Members(self.members(id))),
             Admin::Evict { group, identity } => match self.group_and_client(&group, &identity) {
-                Ok((group, member)) => {
-                    return self.order(ticket, Intent::Evict { ticket, group, member });
+                Ok((group, member)) if self.groups.get(&group).is_some_and(|group| group.contains(member)) => {
+                    return self.evict(now, group, Eviction { ticket, member, since: now });
                 }
+                Ok(_) => Err(AdminError::NotMember),
                 Err(error) => Err(error),
             },
             Admin::Admit { group, identity } => match self.group_and_client(&group, &identity) {
@@ -123,10 +127,7 @@ impl Core {
                 Err(error) => Err(error),
             },
             Admin::Refresh { group } => match self.group_named(&group) {
-                Ok(group) => {
-                    let intent = Intent::Refresh { group, reason: Reason::Refresh, ticket: Some(ticket) };
-                    return self.order(ticket, intent);
-                }
+                Ok(group) => return self.refresh(now, group, Some(ticket)),
                 Err(error) => Err(error),
             },
         };
@@ -140,8 +141,7 @@ impl Core {
     }
 
     fn group_named(&self, name: &str) -> Result<GroupId, AdminError> {
-        let group = self.groups.values().find(|group| group.config.name == name);
-        group.map(super::Group::id).ok_or(AdminError::UnknownGroup)
+        self.group_id(name).ok_or(AdminError::UnknownGroup)
     }
 
     fn group_and_client(&self, group: &str, identity: &Identity) -> Result<(GroupId, MemberId), AdminError> {
@@ -163,6 +163,7 @@ impl Core {
             epoch: group.epoch(),
             members: group.tree.len(),
             height: group.tree.height(),
+            eviction: group.eviction,
             rekey_messages: group.sent.0,
             units_sent: group.sent.1,
         });

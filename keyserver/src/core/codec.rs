@@ -12,7 +12,7 @@ use super::group::{Recipe, degree};
 
 /// Version of records and snapshots, and of the planner whose trees they describe. A store of another version is
 /// refused, because replaying it might give another tree.
-pub(super) const STATE_VERSION: u8 = 1;
+pub(super) const STATE_VERSION: u8 = 2;
 
 /// Changes in one epoch: a batch that fills a group.
 const MAX_CHANGES: u32 = 1 << 24;
@@ -93,7 +93,7 @@ impl Record {
             3 => Self::Promoted { client: MemberId(r.u32("client")?) },
             4 => Self::Created {
                 group: GroupId(r.u32("group")?),
-                degree: degree(r.u8("degree")?)?.get(),
+                degree: degree(r.u8("degree")?)?.code(),
                 strategy: strategy(r.u8("strategy")?)?,
                 seed: Seed::new(r.array("seed")?),
             },
@@ -114,10 +114,14 @@ impl Recipe {
         out.extend_from_slice(&self.term.to_be_bytes());
         out.extend_from_slice(&self.epoch.to_be_bytes());
         out.push(strategy_number(self.strategy));
+        out.push(u8::from(self.splicing));
         self.announcement.encode(out);
         out.extend_from_slice(self.seed.expose());
-        out.push(u8::from(self.request.is_some()));
-        self.request.iter().for_each(|id| out.extend_from_slice(&id.0));
+        out.extend_from_slice(&u32::try_from(self.by_choice.len()).unwrap_or(u32::MAX).to_be_bytes());
+        for (member, id) in &self.by_choice {
+            out.extend_from_slice(&member.0.to_be_bytes());
+            out.extend_from_slice(&id.0);
+        }
         out.extend_from_slice(&u32::try_from(self.changes.len()).unwrap_or(u32::MAX).to_be_bytes());
         for change in &self.changes {
             let (kind, member) = match change {
@@ -125,6 +129,7 @@ impl Recipe {
                 Change::Leave(member) => (2, member.0),
                 Change::Renew(member) => (3, member.0),
                 Change::Refresh => (4, 0),
+                Change::Compact(moves) => (5, *moves),
             };
             out.push(kind);
             out.extend_from_slice(&member.to_be_bytes());
@@ -138,15 +143,12 @@ impl Recipe {
             term: r.u64("term")?,
             epoch: r.u64("epoch")?,
             strategy: strategy(r.u8("strategy")?)?,
+            splicing: flag(r, "splicing")?,
             announcement: Announcement::decode(r)?,
             seed: Seed::new(r.array("seed")?),
-            request: match r.u8("request flag")? {
-                0 => None,
-                1 => Some(RequestId(r.array("request id")?)),
-                other => {
-                    return Err(DecodeError::Value { what: "request flag", value: other.into() });
-                }
-            },
+            by_choice: (0..r.u32("leaves by choice")?)
+                .map(|_| Ok((MemberId(r.u32("member")?), RequestId(r.array("request id")?))))
+                .collect::<Result<_, DecodeError>>()?,
             changes: changes(r)?,
         })
     }
@@ -166,6 +168,7 @@ fn changes(r: &mut Reader<'_>) -> Result<Vec<Change>, DecodeError> {
                 2 => Change::Leave(member),
                 3 => Change::Renew(member),
                 4 => Change::Refresh,
+                5 => Change::Compact(member.0),
                 _ => {
                     return Err(DecodeError::Value { what: "change", value: kind.into() });
                 }
@@ -178,17 +181,22 @@ pub(super) fn identity(r: &mut Reader<'_>) -> Result<Identity, DecodeError> {
     Identity::parse(r.text(MAX_IDENTITY, "identity")?).map_err(|_| DecodeError::Text { what: "identity" })
 }
 
-pub(super) fn strategy_number(strategy: Strategy) -> u8 {
-    match strategy {
-        Strategy::Group => 1,
-        Strategy::Chain => 2,
+pub(super) fn flag(r: &mut Reader<'_>, what: &'static str) -> Result<bool, DecodeError> {
+    match r.u8(what)? {
+        0 => Ok(false),
+        1 => Ok(true),
+        other => Err(DecodeError::Value { what, value: other.into() }),
     }
 }
 
+const STRATEGIES: [(u8, Strategy); 5] =
+    [(1, Strategy::Group), (2, Strategy::Chain), (3, Strategy::User), (4, Strategy::Key), (5, Strategy::Hybrid)];
+
+pub(super) fn strategy_number(strategy: Strategy) -> u8 {
+    STRATEGIES.iter().find(|(_, other)| *other == strategy).map_or(0, |(number, _)| *number)
+}
+
 pub(super) fn strategy(number: u8) -> Result<Strategy, DecodeError> {
-    match number {
-        1 => Ok(Strategy::Group),
-        2 => Ok(Strategy::Chain),
-        _ => Err(DecodeError::Value { what: "strategy", value: number.into() }),
-    }
+    let unknown = DecodeError::Value { what: "strategy", value: number.into() };
+    STRATEGIES.iter().find(|(other, _)| *other == number).map(|(_, strategy)| *strategy).ok_or(unknown)
 }

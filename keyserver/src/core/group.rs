@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
 
 use aws_lc_rs::digest::{SHA256, digest};
-use keygraph::{Change, ChangeError, KeyRef, NodeId, Plan, Staged, Strategy, Tree};
+use keygraph::{Change, ChangeError, KeyRef, NodeId, Pages, Plan, Staged, Strategy, Tree};
 use protocol::beacon::Beacon;
 use protocol::execute::{ExecuteError, Executed, Secrets, execute};
 use protocol::rekey::Announcement;
@@ -12,10 +12,11 @@ use protocol::request::{EarlierKey, MAX_EARLIER, Membership, RequestId};
 use protocol::sign::SigningKey;
 use protocol::{
     Commitment, DataKey, DecodeError, EpochContext, EpochHeader, GroupId, HeaderHash, Incarnation, KeyPath, MemberId,
-    NodeSecret, Reason, Seed, Suite,
+    NodeSecret, Reason, RekeyMessage, Seed, Suite,
 };
 use thiserror::Error;
 
+use super::batch::Batch;
 use super::{GroupConfig, Now};
 
 /// Data keys of past epochs are kept this long, for members that ask late and hold packets that came early.
@@ -23,13 +24,18 @@ const KEEP_EARLIER: Now = Now::from_secs(60);
 /// A member that asks for an earlier data key gets at least this long to use it on what it holds.
 const LEAST_REMAINING: Now = Now::from_secs(2);
 
-/// The secrets of all k-nodes and leaves, by id, with the version that each has.
-#[derive(Default)]
-pub(super) struct Held(pub(super) BTreeMap<NodeId, (u64, NodeSecret)>);
+/// The secrets of all k-nodes and leaves, by place; the tree knows their versions.
+pub(super) type Held = Pages<NodeSecret>;
 
-impl Secrets for Held {
+/// Secrets under the names that the tree has for them.
+struct Named<'a> {
+    tree: &'a Tree,
+    held: &'a Held,
+}
+
+impl Secrets for Named<'_> {
     fn secret(&self, key: KeyRef) -> Option<&NodeSecret> {
-        self.0.get(&key.node).filter(|(version, _)| *version == key.version).map(|(_, secret)| secret)
+        self.held.get(key.node).filter(|_| self.tree.key(key.node) == Some(key))
     }
 }
 
@@ -71,18 +77,19 @@ pub(super) struct Recipe {
     pub(super) term: u64,
     pub(super) epoch: u64,
     pub(super) strategy: Strategy,
+    pub(super) splicing: bool,
     pub(super) changes: Vec<Change>,
+    /// Members who leave by choice, with the request that says so, ascending. Whoever leaves and is not here is evicted.
+    pub(super) by_choice: Vec<(MemberId, RequestId)>,
     pub(super) announcement: Announcement,
     pub(super) seed: Seed,
-    /// The request that asked for it, if one did.
-    pub(super) request: Option<RequestId>,
 }
 
 /// A change that nobody knows of yet: it can be dropped.
 pub(super) struct StagedEpoch {
     pub(super) recipe: Recipe,
     pub(super) header: EpochHeader,
-    pub(super) message: Vec<u8>,
+    pub(super) messages: Vec<Vec<u8>>,
     pub(super) digest: [u8; 32],
     staged: Staged,
     executed: Executed,
@@ -98,6 +105,12 @@ pub(super) struct Group {
     pub(super) barred: BTreeSet<MemberId>,
     /// Members that left: by which request, and the first epoch without them. Asking again gets the same answer.
     pub(super) left: BTreeMap<MemberId, (RequestId, u64)>,
+    /// Members whose newest registration is proved and whose leaves are not new yet: the next batch renews them.
+    pub(super) unrenewed: BTreeSet<MemberId>,
+    /// What waits for the next batch.
+    pub(super) batch: Batch,
+    /// From an operator's eviction to the first datagram without the member: the last time, and the longest of this reign.
+    pub(super) eviction: Option<(Now, Now)>,
     pub(super) earlier: VecDeque<Earlier>,
     /// Rekey messages, and units and repair units, that were multicast in this reign.
     pub(super) sent: (u64, u64),
@@ -105,13 +118,15 @@ pub(super) struct Group {
     beacon_counter: u64,
     next_beacon: Option<Now>,
     next_refresh: Option<Now>,
+    /// What stands in the core's list of timers.
+    pub(super) armed: Option<Now>,
 }
 
 impl Group {
     /// An empty group in epoch 0, whose root nobody is given: the first reign's rekey follows at once.
     pub(super) fn create(config: GroupConfig, incarnation: Incarnation, term: u64, seed: &Seed) -> Self {
         let context = EpochContext { suite: Suite::Aes256, group: config.id, incarnation, term, epoch: 0 };
-        let root = context.fresh(seed, NodeId(0));
+        let root = context.fresh(seed, NodeId::ROOT);
         let commitment = context.commit(&root);
         let at = Position {
             context,
@@ -121,7 +136,8 @@ impl Group {
             digest: [0; 32],
         };
         let tree = Tree::new(config.degree, config.strategy, 0);
-        let held = Held(BTreeMap::from([(NodeId(0), (0, root))]));
+        let mut held = Held::default();
+        held.insert(NodeId::ROOT, root);
         Self::restore(config, tree, held, at)
     }
 
@@ -135,12 +151,16 @@ impl Group {
             joined: BTreeMap::new(),
             barred: BTreeSet::new(),
             left: BTreeMap::new(),
+            unrenewed: BTreeSet::new(),
+            batch: Batch::default(),
+            eviction: None,
             earlier: VecDeque::new(),
             sent: (0, 0),
             beacon: Vec::new(),
             beacon_counter: 0,
             next_beacon: None,
             next_refresh: None,
+            armed: None,
         }
     }
 
@@ -166,9 +186,9 @@ impl Group {
         incarnation: Incarnation,
         term: u64,
         changes: Vec<Change>,
+        by_choice: Vec<(MemberId, RequestId)>,
         reason: Reason,
         seed: Seed,
-        request: Option<RequestId>,
     ) -> Recipe {
         let millis = |time: Now| u32::try_from(time.as_millis()).unwrap_or(u32::MAX);
         let announcement = if reason.revokes() {
@@ -187,10 +207,11 @@ impl Group {
             // Exhaustion is refused by `stage`, which sees an epoch that does not rise.
             epoch: self.epoch().saturating_add(1),
             strategy: self.config.strategy,
+            splicing: self.config.splicing,
             changes,
+            by_choice,
             announcement,
             seed,
-            request,
         }
     }
 
@@ -200,6 +221,7 @@ impl Group {
             return Err(StageError::Exhausted);
         }
         self.tree.set_strategy(recipe.strategy);
+        self.tree.set_splicing(recipe.splicing);
         let staged = self.tree.stage(&recipe.changes, recipe.epoch)?;
         let header = EpochHeader {
             suite: self.at.context.suite,
@@ -210,14 +232,15 @@ impl Group {
             previous: self.at.header_hash,
         };
         let plan = staged.plan();
-        let executed = execute(plan, &header.context(), &recipe.seed, &self.held, recipe.announcement)?;
-        let message = executed.message.encode();
-        let digest = self.digest(&header, plan, &message);
-        Ok(StagedEpoch { recipe, header, message, digest, staged, executed })
+        let named = Named { tree: &self.tree, held: &self.held };
+        let executed = execute(plan, &header.context(), &recipe.seed, &named, recipe.announcement)?;
+        let messages: Vec<Vec<u8>> = executed.messages.iter().map(RekeyMessage::encode).collect();
+        let digest = self.digest(&header, plan, &messages);
+        Ok(StagedEpoch { recipe, header, messages, digest, staged, executed })
     }
 
-    /// Digest of the tree after a change: of the one before, the header, the members' places and the message.
-    fn digest(&self, header: &EpochHeader, plan: &Plan, message: &[u8]) -> [u8; 32] {
+    /// Digest of the tree after a change: of the one before, the header, the members' places and the messages.
+    fn digest(&self, header: &EpochHeader, plan: &Plan, messages: &[Vec<u8>]) -> [u8; 32] {
         let mut input = b"keystone/1 tree\0".to_vec();
         input.extend_from_slice(&self.at.digest);
         header.encode(&mut input);
@@ -228,7 +251,7 @@ impl Group {
                 input.extend_from_slice(&leaf.0.to_be_bytes());
             }
         }
-        input.extend_from_slice(message);
+        messages.iter().for_each(|message| input.extend_from_slice(message));
         let mut out = [0; 32];
         out.copy_from_slice(digest(&SHA256, &input).as_ref());
         out
@@ -237,18 +260,17 @@ impl Group {
     /// Makes a staged change, which the store holds, the state of the group. Returns its plan.
     pub(super) fn merge(&mut self, now: Now, staged: StagedEpoch) -> Result<Plan, keygraph::StaleStage> {
         let StagedEpoch { recipe, header, digest, staged, executed, .. } = staged;
+        let gone: Vec<NodeId> = (staged.touched())
+            .filter(|(_, slot)| slot.and_then(|slot| slot.version()).is_none())
+            .map(|(node, _)| node)
+            .collect();
         let plan = self.tree.merge(staged)?;
         self.retire_data_key(now, recipe.announcement);
-        for (_, leaf) in &plan.left {
-            self.forget(*leaf);
-        }
-        for moved in &plan.moved {
-            if let Some(secret) = self.held.0.remove(&moved.from) {
-                self.held.0.insert(moved.to, secret);
-            }
+        for node in gone {
+            self.held.remove(node);
         }
         for (node, secret) in executed.secrets {
-            self.held.0.insert(node, (recipe.epoch, secret));
+            self.held.insert(node, secret);
         }
         for change in &recipe.changes {
             match change {
@@ -258,12 +280,14 @@ impl Group {
                 }
                 Change::Leave(member) => {
                     self.joined.remove(member);
-                    match recipe.request {
-                        Some(request) => drop(self.left.insert(*member, (request, recipe.epoch))),
-                        None => drop(self.barred.insert(*member)),
+                    self.unrenewed.remove(member);
+                    match recipe.by_choice.binary_search_by_key(member, |(member, _)| *member) {
+                        Ok(at) => drop(self.left.insert(*member, (recipe.by_choice[at].1, recipe.epoch))),
+                        Err(_) => drop(self.barred.insert(*member)),
                     }
                 }
-                Change::Renew(_) | Change::Refresh => {}
+                Change::Renew(member) => drop(self.unrenewed.remove(member)),
+                Change::Refresh | Change::Compact(_) => {}
             }
         }
         self.at = Position {
@@ -277,17 +301,8 @@ impl Group {
         Ok(plan)
     }
 
-    /// Forgets a leaf and the k-nodes above it that the tree no longer has.
-    fn forget(&mut self, leaf: NodeId) {
-        let mut at = Some(leaf);
-        while let Some(node) = at.filter(|node| self.tree.key(*node).is_none()) {
-            self.held.0.remove(&node);
-            at = keygraph::ids::parent(node, self.tree.degree());
-        }
-    }
-
     fn retire_data_key(&mut self, now: Now, next: Announcement) {
-        let Some((_, root)) = self.held.0.get(&NodeId(0)) else {
+        let Some(root) = self.held.get(NodeId::ROOT) else {
             return;
         };
         if self.earlier.len() == MAX_EARLIER {
@@ -305,7 +320,7 @@ impl Group {
     pub(super) fn membership(&mut self, now: Now, member: MemberId, have: u64) -> Option<Membership> {
         let joined_epoch = *self.joined.get(&member)?;
         let keys: Vec<(KeyRef, NodeSecret)> = (self.tree.path(member)?.into_iter())
-            .map(|key| Some((key, self.held.secret(key)?.clone())))
+            .map(|key| Some((key, self.held.get(key.node)?.clone())))
             .collect::<Option<_>>()?;
         let leaf = keys.first()?.0.node;
         let path = KeyPath::new(self.tree.degree(), leaf, keys).ok()?;
@@ -338,12 +353,9 @@ impl Group {
         !self.beacon.is_empty()
     }
 
-    pub(super) fn next_beacon(&self) -> Option<Now> {
-        self.next_beacon
-    }
-
-    pub(super) fn next_refresh(&self) -> Option<Now> {
-        self.next_refresh
+    /// When something is due by itself, a beacon or a refresh.
+    pub(super) fn next_due(&self) -> Option<Now> {
+        [self.next_beacon, self.next_refresh].into_iter().flatten().min()
     }
 
     /// Whether a refresh is due; if so, its timer starts anew, so that it is asked for once.
@@ -380,5 +392,5 @@ impl Group {
 
 /// A degree that a snapshot or a record names.
 pub(super) fn degree(value: u8) -> Result<keygraph::Degree, DecodeError> {
-    keygraph::Degree::new(value).map_err(|_| DecodeError::Value { what: "degree", value: value.into() })
+    keygraph::Degree::from_code(value).map_err(|_| DecodeError::Value { what: "degree", value: value.into() })
 }

@@ -8,6 +8,7 @@
 //! One transaction is in flight at a time, so that what is staged is always staged against what is merged.
 
 mod admin;
+mod batch;
 mod clients;
 mod codec;
 mod group;
@@ -18,7 +19,7 @@ mod restore;
 mod snapshot;
 mod transaction;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -37,6 +38,7 @@ use clients::Clients;
 use group::Group;
 use outbox::Outbox;
 use registrars::Link;
+use requests::Waiting;
 use transaction::{Intent, Transaction};
 
 /// Time since an arbitrary start. The shell's clock and the simulation's give the same thing.
@@ -76,6 +78,12 @@ pub struct GroupConfig {
     pub degree: Degree,
     /// Rekeying strategy.
     pub strategy: Strategy,
+    /// Whether k-nodes with one child are spliced out.
+    pub splicing: bool,
+    /// Joins, leaves and renewals wait so long for others to share an epoch with. Evictions do not.
+    pub batch: Duration,
+    /// Leaves moved by one batch at the most while the tree is too high for its members; 0 for never.
+    pub compaction: u32,
     /// Repair scheme.
     pub repair: RepairScheme,
     /// Who may join.
@@ -241,6 +249,15 @@ pub enum Event {
         /// How, in words.
         how: String,
     },
+    /// The first datagram of an epoch without evicted members was sent.
+    EvictionSent {
+        /// The group.
+        group: GroupId,
+        /// The epoch.
+        epoch: u64,
+        /// Time since the operator asked for it.
+        took: Duration,
+    },
     /// Datagrams were dropped because the queue was full; members will re-synchronize.
     Overflow {
         /// How many.
@@ -263,7 +280,9 @@ pub struct EpochEvent {
     pub members: usize,
     /// What was done, symbolically.
     pub plan: Plan,
-    /// Octets of the rekey message.
+    /// Rekey messages.
+    pub messages: usize,
+    /// Octets of the rekey messages.
     pub octets: usize,
     /// Units of message.
     pub units: usize,
@@ -280,8 +299,18 @@ pub struct Core {
     incarnation: Incarnation,
     clients: Clients,
     groups: BTreeMap<GroupId, Group>,
+    /// Of the configured groups.
+    names: BTreeMap<String, GroupId>,
     links: BTreeMap<u64, Link>,
     intents: VecDeque<Intent>,
+    /// Requests that wait for batches, by session.
+    waiting: BTreeMap<u64, Waiting>,
+    /// When each group's beacon or refresh is due.
+    timers: BTreeSet<(Now, GroupId)>,
+    /// When each group's batch is due.
+    batches: BTreeSet<(Now, GroupId)>,
+    /// Whether a due batch goes before an intent.
+    batch_next: bool,
     in_flight: Option<Transaction>,
     records: usize,
     halted: bool,
@@ -305,16 +334,16 @@ impl Core {
             Input::RegistrarDown { link } => drop(self.links.remove(&link)),
             Input::FromRegistrar { link, frame } => self.on_registrar(link, frame),
             Input::Request { session, client, registration, message } => {
-                self.request(now, session, client, registration, message);
+                self.request(session, client, registration, message);
             }
-            Input::Admin { ticket, command } => self.admin(ticket, command),
+            Input::Admin { ticket, command } => self.admin(now, ticket, command),
             Input::Persisted(true) => self.persisted(now),
             Input::Persisted(false) => self.halt(),
             Input::Timeout => {}
         }
         self.due(now);
         self.pump(now);
-        self.outbox.release(now, &mut self.outputs);
+        self.release(now);
     }
 
     /// The next thing to be done, until there is none.
@@ -328,23 +357,52 @@ impl Core {
             return None;
         }
         let send = self.outbox.next_release().map(|at| (at, "datagrams are waiting"));
-        let beacon = self.groups.values().filter_map(Group::next_beacon).min().map(|at| (at, "a beacon is due"));
-        let refresh = self.groups.values().filter_map(Group::next_refresh).min().map(|at| (at, "a refresh is due"));
-        [send, beacon, refresh].into_iter().flatten().min()
+        let timer = self.timers.first().map(|(at, _)| (*at, "a beacon or a refresh is due"));
+        // While a write is under way, whatever is due waits for it.
+        let batch = self.batches.first().filter(|_| self.in_flight.is_none()).map(|(at, _)| (*at, "a batch is due"));
+        [send, timer, batch].into_iter().flatten().min()
     }
 
     /// Whether everything that was accepted has been stored and sent: a drain may end here.
     pub fn is_idle(&self) -> bool {
-        self.in_flight.is_none() && self.intents.is_empty() && self.outbox.is_empty()
+        self.in_flight.is_none() && self.intents.is_empty() && self.waiting.is_empty() && self.outbox.is_empty()
     }
 
     fn due(&mut self, now: Now) {
-        for group in self.groups.values_mut() {
-            if group.refresh_due(now) && self.intents.len() < MAX_INTENTS {
-                self.intents.push_back(Intent::Refresh { group: group.id(), reason: Reason::Refresh, ticket: None });
-            }
+        while let Some((_, id)) = self.timers.first().copied().filter(|(at, _)| *at <= now) {
+            self.timers.pop_first();
+            let Some(group) = self.groups.get_mut(&id) else {
+                continue;
+            };
+            group.armed = None;
+            let refresh = group.refresh_due(now);
             if let Some(datagram) = group.beacon_due(now, &self.config.signing) {
                 self.outbox.push(group.destination(), datagram);
+            }
+            if refresh {
+                self.refresh(now, id, None);
+            }
+            self.arm(id);
+        }
+    }
+
+    /// Sets a group's timer to what is due next.
+    fn arm(&mut self, id: GroupId) {
+        if let Some(group) = self.groups.get_mut(&id) {
+            if let Some(at) = group.armed.take() {
+                self.timers.remove(&(at, id));
+            }
+            group.armed = group.next_due();
+            self.timers.extend(group.armed.map(|at| (at, id)));
+        }
+    }
+
+    /// Lets datagrams go, and keeps how long evictions took.
+    fn release(&mut self, now: Now) {
+        for (group, took) in self.outbox.release(now, &mut self.outputs) {
+            if let Some(group) = self.groups.get_mut(&group) {
+                let worst = group.eviction.map_or(took, |(_, worst)| worst.max(took));
+                group.eviction = Some((took, worst));
             }
         }
     }

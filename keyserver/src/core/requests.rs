@@ -1,63 +1,173 @@
 //! Requests of clients: decoded, decided operation by operation, answered.
 
 use keygraph::KeyRef;
-use protocol::MemberId;
-use protocol::request::{Denial, Operations, Outcome, Reply, Request, RequestId, Resync};
+use protocol::request::{Act, Denial, Operations, Outcome, Reply, Request, RequestId, Resync};
+use protocol::{GroupId, MemberId};
 use zeroize::Zeroizing;
 
+use super::batch::Queued;
 use super::transaction::Intent;
 use super::{Core, Event, Now, Output};
 
+/// A client's request on its way to the batches that it needs.
+pub(super) struct Ask {
+    pub(super) session: u64,
+    pub(super) client: MemberId,
+    pub(super) registration: u64,
+    pub(super) id: RequestId,
+    pub(super) operations: Operations,
+}
+
+/// A request that waits for batches.
+pub(super) struct Waiting {
+    client: MemberId,
+    id: RequestId,
+    operations: Operations,
+    /// What was denied so far, by operation.
+    denied: Vec<Option<Denial>>,
+    /// Operations that still wait.
+    open: usize,
+}
+
+fn count(operations: &Operations) -> usize {
+    match operations {
+        Operations::Changes(changes) => changes.len(),
+        Operations::Resyncs(resyncs) => resyncs.len(),
+    }
+}
+
 impl Core {
-    pub(super) fn request(&mut self, now: Now, session: u64, client: MemberId, registration: u64, message: &[u8]) {
+    pub(super) fn request(&mut self, session: u64, client: MemberId, registration: u64, message: &[u8]) {
         if self.clients.key(client, registration).is_none() {
             // The registration was replaced while the session was being set up.
             return self.outputs.push_back(Output::Refuse { session });
         }
-        let request = match Request::decode(message) {
+        let Request { id, operations } = match Request::decode(message) {
             Ok(request) => request,
             Err(error) => {
                 self.outputs.push_back(Output::Refuse { session });
                 return self.misbehaved(format!("client {client}"), format!("its request is malformed: {error}"));
             }
         };
-        let id = request.id;
-        match request.operations {
-            // The first proof of a new registration renews the leaves first; and what a reign has not announced yet, it
-            // cannot vouch for: the answer waits behind the reign's own rekeys.
-            Operations::Resyncs(resyncs)
-                if self.clients.is_first_proof(client, registration)
-                    || resyncs.iter().any(|resync| self.is_unannounced(&resync.group)) =>
-            {
-                let count = resyncs.len();
-                self.ask(session, id, count, Intent::Resyncs { session, client, registration, id, resyncs });
-            }
-            Operations::Resyncs(resyncs) => self.resyncs(now, session, client, id, &resyncs),
-            Operations::Changes(changes) => {
-                let count = changes.len();
-                self.ask(session, id, count, Intent::Changes { session, client, registration, id, changes });
-            }
-        }
-    }
-
-    fn is_unannounced(&self, name: &str) -> bool {
-        self.groups.values().any(|group| group.config.name == name && !group.is_announced())
-    }
-
-    fn ask(&mut self, session: u64, id: RequestId, operations: usize, intent: Intent) {
-        if self.intend(intent).is_err() {
-            let outcomes = (0..operations).map(|_| Outcome::Denied(Denial::Unavailable)).collect();
+        let all = count(&operations);
+        if self.intend(Intent::Ask(Ask { session, client, registration, id, operations })).is_err() {
+            let outcomes = (0..all).map(|_| Outcome::Denied(Denial::Unavailable)).collect();
             self.reply(session, &Reply { id, outcomes });
         }
     }
 
-    pub(super) fn resyncs(&mut self, now: Now, session: u64, client: MemberId, id: RequestId, resyncs: &[Resync]) {
-        let outcomes = resyncs.iter().map(|resync| self.resync(now, client, resync)).collect();
-        self.reply(session, &Reply { id, outcomes });
+    /// Queues what needs a batch, and answers at once if nothing does.
+    pub(super) fn enqueue(&mut self, now: Now, ask: Ask) {
+        let Ask { session, client, id, operations, .. } = ask;
+        let mut waiting = Waiting { client, id, denied: vec![None; count(&operations)], open: 0, operations };
+        let wanted: Vec<Result<Option<(GroupId, Option<Act>)>, Denial>> = match &waiting.operations {
+            Operations::Changes(changes) => {
+                changes.iter().map(|(act, name)| self.decide(*act, name, client, id)).collect()
+            }
+            Operations::Resyncs(resyncs) => {
+                resyncs.iter().map(|resync| Ok(self.not_yet(&resync.group, client).map(|id| (id, None)))).collect()
+            }
+        };
+        for (index, wanted) in wanted.into_iter().enumerate() {
+            match wanted {
+                Err(denial) => waiting.denied[index] = Some(denial),
+                Ok(None) => {}
+                Ok(Some((group, act))) => {
+                    waiting.open += 1;
+                    self.queue(now, group, Queued { session, index, client, request: id, act });
+                }
+            }
+        }
+        if waiting.open == 0 {
+            self.answer(now, session, &waiting);
+        } else {
+            self.waiting.insert(session, waiting);
+        }
+    }
+
+    /// An operation has had its batch.
+    pub(super) fn served(&mut self, now: Now, operation: Queued, denial: Option<Denial>) {
+        let Some(waiting) = self.waiting.get_mut(&operation.session) else {
+            return;
+        };
+        waiting.denied[operation.index] = denial;
+        waiting.open -= 1;
+        if waiting.open == 0
+            && let Some(waiting) = self.waiting.remove(&operation.session)
+        {
+            self.answer(now, operation.session, &waiting);
+        }
+    }
+
+    fn answer(&mut self, now: Now, session: u64, waiting: &Waiting) {
+        let Waiting { client, id, operations, denied, .. } = waiting;
+        let outcomes = match operations {
+            Operations::Changes(changes) => (changes.iter().zip(denied))
+                .map(|((act, name), denied)| match (denied, act) {
+                    (Some(denial), _) => self.deny(name, *client, *denial),
+                    (None, Act::Join) => self.grant(now, name, *client, u64::MAX),
+                    (None, Act::Leave) => self.left(name, *client),
+                })
+                .collect(),
+            Operations::Resyncs(resyncs) => (resyncs.iter().zip(denied))
+                .map(|(resync, denied)| match denied {
+                    Some(denial) => self.deny(&resync.group, *client, *denial),
+                    None => self.resync(now, *client, resync),
+                })
+                .collect(),
+        };
+        self.reply(session, &Reply { id: *id, outcomes });
+    }
+
+    /// What a join or leave needs: a batch of a group, with or without a change; or nothing.
+    fn decide(
+        &self,
+        act: Act,
+        name: &str,
+        client: MemberId,
+        id: RequestId,
+    ) -> Result<Option<(GroupId, Option<Act>)>, Denial> {
+        let group = self.group_id(name).and_then(|id| self.groups.get(&id)).ok_or(Denial::UnknownGroup)?;
+        let queue = Ok(Some((group.id(), Some(act))));
+        let waits = group.has_waiting(client);
+        match act {
+            // What waits decides together with this what becomes of it.
+            _ if waits => queue,
+            Act::Leave if group.contains(client) => queue,
+            // A leave that was carried out, and asked for again because its reply was lost.
+            Act::Leave if group.left.get(&client).is_some_and(|(request, _)| *request == id) => Ok(None),
+            Act::Leave => Err(Denial::NotMember),
+            Act::Join if group.contains(client) => Ok(self.not_yet(name, client).map(|id| (id, None))),
+            Act::Join => {
+                let identity = self.clients.get(client).map(|client| &client.identity);
+                let allowed =
+                    identity.is_some_and(|identity| group.config.allow.iter().any(|rule| rule.matches(identity)));
+                if !allowed || group.barred.contains(&client) { Err(Denial::Policy) } else { queue }
+            }
+        }
+    }
+
+    /// The group, if its next batch has to come before it can answer the client: because the client's leaf is to be
+    /// renewed, or because the reign has not announced the group yet and cannot vouch for it.
+    fn not_yet(&self, name: &str, client: MemberId) -> Option<GroupId> {
+        let group = self.groups.get(&self.group_id(name)?)?;
+        (!group.is_announced() || group.unrenewed.contains(&client)).then(|| group.id())
+    }
+
+    pub(super) fn group_id(&self, name: &str) -> Option<GroupId> {
+        self.names.get(name).copied()
+    }
+
+    fn left(&self, name: &str, client: MemberId) -> Outcome {
+        let group = self.group_id(name).and_then(|id| self.groups.get(&id));
+        match group.and_then(|group| group.left.get(&client)) {
+            Some((_, epoch)) => Outcome::Left { epoch: *epoch },
+            None => Outcome::Denied(Denial::NotMember),
+        }
     }
 
     fn resync(&mut self, now: Now, client: MemberId, resync: &Resync) -> Outcome {
-        let group = self.groups.values().find(|group| group.config.name == resync.group);
+        let group = self.group_id(&resync.group).and_then(|id| self.groups.get(&id));
         let denial = match group {
             None => Denial::UnknownGroup,
             Some(group) if !group.contains(client) => Denial::NotMember,
@@ -70,7 +180,7 @@ impl Core {
 
     /// The individual rekey of one group. `have`: the newest epoch whose data key the client holds.
     pub(super) fn grant(&mut self, now: Now, name: &str, client: MemberId, have: u64) -> Outcome {
-        let Some(group) = self.groups.values_mut().find(|group| group.config.name == name) else {
+        let Some(group) = self.names.get(name).and_then(|id| self.groups.get_mut(id)) else {
             return self.deny(name, client, Denial::UnknownGroup);
         };
         let id = group.id();

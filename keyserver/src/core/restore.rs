@@ -1,10 +1,10 @@
 //! The start from a snapshot and the records after it.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{Ipv4Addr, SocketAddr};
 
 use protocol::codec::Reader;
-use protocol::{DecodeError, Entropy, GroupId, Incarnation, IndividualKey, MemberId, Reason, Seed};
+use protocol::{DecodeError, Entropy, GroupId, Incarnation, IndividualKey, MemberId, Seed};
 use thiserror::Error;
 use zeroize::Zeroizing;
 
@@ -12,7 +12,7 @@ use super::clients::{Client, Clients};
 use super::codec::{Record, STATE_VERSION, identity};
 use super::group::{Group, degree};
 use super::outbox::Outbox;
-use super::transaction::{Intent, Transaction};
+use super::transaction::Transaction;
 use super::{Config, Core, GroupConfig, Now, Output};
 
 /// Why a key server cannot start from what its store holds. The store is untouched.
@@ -70,7 +70,12 @@ impl Core {
             clients: Clients::default(),
             groups: BTreeMap::new(),
             links: BTreeMap::new(),
+            names: BTreeMap::new(),
             intents: VecDeque::new(),
+            waiting: BTreeMap::new(),
+            timers: BTreeSet::new(),
+            batches: BTreeSet::new(),
+            batch_next: false,
             in_flight: None,
             records: records.len(),
             halted: false,
@@ -95,15 +100,18 @@ impl Core {
             if !self.groups.contains_key(&config.id) {
                 let mut seed = Zeroizing::new([0; 32]);
                 self.entropy.fill(seed.as_mut());
-                let (seed, degree) = (Seed::new(*seed), config.degree.get());
+                let (seed, degree) = (Seed::new(*seed), config.degree.code());
                 let (group, strategy) = (config.id, config.strategy);
                 self.groups.insert(group, Group::create(config, self.incarnation, self.term, &seed));
                 records.push(Record::Created { group, degree, strategy, seed });
             }
         }
         for config in &self.config.groups {
-            let intent = Intent::Refresh { group: config.id, reason: Reason::Restart, ticket: None };
-            self.intents.push_back(intent);
+            self.names.insert(config.name.clone(), config.id);
+            self.batches.insert((Now::ZERO, config.id));
+            if let Some(group) = self.groups.get_mut(&config.id) {
+                group.batch.restart();
+            }
         }
         self.records += records.len();
         self.outputs.push_back(Output::Persist(records.iter().map(Record::encode).collect()));
@@ -119,7 +127,7 @@ impl Core {
             Record::Registered { client, identity, registration, key } => {
                 self.clients.register(client, &identity, registration, key);
             }
-            Record::Promoted { client } => self.clients.promote(client),
+            Record::Promoted { client } => self.promote(client),
             Record::Created { group, degree: made_with, strategy, seed } => {
                 let mut config = self.group_config(group, made_with)?;
                 config.strategy = strategy;
@@ -146,7 +154,7 @@ impl Core {
     /// name it, nothing is sent, and its number cannot be used again for another group by mistake.
     fn group_config(&self, group: GroupId, stored: u8) -> Result<GroupConfig, RestoreError> {
         if let Some(config) = self.config.groups.iter().find(|config| config.id == group) {
-            let configured = config.degree.get();
+            let configured = config.degree.code();
             if configured != stored {
                 return Err(RestoreError::Degree { group, stored, configured });
             }
@@ -158,6 +166,9 @@ impl Core {
             destination: SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)),
             degree: degree(stored).map_err(RestoreError::Snapshot)?,
             strategy: keygraph::Strategy::default(),
+            splicing: false,
+            batch: Now::ZERO,
+            compaction: 0,
             repair: fec::RepairScheme::default(),
             allow: Vec::new(),
             max_members: 0,

@@ -7,9 +7,12 @@ use protocol::request::{MAX_EARLIER, RequestId};
 use protocol::{Commitment, DataKey, DecodeError, EpochContext, HeaderHash, Incarnation, MemberId, NodeSecret, Suite};
 use zeroize::Zeroizing;
 
-use super::codec::{STATE_VERSION, strategy, strategy_number};
+use super::codec::{STATE_VERSION, flag, strategy, strategy_number};
 use super::group::{Earlier, Group, Held, Position};
 use super::{Core, GroupConfig, Now};
+
+/// Stands for the version of a k-node that is spliced out.
+const SPLICED: u64 = u64::MAX;
 
 impl Core {
     /// The whole state, octet by octet. The store seals it.
@@ -44,8 +47,9 @@ impl Group {
     fn encode(&self, now: Now, out: &mut Vec<u8>) {
         let Position { context, header_hash, commitment, announcement, digest } = &self.at;
         out.extend_from_slice(&self.id().0.to_be_bytes());
-        out.push(self.tree.degree().get());
+        out.push(self.tree.degree().code());
         out.push(strategy_number(self.tree.strategy()));
+        out.push(u8::from(self.tree.splicing()));
         out.extend_from_slice(&context.incarnation.0);
         out.extend_from_slice(&context.term.to_be_bytes());
         out.extend_from_slice(&context.epoch.to_be_bytes());
@@ -53,17 +57,18 @@ impl Group {
         out.extend_from_slice(&commitment.0);
         announcement.encode(out);
         out.extend_from_slice(digest);
-        put_len(out, self.held.0.len());
+        put_len(out, self.tree.slots().count());
         for (node, slot) in self.tree.slots() {
             out.extend_from_slice(&node.0.to_be_bytes());
+            // ID numbers begin at 1, so 0 says that this is a k-node, and no version is as high as that of one spliced out.
             let (version, member) = match slot {
                 Slot::KNode { version } => (version, 0),
                 Slot::UNode { member, version } => (version, member.0),
+                Slot::Spliced => (SPLICED, 0),
             };
             out.extend_from_slice(&version.to_be_bytes());
-            // ID numbers begin at 1, so 0 says that this is a k-node.
             out.extend_from_slice(&member.to_be_bytes());
-            if let Some((_, secret)) = self.held.0.get(&node) {
+            if let Some(secret) = self.held.get(node) {
                 out.extend_from_slice(secret.expose());
             }
         }
@@ -74,6 +79,8 @@ impl Group {
         }
         put_len(out, self.barred.len());
         self.barred.iter().for_each(|member| out.extend_from_slice(&member.0.to_be_bytes()));
+        put_len(out, self.unrenewed.len());
+        self.unrenewed.iter().for_each(|member| out.extend_from_slice(&member.0.to_be_bytes()));
         put_len(out, self.left.len());
         for (member, (request, epoch)) in &self.left {
             out.extend_from_slice(&member.0.to_be_bytes());
@@ -91,6 +98,7 @@ impl Group {
 
     pub(super) fn decode(config: GroupConfig, r: &mut Reader<'_>) -> Result<Self, DecodeError> {
         let stored_strategy = strategy(r.u8("strategy")?)?;
+        let splicing = flag(r, "splicing")?;
         let incarnation = Incarnation(r.array("incarnation")?);
         let (term, epoch) = (r.u64("term")?, r.u64("epoch")?);
         let context = EpochContext { suite: Suite::Aes256, group: config.id, incarnation, term, epoch };
@@ -105,20 +113,28 @@ impl Group {
         let mut slots = Vec::new();
         for _ in 0..r.u32("slots")? {
             let (node, version) = (NodeId(r.u32("k-node")?), r.u64("version")?);
-            slots.push(match r.u32("member")? {
-                0 => (node, Slot::KNode { version }),
-                member => (node, Slot::UNode { member: MemberId(member), version }),
-            });
-            held.0.insert(node, (version, NodeSecret::new(r.array("secret")?)));
+            let slot = match (r.u32("member")?, version) {
+                (0, SPLICED) => Slot::Spliced,
+                (0, version) => Slot::KNode { version },
+                (member, version) => Slot::UNode { member: MemberId(member), version },
+            };
+            slots.push((node, slot));
+            if slot != Slot::Spliced {
+                held.insert(node, NodeSecret::new(r.array("secret")?));
+            }
         }
-        let tree = Tree::from_slots(config.degree, stored_strategy, epoch, slots)
+        let mut tree = Tree::from_slots(config.degree, stored_strategy, epoch, slots)
             .map_err(|_| DecodeError::Text { what: "key tree" })?;
+        tree.set_splicing(splicing);
         let mut group = Self::restore(config, tree, held, at);
         for _ in 0..r.u32("members")? {
             group.joined.insert(MemberId(r.u32("member")?), r.u64("epoch")?);
         }
         for _ in 0..r.u32("barred")? {
             group.barred.insert(MemberId(r.u32("member")?));
+        }
+        for _ in 0..r.u32("unrenewed")? {
+            group.unrenewed.insert(MemberId(r.u32("member")?));
         }
         for _ in 0..r.u32("left")? {
             group.left.insert(MemberId(r.u32("member")?), (RequestId(r.array("request id")?), r.u64("epoch")?));

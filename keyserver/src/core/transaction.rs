@@ -1,66 +1,68 @@
 //! Intents, transactions, and the pump that turns one into the other: stage, persist, merge, send.
 
-use keygraph::Change;
 use protocol::identity::Identity;
 use protocol::registration::ToRegistrar;
-use protocol::request::{Act, Denial, Outcome, Reply, RequestId, Resync};
+use protocol::request::Denial;
 use protocol::unit::{BlockHeader, sign_block};
-use protocol::{GroupId, IndividualKey, MemberId, Reason, Seed};
+use protocol::{GroupId, IndividualKey, MemberId, Seed};
 use zeroize::Zeroizing;
 
+use super::batch::{Queued, Taken};
 use super::codec::Record;
 use super::group::{StageError, StagedEpoch};
+use super::outbox::Eviction as Sent;
 use super::registrars::refusal;
+use super::requests::Ask;
 use super::{AdminError, AdminReply, Config, Core, EpochEvent, Event, MAX_INTENTS, Now, Output, RECORDS_PER_SNAPSHOT};
 
 /// Something that was accepted and waits for its turn.
 pub(super) enum Intent {
     /// A registrar has handed over an individual key.
     HandOver { link: u64, tag: u32, client: MemberId, identity: Identity, registration: u64, key: IndividualKey },
-    /// Joins and leaves of one request, in its order.
-    Changes { session: u64, client: MemberId, registration: u64, id: RequestId, changes: Vec<(Act, String)> },
-    /// Re-synchronizes that prove a new registration: its leaves are rekeyed first.
-    Resyncs { session: u64, client: MemberId, registration: u64, id: RequestId, resyncs: Vec<Resync> },
-    /// An operator's eviction.
-    Evict { ticket: u64, group: GroupId, member: MemberId },
+    /// A client's request.
+    Ask(Ask),
     /// An operator lets somebody join again.
     Admit { ticket: u64, group: GroupId, member: MemberId },
-    /// The root new: a period is over, a reign has begun, or an operator wants it.
-    Refresh { group: GroupId, reason: Reason, ticket: Option<u64> },
 }
 
 /// What is being written. When it is durable it is merged, and only then anybody hears of it.
 pub(super) enum Transaction {
     Start,
     Snapshot,
-    Register { link: u64, tag: u32, client: MemberId, identity: Identity, registration: u64, key: IndividualKey },
-    Admit { ticket: u64, group: GroupId, member: MemberId },
-    Epochs { promote: Option<MemberId>, staged: Vec<StagedEpoch>, then: Then },
-}
-
-/// Who waits for the epochs of a transaction.
-pub(super) enum Then {
-    Nobody,
-    Reply { session: u64, client: MemberId, id: RequestId, changes: Vec<(Act, String)>, denied: Vec<Option<Denial>> },
-    Resyncs { session: u64, client: MemberId, id: RequestId, resyncs: Vec<Resync> },
-    Operator { ticket: u64, group: GroupId },
+    Register {
+        link: u64,
+        tag: u32,
+        client: MemberId,
+        identity: Identity,
+        registration: u64,
+        key: IndividualKey,
+    },
+    Admit {
+        ticket: u64,
+        group: GroupId,
+        member: MemberId,
+    },
+    /// A client has proved a new registration with this request.
+    Promote(Ask),
+    Epoch {
+        staged: Box<StagedEpoch>,
+        evicting: Option<Now>,
+        served: Vec<Queued>,
+        tickets: Vec<u64>,
+    },
 }
 
 impl Core {
     /// Accepts an intent, or says that there are too many.
     pub(super) fn intend(&mut self, intent: Intent) -> Result<(), Intent> {
-        if self.intents.len() >= MAX_INTENTS {
+        if self.intents.len() + self.waiting.len() >= MAX_INTENTS {
             return Err(intent);
         }
-        match intent {
-            // An eviction overtakes everything that waits.
-            Intent::Evict { .. } => self.intents.push_front(intent),
-            _ => self.intents.push_back(intent),
-        }
+        self.intents.push_back(intent);
         Ok(())
     }
 
-    /// Stages intents until one has to be written.
+    /// Takes intents and due batches in turns, until one has to be written.
     pub(super) fn pump(&mut self, now: Now) {
         while self.in_flight.is_none() && !self.halted {
             if self.records >= RECORDS_PER_SNAPSHOT {
@@ -69,10 +71,17 @@ impl Core {
                 self.in_flight = Some(Transaction::Snapshot);
                 return;
             }
-            let Some(intent) = self.intents.pop_front() else {
-                return;
-            };
-            self.begin(now, intent);
+            // A batch takes whatever has been asked for meanwhile; neither side starves the other.
+            self.batch_next = !self.batch_next;
+            let batch = self.due_batch(now).filter(|_| self.batch_next || self.intents.is_empty());
+            match (batch, self.intents.pop_front()) {
+                (Some(group), intent) => {
+                    self.intents.extend(intent.into_iter().rev());
+                    self.begin_batch(now, group);
+                }
+                (None, Some(intent)) => self.begin(now, intent),
+                (None, None) => return,
+            }
         }
     }
 
@@ -85,177 +94,79 @@ impl Core {
                 }
                 let record = Record::Registered { client, identity: identity.clone(), registration, key: key.clone() };
                 let transaction = Transaction::Register { link, tag, client, identity, registration, key };
-                self.write(vec![record], transaction);
+                self.write(record, transaction);
             }
             Intent::Admit { ticket, group, member } => {
-                self.write(vec![Record::Admitted { group, member }], Transaction::Admit { ticket, group, member });
+                self.write(Record::Admitted { group, member }, Transaction::Admit { ticket, group, member });
             }
-            Intent::Resyncs { session, client, registration, id, resyncs } => {
-                let promote = self.clients.is_first_proof(client, registration).then_some(client);
-                let renewed = self.renewals(promote, &[]);
-                self.begin_epochs(now, promote, renewed, None, Then::Resyncs { session, client, id, resyncs });
+            Intent::Ask(ask) if self.clients.is_first_proof(ask.client, ask.registration) => {
+                self.write(Record::Promoted { client: ask.client }, Transaction::Promote(ask));
             }
-            Intent::Changes { session, client, registration, id, changes } => {
-                self.begin_changes(now, session, client, registration, id, changes);
-            }
-            Intent::Evict { ticket, group, member } => {
-                if !self.groups.get(&group).is_some_and(|group| group.contains(member)) {
-                    let result = Err(AdminError::NotMember);
-                    return self.outputs.push_back(Output::AdminReply { ticket, result });
-                }
-                let changes = vec![(group, vec![Change::Leave(member)], Reason::Evict)];
-                self.begin_epochs(now, None, changes, None, Then::Operator { ticket, group });
-            }
-            Intent::Refresh { group, reason, ticket } => {
-                let then = ticket.map_or(Then::Nobody, |ticket| Then::Operator { ticket, group });
-                self.begin_epochs(now, None, vec![(group, vec![Change::Refresh], reason)], None, then);
-            }
+            Intent::Ask(ask) => self.enqueue(now, ask),
         }
     }
 
-    /// Decides each join and leave on its own.
-    fn begin_changes(
-        &mut self,
-        now: Now,
-        session: u64,
-        client: MemberId,
-        registration: u64,
-        id: RequestId,
-        changes: Vec<(Act, String)>,
-    ) {
-        let promote = self.clients.is_first_proof(client, registration).then_some(client);
-        let mut denied = Vec::with_capacity(changes.len());
-        let mut wanted = Vec::new();
-        let mut named = Vec::new();
-        for (act, name) in &changes {
-            let decision = self.decide(*act, name, client, id);
-            denied.push(decision.as_ref().err().copied());
-            if let Ok((group, change)) = decision {
-                named.push(group);
-                if let Some(change) = change {
-                    let reason = if *act == Act::Join { Reason::Join } else { Reason::Leave };
-                    wanted.push((group, vec![change], reason));
-                }
-            }
+    /// Stages what has come together for a group.
+    fn begin_batch(&mut self, now: Now, id: GroupId) {
+        let Taken { changes, by_choice, reason, served, denied, tickets, evicting } = self.take_batch(now, id);
+        for (operation, denial) in denied {
+            self.served(now, operation, Some(denial));
         }
-        // A group that is left needs no renewal; one that is joined again by a member does.
-        let leaving: Vec<GroupId> = wanted.iter().map(|(group, ..)| *group).collect();
-        wanted.extend(self.renewals(promote, &leaving));
-        self.begin_epochs(now, promote, wanted, Some(id), Then::Reply { session, client, id, changes, denied });
-    }
-
-    /// What a join or leave means: the group, and the change if there is one.
-    fn decide(
-        &self,
-        act: Act,
-        name: &str,
-        client: MemberId,
-        id: RequestId,
-    ) -> Result<(GroupId, Option<Change>), Denial> {
-        let group = self.groups.values().find(|group| group.config.name == name).ok_or(Denial::UnknownGroup)?;
-        let member = group.contains(client);
-        match act {
-            Act::Leave if member => Ok((group.id(), Some(Change::Leave(client)))),
-            // A leave that was carried out, and asked for again because its reply was lost.
-            Act::Leave if group.left.get(&client).is_some_and(|(request, _)| *request == id) => Ok((group.id(), None)),
-            Act::Leave => Err(Denial::NotMember),
-            Act::Join if member => Ok((group.id(), None)),
-            Act::Join => {
-                let identity = self.clients.get(client).map(|client| &client.identity);
-                let allowed =
-                    identity.is_some_and(|identity| group.config.allow.iter().any(|rule| rule.matches(identity)));
-                if !allowed || group.barred.contains(&client) {
-                    Err(Denial::Policy)
-                } else if group.tree.len() >= group.config.max_members {
-                    Err(Denial::Full)
-                } else {
-                    Ok((group.id(), Some(Change::Join(client))))
-                }
-            }
-        }
-    }
-
-    /// Whoever holds the state of an older registration is out: new leaves in all groups of the client.
-    fn renewals(&self, promote: Option<MemberId>, except: &[GroupId]) -> Vec<(GroupId, Vec<Change>, Reason)> {
-        let Some(client) = promote else {
-            return Vec::new();
-        };
-        let member_of = self.groups.values().filter(|group| group.contains(client) && !except.contains(&group.id()));
-        member_of.map(|group| (group.id(), vec![Change::Renew(client)], Reason::Renew)).collect()
-    }
-
-    fn begin_epochs(
-        &mut self,
-        now: Now,
-        promote: Option<MemberId>,
-        changes: Vec<(GroupId, Vec<Change>, Reason)>,
-        request: Option<RequestId>,
-        then: Then,
-    ) {
-        let mut staged = Vec::with_capacity(changes.len());
-        for (group, changes, reason) in changes {
-            match self.stage(group, changes, reason, request) {
-                Ok(epoch) => staged.push(epoch),
-                // A full tree is the only thing that the policy does not see before; nothing was changed.
-                Err(error) => return self.fail(&error, then),
-            }
-        }
-        let mut records: Vec<Record> = promote.map(|client| Record::Promoted { client }).into_iter().collect();
-        records.extend(staged.iter().map(|epoch| Record::Epoch { recipe: epoch.recipe.clone(), digest: epoch.digest }));
-        let transaction = Transaction::Epochs { promote, staged, then };
-        if records.is_empty() {
-            self.finish(now, transaction);
-        } else {
-            self.write(records, transaction);
-        }
-    }
-
-    fn stage(
-        &mut self,
-        id: GroupId,
-        changes: Vec<Change>,
-        reason: Reason,
-        request: Option<RequestId>,
-    ) -> Result<StagedEpoch, StageError> {
         let mut seed = Zeroizing::new([0; 32]);
         self.entropy.fill(seed.as_mut());
-        let group = self.groups.get_mut(&id).ok_or(StageError::Exhausted)?;
-        let recipe = group.recipe(self.incarnation, self.term, changes, reason, Seed::new(*seed), request);
-        group.stage(recipe)
-    }
-
-    fn fail(&mut self, error: &StageError, then: Then) {
-        match then {
-            Then::Nobody => self.misbehaved("key server".into(), error.to_string()),
-            Then::Operator { ticket, .. } => {
-                let result = Err(AdminError::Failed(error.to_string()));
-                self.outputs.push_back(Output::AdminReply { ticket, result });
+        let (incarnation, term) = (self.incarnation, self.term);
+        let staged = match (self.groups.get_mut(&id), reason) {
+            (Some(group), Some(reason)) if !changes.is_empty() => {
+                let recipe = group.recipe(incarnation, term, changes, by_choice, reason, Seed::new(*seed));
+                group.stage(recipe)
             }
-            Then::Reply { session, id, changes, .. } => self.unavailable(session, id, changes.len(), error),
-            Then::Resyncs { session, id, resyncs, .. } => self.unavailable(session, id, resyncs.len(), error),
+            _ => return self.settle(now, id, &served, tickets),
+        };
+        match staged {
+            Ok(staged) => {
+                let record = Record::Epoch { recipe: staged.recipe.clone(), digest: staged.digest };
+                let staged = Box::new(staged);
+                self.write(record, Transaction::Epoch { staged, evicting, served, tickets });
+            }
+            // A full tree is the only thing that the policy does not see before; nothing was changed.
+            Err(error) => self.fail(now, &error, &served, tickets),
         }
     }
 
-    fn unavailable(&mut self, session: u64, id: RequestId, operations: usize, error: &StageError) {
-        let outcomes = (0..operations).map(|_| Outcome::Denied(Denial::Unavailable)).collect();
-        self.reply(session, &Reply { id, outcomes });
+    fn fail(&mut self, now: Now, error: &StageError, served: &[Queued], tickets: Vec<u64>) {
+        for ticket in tickets {
+            let result = Err(AdminError::Failed(error.to_string()));
+            self.outputs.push_back(Output::AdminReply { ticket, result });
+        }
+        for operation in served {
+            self.served(now, *operation, Some(Denial::Unavailable));
+        }
         self.misbehaved("key server".into(), error.to_string());
     }
 
-    fn write(&mut self, records: Vec<Record>, transaction: Transaction) {
-        self.records += records.len();
-        self.outputs.push_back(Output::Persist(records.iter().map(Record::encode).collect()));
+    /// Whoever waited for a batch hears of it.
+    fn settle(&mut self, now: Now, id: GroupId, served: &[Queued], tickets: Vec<u64>) {
+        for operation in served {
+            self.served(now, *operation, None);
+        }
+        let epoch = self.groups.get(&id).map_or(0, super::Group::epoch);
+        for ticket in tickets {
+            self.outputs.push_back(Output::AdminReply { ticket, result: Ok(AdminReply::Epoch(epoch)) });
+        }
+        self.after_batch(now, id);
+    }
+
+    fn write(&mut self, record: Record, transaction: Transaction) {
+        self.records += 1;
+        self.outputs.push_back(Output::Persist(vec![record.encode()]));
         self.in_flight = Some(transaction);
     }
 
-    pub(super) fn persisted(&mut self, now: Now) {
-        if let Some(transaction) = self.in_flight.take() {
-            self.finish(now, transaction);
-        }
-    }
-
     /// The transaction is durable: merge, then tell.
-    fn finish(&mut self, now: Now, transaction: Transaction) {
+    pub(super) fn persisted(&mut self, now: Now) {
+        let Some(transaction) = self.in_flight.take() else {
+            return;
+        };
         match transaction {
             Transaction::Start => self.event(Event::Reign { term: self.term, incarnation: self.incarnation }),
             Transaction::Snapshot => {}
@@ -273,21 +184,33 @@ impl Core {
                 }
                 self.outputs.push_back(Output::AdminReply { ticket, result: Ok(AdminReply::Done) });
             }
-            Transaction::Epochs { promote, staged, then } => {
-                promote.iter().for_each(|client| self.clients.promote(*client));
-                for epoch in staged {
-                    self.merge_and_send(now, epoch);
-                }
-                self.tell(now, then);
+            Transaction::Promote(ask) => {
+                self.promote(ask.client);
+                self.enqueue(now, ask);
+            }
+            Transaction::Epoch { staged, evicting, served, tickets } => {
+                let id = staged.recipe.group;
+                self.merge_and_send(now, *staged, evicting);
+                self.settle(now, id, &served, tickets);
             }
         }
     }
 
-    fn merge_and_send(&mut self, now: Now, mut epoch: StagedEpoch) {
-        let Some(group) = self.groups.get_mut(&epoch.recipe.group) else {
+    /// The newest key of a client is the only one from now on, and whoever holds the state of an older registration is out:
+    /// its leaves in all its groups are to be renewed.
+    pub(super) fn promote(&mut self, client: MemberId) {
+        self.clients.promote(client);
+        for group in self.groups.values_mut().filter(|group| group.contains(client)) {
+            group.unrenewed.insert(client);
+        }
+    }
+
+    fn merge_and_send(&mut self, now: Now, mut epoch: StagedEpoch, evicting: Option<Now>) {
+        let id = epoch.recipe.group;
+        let Some(group) = self.groups.get_mut(&id) else {
             return;
         };
-        let message = std::mem::take(&mut epoch.message);
+        let messages = std::mem::take(&mut epoch.messages);
         let (header, reason) = (epoch.header, epoch.recipe.announcement.reason);
         let Ok(plan) = group.merge(now, epoch) else {
             // Staged against another tree than the one it is merged into: a fault of ours. The store has it, the
@@ -296,60 +219,39 @@ impl Core {
         };
         let beacon = group.new_beacon(now, &self.config.signing);
         let (destination, members) = (group.destination(), group.tree.len());
-        let datagrams = datagrams(&message, header, &group.config.repair, &mut self.coder, &self.config);
-        let (datagrams, units, repair_units) = datagrams.unwrap_or_default();
+        let count = u16::try_from(messages.len()).unwrap_or(u16::MAX);
+        let (mut sent, mut units, mut repair_units) = (Vec::new(), 0, 0);
+        for (message, number) in messages.iter().zip(0..count) {
+            let cut = datagrams(message, (number, count), header, &group.config.repair, &mut self.coder, &self.config);
+            let (datagrams, of_message, of_repair) = cut.unwrap_or_default();
+            sent.extend(datagrams);
+            units += of_message;
+            repair_units += of_repair;
+        }
         if members > 0 {
-            group.sent.0 += 1;
-            group.sent.1 += u64::try_from(datagrams.len()).unwrap_or(u64::MAX);
-            for datagram in datagrams.into_iter().chain([beacon]) {
+            group.sent.0 += u64::from(count);
+            group.sent.1 += u64::try_from(sent.len()).unwrap_or(u64::MAX);
+            let mut eviction = evicting.map(|since| Sent { group: id, epoch: header.epoch, since });
+            for datagram in sent.into_iter().chain([beacon]) {
                 match reason.revokes() {
-                    true => self.outbox.push_urgent(destination, datagram),
+                    true => self.outbox.push_urgent(destination, datagram, eviction.take()),
                     false => self.outbox.push(destination, datagram),
                 }
             }
         }
+        self.arm(id);
         self.event(Event::Epoch(Box::new(EpochEvent {
             group: header.group,
             term: header.term,
             epoch: header.epoch,
             reason,
             members,
-            octets: message.len(),
+            messages: usize::from(count),
+            octets: messages.iter().map(Vec::len).sum(),
             plan,
             units,
             repair_units,
         })));
-    }
-
-    fn tell(&mut self, now: Now, then: Then) {
-        match then {
-            Then::Nobody => {}
-            Then::Resyncs { session, client, id, resyncs } => self.resyncs(now, session, client, id, &resyncs),
-            Then::Operator { ticket, group } => {
-                let epoch = self.groups.get(&group).map_or(0, super::Group::epoch);
-                self.outputs.push_back(Output::AdminReply { ticket, result: Ok(AdminReply::Epoch(epoch)) });
-            }
-            Then::Reply { session, client, id, changes, denied } => {
-                let outcomes = changes
-                    .iter()
-                    .zip(denied)
-                    .map(|((act, name), denied)| match (denied, act) {
-                        (Some(denial), _) => self.deny(name, client, denial),
-                        (None, Act::Join) => self.grant(now, name, client, u64::MAX),
-                        (None, Act::Leave) => self.left(name, client),
-                    })
-                    .collect();
-                self.reply(session, &Reply { id, outcomes });
-            }
-        }
-    }
-
-    fn left(&self, name: &str, client: MemberId) -> Outcome {
-        let group = self.groups.values().find(|group| group.config.name == name);
-        match group.and_then(|group| group.left.get(&client)) {
-            Some((_, epoch)) => Outcome::Left { epoch: *epoch },
-            None => Outcome::Denied(Denial::NotMember),
-        }
     }
 }
 
@@ -357,6 +259,7 @@ impl Core {
 /// numbers of units and repair units.
 fn datagrams(
     message: &[u8],
+    (number, messages): (u16, u16),
     epoch: protocol::EpochHeader,
     repair: &fec::RepairScheme,
     coder: &mut fec::ReedSolomon,
@@ -365,14 +268,14 @@ fn datagrams(
     let layout = fec::Layout::new(message.len(), repair).ok()?;
     let blocks = fec::encode(message, &layout, coder).ok()?;
     let (mut signed, mut units, mut repair_units) = (Vec::with_capacity(blocks.len()), 0, 0);
-    for (block, number) in blocks.iter().zip(0u16..) {
+    for (block, at) in blocks.iter().zip(0u16..) {
         let header = BlockHeader {
             epoch,
-            message: 0,
-            messages: 1,
+            message: number,
+            messages,
             message_len: u32::try_from(message.len()).ok()?,
             blocks: layout.block_count(),
-            block: number,
+            block: at,
             s: block.shape.s(),
             r: block.shape.r(),
         };

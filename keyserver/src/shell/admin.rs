@@ -3,6 +3,7 @@
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use axum::extract::connect_info::Connected;
 use axum::extract::{ConnectInfo, DefaultBodyLimit, Path as UrlPath, Request, State};
@@ -132,6 +133,10 @@ fn failure(status: StatusCode, why: &str) -> Response {
     (status, Json(json!({ "error": why }))).into_response()
 }
 
+fn micros(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
+}
+
 fn render(reply: AdminReply) -> Value {
     match reply {
         AdminReply::Done => json!({ "ok": true }),
@@ -149,6 +154,8 @@ fn render(reply: AdminReply) -> Value {
                 "name": group.name, "id": group.id.0, "epoch": group.epoch,
                 "members": group.members, "height": group.height,
                 "rekey_messages": group.rekey_messages, "units_sent": group.units_sent,
+                "last_eviction_us": group.eviction.map(|(last, _)| micros(last)),
+                "slowest_eviction_us": group.eviction.map(|(_, slowest)| micros(slowest)),
             })).collect::<Vec<_>>(),
         }),
     }

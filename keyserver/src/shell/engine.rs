@@ -264,6 +264,8 @@ fn log(event: &Event) {
             members = epoch.members,
             joined = epoch.plan.joined.len(),
             left = epoch.plan.left.len(),
+            moved = epoch.plan.compaction.moves,
+            messages = epoch.messages,
             octets = epoch.octets,
             units = epoch.units,
             repair_units = epoch.repair_units,
@@ -272,6 +274,9 @@ fn log(event: &Event) {
         Event::Given { group, client, .. } => tracing::debug!(%group, %client, "keys given"),
         Event::Denied { group, client, denial } => tracing::info!(group, %client, %denial, "denied"),
         Event::Misbehaved { peer, how } => tracing::warn!(peer, how, "refused"),
+        Event::EvictionSent { group, epoch, took } => {
+            tracing::info!(%group, epoch, took_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX), "eviction sent");
+        }
         Event::Overflow { datagrams } => tracing::warn!(datagrams, "the sending queue is full"),
     }
 }

@@ -36,6 +36,7 @@ impl Secrets for Held {
 }
 
 pub struct Server {
+    pub suite: Suite,
     pub tree: Tree,
     pub held: Held,
 }
@@ -50,9 +51,18 @@ pub fn announcement() -> Announcement {
 
 impl Server {
     pub fn new(degree: u8, strategy: Strategy) -> Self {
-        let tree = Tree::new(Degree::new(degree).unwrap(), strategy, 0);
-        let root = context(0).fresh(&Seed::new([0; 32]), NodeId(0));
-        Self { tree, held: Held(BTreeMap::from([(NodeId(0), (0, root))])) }
+        Self::of(Suite::Aes256, Degree::new(degree).unwrap(), strategy)
+    }
+
+    pub fn of(suite: Suite, degree: Degree, strategy: Strategy) -> Self {
+        let mut server = Self { suite, tree: Tree::new(degree, strategy, 0), held: Held::default() };
+        let root = server.context(0).fresh(&Seed::new([0; 32]), NodeId(0));
+        server.held.0.insert(NodeId(0), (0, root));
+        server
+    }
+
+    pub fn context(&self, epoch: u64) -> EpochContext {
+        EpochContext { suite: self.suite, ..context(epoch) }
     }
 
     pub fn epoch(&self) -> u64 {
@@ -64,12 +74,13 @@ impl Server {
         let epoch = self.epoch() + 1;
         let staged = self.tree.stage(changes, epoch).unwrap();
         let executed =
-            execute(staged.plan(), &context(epoch), &Seed::new([seed; 32]), &self.held, announcement()).unwrap();
-        let plan = self.tree.merge(staged).unwrap();
-        for moved in &plan.moved {
-            let secret = self.held.0.remove(&moved.from).unwrap();
-            self.held.0.insert(moved.to, secret);
+            execute(staged.plan(), &self.context(epoch), &Seed::new([seed; 32]), &self.held, announcement()).unwrap();
+        for (node, slot) in staged.touched() {
+            if slot.and_then(|slot| slot.version()).is_none() {
+                self.held.0.remove(&node);
+            }
         }
+        let plan = self.tree.merge(staged).unwrap();
         for (node, secret) in &executed.secrets {
             self.held.0.insert(*node, (epoch, secret.clone()));
         }

@@ -34,11 +34,11 @@ impl Group {
         }
         match member.take(&unit) {
             Err(Unusable::Conflict(conflict)) => return self.conflict(env, conflict),
-            Err(error) => {
+            Err(_) => {
                 self.counters.units_malformed += 1;
                 env.event(Event::Dropped { cause: "a signed unit that cannot be used" });
                 self.fence.raise(&header.context());
-                return self.need(env, unusable(&error));
+                return self.need(env, "a signed unit that makes no sense");
             }
             Ok(Taken::Nothing) => self.fence.raise(&header.context()),
             Ok(Taken::Whole { recovered }) => {
@@ -146,12 +146,5 @@ impl Group {
     fn conflict(&mut self, env: &mut Env<'_>, what: Conflict) {
         self.counters.conflicts += 1;
         env.event(Event::Conflict { group: self.name.clone(), what });
-    }
-}
-
-fn unusable(error: &Unusable) -> &'static str {
-    match error {
-        Unusable::Messages(_) => "an epoch of several messages",
-        _ => "a signed unit that makes no sense",
     }
 }

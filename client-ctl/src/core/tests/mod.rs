@@ -13,8 +13,8 @@ use protocol::rekey::Announcement;
 use protocol::request::{EarlierKey, Membership, Operations, Outcome, Reply, Request};
 use protocol::unit::{BlockHeader, sign_block};
 use protocol::{
-    Commitment, EpochContext, EpochHeader, HeaderHash, Incarnation, KeyPath, NodeSecret, Reason, Seed, SigningKey,
-    Suite,
+    Commitment, EpochContext, EpochHeader, HeaderHash, Incarnation, KeyPath, NodeSecret, Reason, RekeyMessage, Seed,
+    SigningKey, Suite,
 };
 
 use super::*;
@@ -92,12 +92,12 @@ impl Server {
         server
     }
 
-    /// The datagrams of the epoch that these changes make.
-    pub(crate) fn change(&mut self, reason: Reason, changes: &[Change]) -> Vec<Vec<u8>> {
-        self.change_with(reason, changes, 1)
+    pub(crate) fn set_strategy(&mut self, strategy: Strategy) {
+        self.tree.set_strategy(strategy);
     }
 
-    pub(crate) fn change_with(&mut self, reason: Reason, changes: &[Change], messages: u16) -> Vec<Vec<u8>> {
+    /// The datagrams of the epoch that these changes make.
+    pub(crate) fn change(&mut self, reason: Reason, changes: &[Change]) -> Vec<Vec<u8>> {
         let epoch = self.context.epoch + 1;
         let header = EpochHeader {
             suite: Suite::Aes256,
@@ -112,11 +112,7 @@ impl Server {
         let staged = self.tree.stage(changes, epoch).unwrap();
         let seed = Seed::new([u8::try_from(epoch).unwrap(); 32]);
         let made = execute(staged.plan(), &header.context(), &seed, &self.held, announcement).unwrap();
-        let plan = self.tree.merge(staged).unwrap();
-        for moved in &plan.moved {
-            let leaf = self.held.0.remove(&moved.from).unwrap();
-            self.held.0.insert(moved.to, leaf);
-        }
+        self.tree.merge(staged).unwrap();
         for (node, secret) in made.secrets {
             self.held.0.insert(node, (epoch, secret));
         }
@@ -127,7 +123,10 @@ impl Server {
         if changes.iter().any(|change| matches!(change, Change::Join(ME))) {
             self.joined_epoch = epoch;
         }
-        cut(&header, &made.message.encode(), messages, &self.key)
+        let messages = u16::try_from(made.messages.len()).unwrap();
+        let cut =
+            |(message, number): (&RekeyMessage, u16)| cut(&header, &message.encode(), (number, messages), &self.key);
+        made.messages.iter().zip(0..).flat_map(cut).collect()
     }
 
     pub(crate) fn refresh(&mut self) -> Vec<Vec<u8>> {
@@ -173,17 +172,17 @@ impl Server {
     }
 }
 
-fn cut(header: &EpochHeader, message: &[u8], messages: u16, key: &SigningKey) -> Vec<Vec<u8>> {
+fn cut(header: &EpochHeader, message: &[u8], (number, messages): (u16, u16), key: &SigningKey) -> Vec<Vec<u8>> {
     let layout = Layout::new(message.len(), &RepairScheme::default()).unwrap();
     let blocks = fec::encode(message, &layout, &mut ReedSolomon::new()).unwrap();
-    let sign = |(block, number): (&fec::Block, u16)| {
+    let sign = |(block, at): (&fec::Block, u16)| {
         let header = BlockHeader {
             epoch: *header,
-            message: 0,
+            message: number,
             messages,
             message_len: u32::try_from(message.len()).unwrap(),
             blocks: layout.block_count(),
-            block: number,
+            block: at,
             s: block.shape.s(),
             r: block.shape.r(),
         };

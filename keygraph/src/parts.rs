@@ -1,0 +1,171 @@
+//! User-, key-oriented and hybrid rekeying: which wraps go into which message.
+
+use std::collections::BTreeMap;
+
+use crate::ids::{child_towards, path_to_root};
+use crate::plan::{Part, Update, Wrap};
+use crate::planner::{Branch, Planner};
+use crate::types::{NodeId, Strategy};
+
+/// Messages of one plan at the most; a plan that needs more is one group-oriented message, which every member
+/// understands as well. A leave takes (d-1)(h-1) messages, a few hundred in the worst of trees; what passes the limit
+/// are large batches, where almost every member would have a message of its own.
+pub const MAX_PARTS: usize = 512;
+
+/// Wraps and k-nodes of one message, about: half a mebioctet of 32-octet wraps. A larger plan is divided by subtrees, so
+/// that no member collects much more than it needs.
+const WEIGHT: usize = 16_384;
+
+/// Messages of a plan whose updates are group-oriented so far; none if one message carries all.
+pub(crate) fn split(planner: &Planner<'_, '_>, updates: &mut [Update]) -> Vec<Part> {
+    let plan = Updates { planner, index: updates.iter().map(|update| update.node).zip(0..).collect() };
+    let all: usize = updates.iter().map(|update| update.wraps.len() + 1).sum();
+    let weight = WEIGHT.max(all / (MAX_PARTS / 4));
+    let parts = match planner.marking.tree.strategy {
+        Strategy::Group | Strategy::Chain => Vec::new(),
+        Strategy::Hybrid => plan.below(updates, weight, 1),
+        strategy => {
+            let audiences = plan.audiences(updates);
+            match strategy {
+                _ if audiences.len() > MAX_PARTS => Vec::new(),
+                Strategy::User => return plan.user_oriented(updates, &audiences),
+                _ => audiences.iter().map(|audience| plan.way(updates, *audience)).collect(),
+            }
+        }
+    };
+    match parts.len() {
+        2..=MAX_PARTS => parts,
+        _ if all > WEIGHT => plan.below(updates, weight, 0),
+        _ => Vec::new(),
+    }
+}
+
+struct Updates<'p, 'm, 't> {
+    planner: &'p Planner<'m, 't>,
+    index: BTreeMap<NodeId, usize>,
+}
+
+/// Members who share a key that they hold already and need the same new secrets: the lowest wrap that they open, as
+/// (index of its update, its index there).
+type Audience = (usize, usize);
+
+impl Updates<'_, '_, '_> {
+    fn audiences(&self, updates: &[Update]) -> Vec<Audience> {
+        let mut all = Vec::new();
+        for (at, update) in updates.iter().enumerate() {
+            for (number, wrap) in update.wraps.iter().enumerate() {
+                let held = match wrap.child == update.node {
+                    // Under the k-node's own old secret, if somebody needs that first: below a child that stays as it is.
+                    true => self
+                        .planner
+                        .branches(update.node)
+                        .iter()
+                        .any(|branch| !self.is_changed(update, branch) && !self.planner.is_told_otherwise(branch)),
+                    // What has this epoch's version comes from a wrap further down.
+                    false => wrap.kek.version < self.planner.marking.epoch,
+                };
+                if held {
+                    all.push((at, number));
+                }
+            }
+        }
+        all
+    }
+
+    /// Whether members below a child are served elsewhere: by a wrap of their own, or from further down.
+    fn is_changed(&self, update: &Update, branch: &Branch) -> bool {
+        self.index.contains_key(&branch.node) || update.wraps.iter().any(|wrap| wrap.child == branch.child)
+    }
+
+    /// The message of an audience, without its wraps.
+    fn part(&self, updates: &[Update], (at, number): Audience) -> Part {
+        let update = &updates[at];
+        let below = update.wraps[number].child;
+        let changed = |branch: &Branch| self.is_changed(update, branch);
+        let except = match below == update.node {
+            true => self.planner.branches(below).iter().filter(|branch| changed(branch)).map(|b| b.child).collect(),
+            false => Vec::new(),
+        };
+        Part { below, except, entries: Vec::new() }
+    }
+
+    /// The updates above a place, lowest first, each with its child on that side.
+    fn above(&self, node: NodeId) -> impl Iterator<Item = (usize, NodeId)> {
+        let degree = self.planner.marking.tree.degree;
+        path_to_root(node, degree)
+            .skip(1)
+            .filter_map(move |above| Some((*self.index.get(&above)?, child_towards(above, node, degree)?)))
+    }
+
+    /// Key-oriented: on each k-node from the audience's first up to the root, the wrap that it opens.
+    fn way(&self, updates: &[Update], audience: Audience) -> Part {
+        let mut part = self.part(updates, audience);
+        part.entries.push((audience.0, vec![audience.1]));
+        let node = updates[audience.0].node;
+        part.entries.extend(self.above(node).map(|(at, child)| (at, wrap_for(&updates[at], child))));
+        part
+    }
+
+    /// User-oriented: the same secrets, each under the key that the audience has in common.
+    fn user_oriented(&self, updates: &mut [Update], audiences: &[Audience]) -> Vec<Part> {
+        let mut wraps: Vec<Vec<Wrap>> = vec![Vec::new(); updates.len()];
+        let mut parts = Vec::with_capacity(audiences.len());
+        for audience in audiences {
+            let first = updates[audience.0].wraps[audience.1];
+            let mut part = self.part(updates, *audience);
+            part.entries.push((audience.0, vec![wraps[audience.0].len()]));
+            wraps[audience.0].push(first);
+            for (at, child) in self.above(updates[audience.0].node) {
+                part.entries.push((at, vec![wraps[at].len()]));
+                wraps[at].push(Wrap { child, kek: first.kek });
+            }
+            parts.push(part);
+        }
+        updates.iter_mut().zip(wraps).for_each(|(update, wraps)| update.wraps = wraps);
+        parts
+    }
+
+    /// One message for each subtree: of at most `weight`, and at least `depth` steps below the root. It has all that is new
+    /// in the subtree, and of what is above the way to it. (Hybrid: the subtrees below the root.)
+    fn below(&self, updates: &[Update], weight: usize, depth: usize) -> Vec<Part> {
+        let degree = self.planner.marking.tree.degree;
+        let mut weights: Vec<usize> = updates.iter().map(|update| update.wraps.len() + 1).collect();
+        for (at, update) in updates.iter().enumerate() {
+            if let Some((above, _)) = self.above(update.node).next() {
+                weights[above] += weights[at];
+            }
+        }
+        let mut subtrees: BTreeMap<NodeId, Vec<(usize, Vec<usize>)>> = BTreeMap::new();
+        let mut open: Vec<(NodeId, NodeId, usize)> = vec![(NodeId::ROOT, NodeId::ROOT, 0)];
+        while let Some((place, node, steps)) = open.pop() {
+            let small = self.index.get(&node).is_none_or(|at| weights[*at] <= weight);
+            if small && steps >= depth {
+                subtrees.insert(place, Vec::new());
+            } else if self.index.contains_key(&node) {
+                let branches = self.planner.branches(node);
+                let told = branches.into_iter().filter(|branch| !self.planner.is_told_otherwise(branch));
+                open.extend(told.map(|branch| (branch.child, branch.node, steps + 1)));
+            } else {
+                subtrees.insert(place, Vec::new());
+            }
+        }
+        for (at, update) in updates.iter().enumerate().filter(|(_, update)| !update.silent) {
+            let subtree = path_to_root(update.node, degree).find(|place| subtrees.contains_key(place));
+            if let Some(entries) = subtree.and_then(|place| subtrees.get_mut(&place)) {
+                entries.push((at, (0..update.wraps.len()).collect()));
+            }
+        }
+        let whole = |(below, mut entries): (NodeId, Vec<(usize, Vec<usize>)>)| {
+            entries.extend(self.above(below).map(|(at, child)| (at, wrap_for(&updates[at], child))));
+            Part { below, except: Vec::new(), entries }
+        };
+        subtrees.into_iter().map(whole).collect()
+    }
+}
+
+/// The wrap of an update for whoever is below this child: the child's, or else the one under the own old secret; none if
+/// they compute it.
+fn wrap_for(update: &Update, child: NodeId) -> Vec<usize> {
+    let of = |place: NodeId| update.wraps.iter().position(|wrap| wrap.child == place);
+    of(child).or_else(|| of(update.node)).into_iter().collect()
+}
