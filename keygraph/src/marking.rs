@@ -2,12 +2,17 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use smallvec::SmallVec;
+
 use crate::error::ChangeError;
-use crate::ids::{child, last_child, parent};
+use crate::ids::{child, children, last_child, parent};
 use crate::plan::Change;
 use crate::snapshot::Slot;
 use crate::tree::{Difference, Tree, allowed_height, height};
-use crate::types::{MemberId, NodeId, Version};
+use crate::types::{Degree, MemberId, NodeId, Version};
+
+/// Places below a k-node; on the stack for the degrees that are used most.
+pub(crate) type Children = SmallVec<[(NodeId, Slot); 4]>;
 
 /// A batch of changes on its way through the algorithm.
 ///
@@ -76,28 +81,38 @@ impl<'a> Marking<'a> {
     }
 
     /// What stands below `node` after the batch, ascending.
-    pub(crate) fn children(&self, node: NodeId) -> Vec<(NodeId, Slot)> {
+    pub(crate) fn children(&self, node: NodeId) -> Children {
         let degree = self.tree.degree;
-        let (Some(first), Some(last)) = (child(node, 0, degree), last_child(node, degree).map(NodeId)) else {
-            return Vec::new();
+        if degree != Degree::STAR {
+            return children(node, degree).filter_map(|child| Some((child, self.slot(child)?))).collect();
+        }
+        let Some((first, last)) = child(node, 0, degree).zip(last_child(node, degree).map(NodeId)) else {
+            return Children::new();
         };
         let old = self.tree.standing(first, last).filter(|node| !self.difference.slots.contains_key(node));
-        let old = old.filter_map(|node| Some((node, self.tree.slot(node)?)));
-        let mut all: Vec<_> = old.collect();
+        let mut all: Children = old.filter_map(|node| Some((node, self.tree.slot(node)?))).collect();
         let changed = self.difference.slots.range(first..=last);
         all.extend(changed.filter_map(|(node, slot)| slot.map(|slot| (*node, slot))));
         all.sort_unstable_by_key(|(node, _)| *node);
         all
     }
 
-    /// The secret at `node` is made in this batch.
-    pub(crate) fn renew(&mut self, node: NodeId) {
-        let epoch = self.epoch;
-        let slot = self.slot(node).map(|slot| match slot {
-            Slot::KNode { .. } | Slot::Spliced => Slot::KNode { version: epoch },
-            Slot::UNode { member, .. } => Slot::UNode { member, version: epoch },
-        });
-        self.difference.slots.insert(node, slot);
+    /// What stood at `node` before, and what stands there after the batch.
+    pub(crate) fn change(&self, node: NodeId) -> (Option<Slot>, Option<Slot>) {
+        let old = self.tree.slot(node);
+        (old, self.difference.slots.get(&node).copied().unwrap_or(old))
+    }
+
+    /// The secret of the k-node at `node` is made in this batch.
+    pub(crate) fn renew_knode(&mut self, node: NodeId) {
+        self.difference.slots.insert(node, Some(Slot::KNode { version: self.epoch }));
+    }
+
+    /// The secret of the leaf at `node` is made in this batch.
+    pub(crate) fn renew_leaf(&mut self, node: NodeId) {
+        if let Some(Slot::UNode { member, .. }) = self.slot(node) {
+            self.difference.slots.insert(node, Some(Slot::UNode { member, version: self.epoch }));
+        }
     }
 
     /// The k-node has no secret from now on.

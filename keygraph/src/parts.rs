@@ -18,10 +18,14 @@ const WEIGHT: usize = 16_384;
 
 /// Messages of a plan whose updates are group-oriented so far; none if one message carries all.
 pub(crate) fn split(planner: &Planner<'_, '_>, updates: &mut [Update]) -> Vec<Part> {
-    let plan = Updates { planner, index: updates.iter().map(|update| update.node).zip(0..).collect() };
     let all: usize = updates.iter().map(|update| update.wraps.len() + 1).sum();
+    let strategy = planner.marking.tree.strategy;
+    if matches!(strategy, Strategy::Group | Strategy::Chain) && all <= WEIGHT {
+        return Vec::new();
+    }
     let weight = WEIGHT.max(all / (MAX_PARTS / 4));
-    let parts = match planner.marking.tree.strategy {
+    let plan = Updates { planner, index: updates.iter().map(|update| update.node).zip(0..).collect() };
+    let parts = match strategy {
         Strategy::Group | Strategy::Chain => Vec::new(),
         Strategy::Hybrid => plan.below(updates, weight, 1),
         strategy => {

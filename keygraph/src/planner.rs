@@ -2,7 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::ids::{parent, path_to_root};
+use smallvec::SmallVec;
+
+use crate::ids::path_to_root;
 use crate::marking::Marking;
 use crate::parts;
 use crate::plan::{Compaction, LeafAdvance, Move, Plan, Source, Update, Wrap};
@@ -12,50 +14,26 @@ use crate::types::{KeyRef, MemberId, NodeId, Strategy, Version};
 /// Plans the secrets of a marked tree, and gives everything that they touch its new version.
 pub(crate) fn plan(marking: &mut Marking<'_>) -> Plan {
     let (joined, moved) = leaves(marking);
-    let mut lost = above(marking, marking.departures.iter());
-    // Nobody holds the root of an empty group, so nobody could follow it.
-    if marking.refresh || marking.tree.is_empty() {
-        lost.insert(NodeId::ROOT);
-    }
-    let mut newcomers: BTreeMap<NodeId, BTreeSet<NodeId>> = BTreeMap::new();
-    for m in &moved {
-        let degree = marking.tree.degree;
-        let old: Vec<NodeId> = path_to_root(m.from, degree).skip(1).collect();
-        // Straight up: what was in between is gone, and what is above has the same members below it as before.
-        if old.contains(&m.to) {
-            continue;
-        }
-        let new: Vec<NodeId> = path_to_root(m.to, degree).collect();
-        lost.extend(old.iter().filter(|knode| !new[1..].contains(knode)));
-        for pair in new.windows(2).take_while(|pair| !old.contains(&pair[1])) {
-            newcomers.entry(pair[1]).or_default().insert(pair[0]);
-        }
-    }
-    let mut affected = above(marking, joined.iter().map(|(_, node)| node));
-    affected.extend(above(marking, newcomers.keys()));
-    affected.extend(newcomers.keys());
-    affected.extend(above(marking, lost.iter()));
-    affected.extend(&lost);
-    affected.insert(NodeId::ROOT);
+    let (affected, newcomers) = affected(marking, &joined, &moved);
     let mut planner = Planner {
         origins: moved.iter().map(|m| (m.to, m.from)).collect(),
         marking,
-        lost,
         newcomers,
-        new: BTreeSet::new(),
-        silent: BTreeSet::new(),
+        new: Vec::with_capacity(affected.len()),
+        silent: Vec::new(),
         used: BTreeMap::new(),
         spliced: Vec::new(),
     };
-    let mut updates: Vec<Update> = affected.iter().rev().filter_map(|node| planner.update(*node)).collect();
+    let mut updates = Vec::with_capacity(affected.len());
+    updates.extend(affected.iter().rev().filter_map(|(node, lost)| planner.update(*node, *lost)));
     let parts = parts::split(&planner, &mut updates);
     for m in &moved {
         planner.kek_of_leaf(m.to);
     }
     let Planner { used, spliced, marking, .. } = planner;
-    let advanced = used.into_iter().map(|(to, from)| LeafAdvance { to, from }).collect::<Vec<_>>();
+    let advanced: Vec<LeafAdvance> = used.into_iter().map(|(to, from)| LeafAdvance { to, from }).collect();
     for leaf in &advanced {
-        marking.renew(leaf.to);
+        marking.renew_leaf(leaf.to);
     }
     Plan {
         epoch: marking.epoch,
@@ -70,6 +48,60 @@ pub(crate) fn plan(marking: &mut Marking<'_>) -> Plan {
         parts,
         compaction: Compaction { moves: marking.moves, wraps: 0 },
     }
+}
+
+type Newcomers = BTreeMap<NodeId, BTreeSet<NodeId>>;
+
+/// The k-nodes that need a new secret, and whether each is *lost*: somebody can compute its old secret who must not learn the
+/// new one, or nobody can at all. And of the k-nodes that are not lost, the children below whom somebody moved in who
+/// does not hold the old secret.
+fn affected(
+    marking: &Marking<'_>,
+    joined: &[(MemberId, NodeId)],
+    moved: &[Move],
+) -> (BTreeMap<NodeId, bool>, Newcomers) {
+    let degree = marking.tree.degree;
+    let above = |node: NodeId| path_to_root(node, degree).skip(1);
+    let mut affected = BTreeMap::new();
+    for departure in &marking.departures {
+        // What is above a lost k-node is lost, up to here.
+        for node in above(*departure) {
+            if affected.insert(node, true) == Some(true) {
+                break;
+            }
+        }
+    }
+    // Nobody holds the root of an empty group, so nobody could follow it.
+    let root_is_lost = marking.refresh || marking.tree.is_empty();
+    *affected.entry(NodeId::ROOT).or_insert(root_is_lost) |= root_is_lost;
+    let mut newcomers = Newcomers::new();
+    for m in moved {
+        let old: Vec<NodeId> = above(m.from).collect();
+        // Straight up: what was in between is gone, and what is above has the same members below it as before.
+        if old.contains(&m.to) {
+            continue;
+        }
+        let new: Vec<NodeId> = path_to_root(m.to, degree).collect();
+        // A split loses nothing: whoever it displaces stays below every k-node that it was below.
+        for node in &old {
+            *affected.entry(*node).or_insert(false) |= !new[1..].contains(node);
+        }
+        for pair in new.windows(2) {
+            affected.entry(pair[1]).or_insert(false);
+            if !old.contains(&pair[1]) {
+                newcomers.entry(pair[1]).or_default().insert(pair[0]);
+            }
+        }
+    }
+    for (_, leaf) in joined {
+        for node in above(*leaf) {
+            if affected.contains_key(&node) && node != NodeId::ROOT {
+                break;
+            }
+            affected.entry(node).or_insert(false);
+        }
+    }
+    (affected, newcomers)
 }
 
 /// Fresh leaves and displaced ones.
@@ -87,30 +119,13 @@ fn leaves(marking: &Marking<'_>) -> (Vec<(MemberId, NodeId)>, Vec<Move>) {
     (joined, moved)
 }
 
-/// All places above these.
-fn above<'n>(marking: &Marking<'_>, places: impl Iterator<Item = &'n NodeId>) -> BTreeSet<NodeId> {
-    let mut all = BTreeSet::new();
-    for place in places {
-        let mut next = parent(*place, marking.tree.degree);
-        // What is above a place in the set is in the set.
-        while let Some(node) = next.filter(|node| all.insert(*node)) {
-            next = parent(node, marking.tree.degree);
-        }
-    }
-    all
-}
-
 pub(crate) struct Planner<'m, 't> {
     pub(crate) marking: &'m mut Marking<'t>,
-    /// K-nodes whose old secret somebody can compute who must not learn the new one, or nobody can at all. A split
-    /// adds none: whoever it displaces stays below every k-node that it was below.
-    lost: BTreeSet<NodeId>,
-    /// Of k-nodes that are not lost, the children below whom somebody moved in who does not hold the old secret.
-    newcomers: BTreeMap<NodeId, BTreeSet<NodeId>>,
-    /// K-nodes whose secret in this plan cannot be computed from their own old one.
-    new: BTreeSet<NodeId>,
-    /// Those of them whose members all get a sealed reply.
-    silent: BTreeSet<NodeId>,
+    newcomers: Newcomers,
+    /// K-nodes whose secret in this plan cannot be computed from their own old one; descending.
+    new: Vec<NodeId>,
+    /// Those of them whose members all get a sealed reply; descending.
+    silent: Vec<NodeId>,
     /// By place, the leaves whose secret ends with this plan, under the name that their members know.
     used: BTreeMap<NodeId, KeyRef>,
     /// Moved leaves: to, from.
@@ -127,32 +142,36 @@ pub(crate) struct Branch {
     slot: Slot,
 }
 
+/// On the stack for the degrees that are used most.
+type Branches = SmallVec<[Branch; 4]>;
+
+/// Whether a node is in a descending list.
+fn is_in(list: &[NodeId], node: NodeId) -> bool {
+    list.binary_search_by(|other| node.cmp(other)).is_ok()
+}
+
 impl Planner<'_, '_> {
     /// The new secret of one k-node, when those of all its children are planned. `None` if it was pruned or is
     /// spliced out.
-    fn update(&mut self, node: NodeId) -> Option<Update> {
-        let tree = self.marking.tree;
-        self.marking.slot(node).filter(|slot| !slot.is_leaf())?;
-        if tree.splicing && node != NodeId::ROOT && self.marking.children(node).len() == 1 {
+    fn update(&mut self, node: NodeId, lost: bool) -> Option<Update> {
+        let (old, now) = self.marking.change(node);
+        now.filter(|slot| !slot.is_leaf())?;
+        if self.marking.tree.splicing && node != NodeId::ROOT && self.marking.children(node).len() == 1 {
             // A message names it if somebody may hold a secret of it.
-            if matches!(tree.slot(node), Some(Slot::KNode { .. })) {
+            if matches!(old, Some(Slot::KNode { .. })) {
                 self.spliced.push(node);
             }
             self.marking.splice(node);
             return None;
         }
-        let old = match tree.slot(node) {
-            Some(Slot::KNode { version }) if !self.lost.contains(&node) => Some(version),
-            _ => None,
-        };
         let update = match old {
-            None => self.renewed(node),
-            Some(version) => self.kept(node, version),
+            Some(Slot::KNode { version }) if !lost => self.kept(node, version),
+            _ => {
+                self.new.push(node);
+                self.renewed(node)
+            }
         };
-        if old.is_none() {
-            self.new.insert(node);
-        }
-        self.marking.renew(node);
+        self.marking.renew_knode(node);
         Some(update)
     }
 
@@ -162,7 +181,7 @@ impl Planner<'_, '_> {
         let mut wraps = Vec::new();
         let mut own = true;
         if let Some(children) = self.newcomers.remove(&node) {
-            let (moved_in, others): (Vec<Branch>, Vec<Branch>) =
+            let (moved_in, others): (Branches, Branches) =
                 self.branches(node).into_iter().partition(|branch| children.contains(&branch.child));
             wraps.extend(moved_in.iter().filter_map(|branch| self.wrap(branch)));
             own = !others.iter().all(|branch| self.is_told_otherwise(branch));
@@ -182,30 +201,30 @@ impl Planner<'_, '_> {
         let branches = self.branches(node);
         let derived = match self.marking.tree.strategy {
             Strategy::Chain => {
-                let mut new = branches.iter().filter(|branch| self.new.contains(&branch.node));
+                let mut new = branches.iter().filter(|branch| is_in(&self.new, branch.node));
                 let first = new.clone().next();
-                new.find(|branch| !self.silent.contains(&branch.node)).or(first)
+                new.find(|branch| !is_in(&self.silent, branch.node)).or(first)
             }
             _ => None,
         };
         let from = derived.map(|branch| branch.node);
-        let (mut wraps, mut replied) = (Vec::new(), 0);
+        let (mut wraps, mut replied) = (Vec::with_capacity(branches.len()), 0);
         for branch in branches.iter().filter(|branch| Some(branch.node) != from) {
             match self.wrap(branch) {
                 Some(wrap) => wraps.push(wrap),
                 None => replied += 1,
             }
         }
-        let silent = wraps.is_empty() && from.is_none_or(|from| self.silent.contains(&from));
+        let silent = wraps.is_empty() && from.is_none_or(|from| is_in(&self.silent, from));
         if silent {
-            self.silent.insert(node);
+            self.silent.push(node);
         }
         Update { node, source: from.map_or(Source::Fresh, |from| Source::Derive { from }), wraps, replied, silent }
     }
 
     /// All children, each with what stands in its stead.
-    pub(crate) fn branches(&self, node: NodeId) -> Vec<Branch> {
-        let mut branches = Vec::new();
+    pub(crate) fn branches(&self, node: NodeId) -> Branches {
+        let mut branches = Branches::new();
         for (child, slot) in self.marking.children(node) {
             let (mut node, mut slot) = (child, slot);
             while slot == Slot::Spliced {
@@ -233,7 +252,7 @@ impl Planner<'_, '_> {
     pub(crate) fn is_told_otherwise(&self, branch: &Branch) -> bool {
         match branch.slot {
             Slot::UNode { version, .. } => version == self.marking.epoch,
-            _ => self.silent.contains(&branch.node),
+            _ => is_in(&self.silent, branch.node),
         }
     }
 

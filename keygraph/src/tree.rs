@@ -112,11 +112,11 @@ impl Tree {
     /// What stands at a place.
     pub fn slot(&self, node: NodeId) -> Option<Slot> {
         let version = *self.versions.get(node)?;
-        Some(match self.leaves.get(node) {
-            Some(member) => Slot::UNode { member: MemberId(*member), version },
-            None if version == SPLICED => Slot::Spliced,
-            None => Slot::KNode { version },
-        })
+        // Up to the largest k-node there are only k-nodes, and beyond it only leaves.
+        if node > self.largest_knode {
+            return self.leaves.get(node).map(|member| Slot::UNode { member: MemberId(*member), version });
+        }
+        Some(if version == SPLICED { Slot::Spliced } else { Slot::KNode { version } })
     }
 
     /// The member's place.

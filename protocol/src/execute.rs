@@ -96,6 +96,12 @@ impl<S: Secrets> Run<'_, S> {
     /// All new secrets of k-nodes. None needs another of its level, so that a level is made at once.
     fn make(&mut self, seed: &Seed) -> Result<(), ExecuteError> {
         let updates = &self.plan.updates;
+        if updates.len() < PARALLEL {
+            for update in updates {
+                let secret = self.source(update, seed)?;
+                self.made.push(secret);
+            }
+        }
         while self.made.len() < updates.len() {
             let rest = &updates[self.made.len()..];
             let level = &rest[..same_level(rest, self.plan)];

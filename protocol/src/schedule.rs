@@ -56,7 +56,9 @@ impl EpochContext {
 
     /// The one-time key that wraps `target` under `kek`, and its IV: the key as long as a secret, then 16 octets.
     pub(crate) fn wrap(&self, secret: &NodeSecret, kek: KeyRef, target: KeyRef) -> Zeroizing<[u8; 48]> {
-        let names = [name(kek), name(target)].concat();
+        let mut names = [0; 24];
+        names[..12].copy_from_slice(&name(kek));
+        names[12..].copy_from_slice(&name(target));
         let mut out = Zeroizing::new([0; 48]);
         match self.suite {
             Suite::Aes256 => *out = self.expand::<48>(secret.expose(), b"wrap", &names),
@@ -74,7 +76,9 @@ impl EpochContext {
 
     /// The secret of `parent`, from that of a k-node below; one-way.
     pub fn derive(&self, secret: &NodeSecret, from: KeyRef, parent: NodeId) -> NodeSecret {
-        let names = [name(from).as_slice(), &parent.0.to_be_bytes()].concat();
+        let mut names = [0; 16];
+        names[..12].copy_from_slice(&name(from));
+        names[12..].copy_from_slice(&parent.0.to_be_bytes());
         self.secret(secret.expose(), b"derive", &names)
     }
 
@@ -110,15 +114,11 @@ impl EpochContext {
     }
 }
 
-/// HKDF-Expand with `info` = `"keystone/1 "`, label, 0, parts. `N` is at most 255 · 32.
+/// HKDF-Expand with `info` = `"keystone/1 "`, label, 0, parts (three at the most). `N` is at most 255 · 32.
 pub fn expand<const N: usize>(secret: &[u8; 32], label: &[u8], parts: &[&[u8]]) -> [u8; N] {
-    let mut info = Vec::with_capacity(96);
-    info.extend_from_slice(b"keystone/1 ");
-    info.extend_from_slice(label);
-    info.push(0);
-    parts.iter().for_each(|part| info.extend_from_slice(part));
+    let mut info: [&[u8]; 6] = [b"keystone/1 ", label, &[0], &[], &[], &[]];
+    info[3..3 + parts.len()].copy_from_slice(parts);
     let mut out = [0; N];
-    let info = [info.as_slice()];
     let filled = Prk::new_less_safe(HKDF_SHA256, secret).expand(&info, Length(N)).and_then(|okm| okm.fill(&mut out));
     // HKDF fails only for outputs beyond 8,160 octets, which no caller asks for; a key of zeros must never result.
     assert!(filled.is_ok(), "HKDF-Expand refused {N} octets");

@@ -29,6 +29,9 @@ pub(super) struct Waiting {
     open: usize,
 }
 
+/// What an operation needs before it can be answered: a batch of a group, with a change or without; or nothing.
+type Need = Option<(GroupId, Option<Act>)>;
+
 fn count(operations: &Operations) -> usize {
     match operations {
         Operations::Changes(changes) => changes.len(),
@@ -60,7 +63,7 @@ impl Core {
     pub(super) fn enqueue(&mut self, now: Now, ask: Ask) {
         let Ask { session, client, id, operations, .. } = ask;
         let mut waiting = Waiting { client, id, denied: vec![None; count(&operations)], open: 0, operations };
-        let wanted: Vec<Result<Option<(GroupId, Option<Act>)>, Denial>> = match &waiting.operations {
+        let wanted: Vec<Result<Need, Denial>> = match &waiting.operations {
             Operations::Changes(changes) => {
                 changes.iter().map(|(act, name)| self.decide(*act, name, client, id)).collect()
             }
@@ -120,13 +123,7 @@ impl Core {
     }
 
     /// What a join or leave needs: a batch of a group, with or without a change; or nothing.
-    fn decide(
-        &self,
-        act: Act,
-        name: &str,
-        client: MemberId,
-        id: RequestId,
-    ) -> Result<Option<(GroupId, Option<Act>)>, Denial> {
+    fn decide(&self, act: Act, name: &str, client: MemberId, id: RequestId) -> Result<Need, Denial> {
         let group = self.group_id(name).and_then(|id| self.groups.get(&id)).ok_or(Denial::UnknownGroup)?;
         let queue = Ok(Some((group.id(), Some(act))));
         let waits = group.has_waiting(client);
