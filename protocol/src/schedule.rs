@@ -114,9 +114,9 @@ impl EpochContext {
     }
 }
 
-/// HKDF-Expand with `info` = `"keystone/1 "`, label, 0, parts (three at the most). `N` is at most 255 · 32.
+/// HKDF-Expand with `info` = `"keystone/1 "`, label, 0, parts (five at the most). `N` is at most 255 · 32.
 pub fn expand<const N: usize>(secret: &[u8; 32], label: &[u8], parts: &[&[u8]]) -> [u8; N] {
-    let mut info: [&[u8]; 6] = [b"keystone/1 ", label, &[0], &[], &[], &[]];
+    let mut info: [&[u8]; 8] = [b"keystone/1 ", label, &[0], &[], &[], &[], &[], &[]];
     info[3..3 + parts.len()].copy_from_slice(parts);
     let mut out = [0; N];
     let filled = Prk::new_less_safe(HKDF_SHA256, secret).expand(&info, Length(N)).and_then(|okm| okm.fill(&mut out));
