@@ -4,13 +4,22 @@ use crate::types::NodeId;
 
 /// Places to a page: one bit of a `u128` each.
 const PAGE: u32 = 128;
+/// Pages to a folder, so that no list of pages grows in proportion to the group.
+const FOLDER: usize = 128;
 
 /// Something for some places. Ids are dense in a key tree, so a page costs little beside its items, and a lookup is
-/// two steps, however large the group. Memory follows the pages in which something stands.
+/// three steps, however large the group. Memory follows the pages in which something stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pages<T> {
-    pages: Vec<Option<Box<Page<T>>>>,
+    /// None at the end is empty.
+    folders: Vec<Option<Box<Folder<T>>>>,
     len: usize,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Folder<T> {
+    used: usize,
+    pages: [Option<Box<Page<T>>>; FOLDER],
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,7 +30,7 @@ struct Page<T> {
 
 impl<T> Default for Pages<T> {
     fn default() -> Self {
-        Self { pages: Vec::new(), len: 0 }
+        Self { folders: Vec::new(), len: 0 }
     }
 }
 
@@ -29,17 +38,21 @@ impl<T: Default> Pages<T> {
     /// What is at `node`.
     pub fn get(&self, node: NodeId) -> Option<&T> {
         let (page, at) = split(node);
-        let page = self.pages.get(page)?.as_ref()?;
+        let page = self.page(page)?;
         (page.taken & (1 << at) != 0).then(|| &page.items[at])
     }
 
     /// Puts `item` at `node`; returns what was there.
     pub fn insert(&mut self, node: NodeId, item: T) -> Option<T> {
-        let (page, at) = split(node);
-        if page >= self.pages.len() {
-            self.pages.resize_with(page + 1, || None);
+        let (number, at) = split(node);
+        let (folder, number) = (number / FOLDER, number % FOLDER);
+        if folder >= self.folders.len() {
+            self.folders.resize_with(folder + 1, || None);
         }
-        let page = self.pages[page]
+        let folder = self.folders[folder]
+            .get_or_insert_with(|| Box::new(Folder { used: 0, pages: std::array::from_fn(|_| None) }));
+        folder.used += usize::from(folder.pages[number].is_none());
+        let page = folder.pages[number]
             .get_or_insert_with(|| Box::new(Page { taken: 0, items: std::array::from_fn(|_| T::default()) }));
         let old = std::mem::replace(&mut page.items[at], item);
         if page.taken & (1 << at) != 0 {
@@ -53,7 +66,9 @@ impl<T: Default> Pages<T> {
     /// Takes away what is at `node`. A page without items is given back.
     pub fn remove(&mut self, node: NodeId) -> Option<T> {
         let (number, at) = split(node);
-        let page = self.pages.get_mut(number)?.as_mut()?;
+        let folder = self.folders.get_mut(number / FOLDER)?.as_mut()?;
+        let place = &mut folder.pages[number % FOLDER];
+        let page = place.as_mut()?;
         if page.taken & (1 << at) == 0 {
             return None;
         }
@@ -61,12 +76,12 @@ impl<T: Default> Pages<T> {
         self.len -= 1;
         let item = std::mem::take(&mut page.items[at]);
         if page.taken == 0 {
-            self.pages[number] = None;
-            let used = self.pages.iter().rposition(Option::is_some).map_or(0, |last| last + 1);
-            self.pages.truncate(used);
-            // The directory follows too, but not at every step.
-            if self.pages.capacity() > 4 * used.max(16) {
-                self.pages.shrink_to(2 * used);
+            *place = None;
+            folder.used -= 1;
+            if folder.used == 0 {
+                self.folders[number / FOLDER] = None;
+                let used = self.folders.iter().rposition(Option::is_some).map_or(0, |last| last + 1);
+                self.folders.truncate(used);
             }
         }
         Some(item)
@@ -84,11 +99,13 @@ impl<T: Default> Pages<T> {
 
     /// All items at `first` to `last`, ascending.
     pub fn range(&self, first: NodeId, last: NodeId) -> impl Iterator<Item = (NodeId, &T)> {
-        let (from, _) = split(first);
-        let to = split(last).0.saturating_add(1).min(self.pages.len());
-        let pages = self.pages.get(from..to).unwrap_or_default().iter().zip(from..);
+        let (from, to) = (split(first).0, split(last).0);
+        let folders =
+            self.folders.iter().zip((0..).step_by(FOLDER)).skip(from / FOLDER).take_while(move |(_, at)| *at <= to);
+        let pages = folders.flat_map(|(folder, at)| folder.iter().flat_map(|folder| &folder.pages).zip(at..));
         let items = pages.filter_map(|(page, number)| page.as_ref().map(|page| (page, number)));
         items
+            .skip_while(move |(_, number)| *number < from)
             .flat_map(|(page, number)| bits(page.taken).map(move |at| (join(number, at), &page.items[at])))
             .skip_while(move |(node, _)| *node < first)
             .take_while(move |(node, _)| *node <= last)
@@ -103,12 +120,16 @@ impl<T: Default> Pages<T> {
     pub fn last_until(&self, node: NodeId) -> Option<NodeId> {
         let (last, at) = split(node);
         let within = |number: usize, mask: u128| {
-            let taken = self.pages.get(number)?.as_ref()?.taken & mask;
+            let taken = self.page(number)?.taken & mask;
             let top = taken.checked_ilog2()?;
             Some(join(number, usize::try_from(top).unwrap_or(0)))
         };
         within(last, u128::MAX >> (127 - at))
-            .or_else(|| (0..last.min(self.pages.len())).rev().find_map(|number| within(number, u128::MAX)))
+            .or_else(|| (0..last.min(self.folders.len() * FOLDER)).rev().find_map(|number| within(number, u128::MAX)))
+    }
+
+    fn page(&self, number: usize) -> Option<&Page<T>> {
+        self.folders.get(number / FOLDER)?.as_ref()?.pages[number % FOLDER].as_deref()
     }
 }
 
@@ -140,7 +161,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_same_as_a_map(ops in proptest::collection::vec((any::<bool>(), 0u32..700, any::<u64>()), 1..300)) {
+        fn the_same_as_a_map(ops in proptest::collection::vec((any::<bool>(), prop_oneof![0u32..700, 30_000u32..31_000], any::<u64>()), 1..300)) {
             let (mut pages, mut map) = (Pages::default(), BTreeMap::new());
             for (put, id, item) in ops {
                 let node = NodeId(id);
@@ -157,7 +178,7 @@ mod tests {
             }
             prop_assert!(pages.iter().eq(map.iter().map(|(node, item)| (*node, item))));
             for node in map.keys() { pages.remove(*node); }
-            prop_assert!(pages.is_empty() && pages.pages.is_empty());
+            prop_assert!(pages.is_empty() && pages.folders.is_empty());
         }
     }
 }

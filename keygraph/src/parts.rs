@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use crate::ids::{child_towards, path_to_root};
 use crate::plan::{Part, Update, Wrap};
 use crate::planner::{Branch, Planner};
-use crate::types::{NodeId, Strategy};
+use crate::types::{Degree, NodeId, Strategy};
 
 /// Messages of one plan at the most; a plan that needs more is one group-oriented message, which every member
 /// understands as well. A leave takes (d-1)(h-1) messages, a few hundred in the worst of trees; what passes the limit
@@ -19,7 +19,9 @@ const WEIGHT: usize = 16_384;
 /// Messages of a plan whose updates are group-oriented so far; none if one message carries all.
 pub(crate) fn split(planner: &Planner<'_, '_>, updates: &mut [Update]) -> Vec<Part> {
     let all: usize = updates.iter().map(|update| update.wraps.len() + 1).sum();
-    let strategy = planner.marking.tree.strategy;
+    // In a star every message would be for one member, or for all.
+    let star = planner.marking.tree.degree == Degree::STAR;
+    let strategy = if star { Strategy::Group } else { planner.marking.tree.strategy };
     if matches!(strategy, Strategy::Group | Strategy::Chain) && all <= WEIGHT {
         return Vec::new();
     }
