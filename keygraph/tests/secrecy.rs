@@ -5,7 +5,7 @@
 mod common;
 
 use common::{Rng, STRATEGIES, World, change_horses, degree, members, random_batch, seeds};
-use keygraph::Change::{Join, Leave, Refresh};
+use keygraph::Change::{Compact, Join, Leave, Refresh};
 use keygraph::closure::Knowledge;
 use keygraph::{MemberId, Tree};
 
@@ -23,6 +23,26 @@ fn of_long_random_runs() {
                         change_horses(&mut rng, &mut world.tree);
                     }
                     let batch = random_batch(&mut rng, &world.tree, 40);
+                    world.step(&batch);
+                }
+                assert_eq!(world.leak(), None, "KEYGRAPH_SEED={seed}, degree {d}, {strategy}");
+            }
+        }
+    }
+}
+
+/// Whoever was moved and leaves afterwards opens nothing with what it knew of its old path.
+#[test]
+fn of_compactions() {
+    for seed in seeds(20) {
+        for d in [2, 3, 4, 8] {
+            for strategy in STRATEGIES {
+                let mut rng = Rng(seed);
+                let mut world = World::new(Tree::filled(degree(d), strategy, 1, members((0..200).rev())).unwrap());
+                world.step(&members(12..200).map(Leave).collect::<Vec<_>>());
+                for _ in 0..30 {
+                    let mut batch = random_batch(&mut rng, &world.tree, 20);
+                    batch.push(Compact(1 + rng.below(4)));
                     world.step(&batch);
                 }
                 assert_eq!(world.leak(), None, "KEYGRAPH_SEED={seed}, degree {d}, {strategy}");
