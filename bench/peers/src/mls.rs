@@ -11,7 +11,7 @@ use openmls::prelude::tls_codec::Deserialize;
 use openmls::prelude::{
     BasicCredential, Ciphersuite, CredentialWithKey, KeyPackage, LeafNodeIndex, LeafNodeParameters, MlsGroup,
     MlsGroupCreateConfig, MlsGroupJoinConfig, MlsMessageBodyIn, MlsMessageIn, OpenMlsProvider,
-    PURE_PLAINTEXT_WIRE_FORMAT_POLICY, ProcessedMessageContent, StagedWelcome,
+    PURE_PLAINTEXT_WIRE_FORMAT_POLICY, ProcessedMessageContent, StagedCommit, StagedWelcome,
 };
 use openmls_basic_credential::SignatureKeyPair;
 use openmls_rust_crypto::OpenMlsRustCrypto;
@@ -75,13 +75,23 @@ struct Member {
 }
 
 impl Member {
-    fn receive(&mut self, octets: &[u8]) -> Result<(), Failure> {
+    /// Verifies and decrypts a commit: the new epoch's keys are known, in memory.
+    fn read(&mut self, octets: &[u8]) -> Result<StagedCommit, Failure> {
         let message = MlsMessageIn::tls_deserialize_exact(octets)?.try_into_protocol_message()?;
-        let processed = self.group.process_message(&self.provider, message)?;
-        let ProcessedMessageContent::StagedCommitMessage(commit) = processed.into_content() else {
-            return Err("not a commit".into());
-        };
-        Ok(self.group.merge_staged_commit(&self.provider, *commit)?)
+        match self.group.process_message(&self.provider, message)?.into_content() {
+            ProcessedMessageContent::StagedCommitMessage(commit) => Ok(*commit),
+            _ => Err("not a commit".into()),
+        }
+    }
+
+    /// Goes to the new epoch. OpenMLS writes its whole tree to its store here, as JSON.
+    fn merge(&mut self, commit: StagedCommit) -> Result<(), Failure> {
+        Ok(self.group.merge_staged_commit(&self.provider, commit)?)
+    }
+
+    fn follow(&mut self, octets: &[u8]) -> Result<(), Failure> {
+        let commit = self.read(octets)?;
+        self.merge(commit)
     }
 }
 
@@ -144,17 +154,18 @@ impl Group {
             let commit =
                 group.self_update(provider, signer, LeafNodeParameters::default())?.into_commit().to_bytes()?;
             group.merge_pending_commit(provider)?;
-            self.server.receive(&commit)?;
+            self.server.follow(&commit)?;
             for (at, member) in self.played.iter_mut().enumerate() {
                 if at != committer {
-                    member.receive(&commit)?;
+                    member.follow(&commit)?;
                 }
             }
         }
         Ok(())
     }
 
-    /// The server removes a leaf, over and over without merging; every member that is played follows once.
+    /// The server removes a leaf, over and over without merging; every member that is played follows once, and its
+    /// time is that of reading: merging is mostly the store's, and persistence is apart on both sides.
     fn remove(mut self, leaf: u32, budget: Duration) -> Result<Cost, Failure> {
         let Member { provider, signer, group } = &mut self.server;
         let leaf = LeafNodeIndex::new(leaf);
@@ -174,8 +185,9 @@ impl Group {
         let mut at_receiver = Vec::new();
         for member in self.played.iter_mut().filter(|member| member.group.own_leaf_index() != leaf) {
             let begun = Instant::now();
-            member.receive(&commit)?;
+            let read = member.read(&commit)?;
             at_receiver.push(begun.elapsed());
+            member.merge(read)?;
             if member.group.epoch_authenticator().as_slice() != group.epoch_authenticator().as_slice() {
                 return Err("a member has other keys than the server".into());
             }

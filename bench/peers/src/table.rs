@@ -24,9 +24,9 @@ impl Row {
 }
 
 pub(crate) fn print(rows: &[Row]) {
-    println!("{:<58}{:>10} {:<7}{:>11}{:>9}", "case", "Keystone", "unit", "OpenMLS", "ratio");
+    println!("{:<58}{:>10} {:<7}{:>11}{:>10}", "case", "Keystone", "unit", "OpenMLS", "ratio");
     for Row { case, value, unit, against_value, ratio, .. } in rows {
-        println!("{case:<58}{value:>10.1} {unit:<7}{against_value:>11.1}{ratio:>9.4}");
+        println!("{case:<58}{value:>10.1} {unit:<7}{against_value:>11.1}{ratio:>10.5}");
     }
 }
 
