@@ -18,7 +18,7 @@ type Failure = Box<dyn std::error::Error>;
 
 /// Time for the measurements of one case at one end; building the groups comes on top, and takes most of the time.
 const BUDGET: Duration = Duration::from_secs(2);
-/// Measurements that a median needs at least.
+/// Measurements of the slowest, a server under OpenMLS, that a median needs at least.
 const LEAST: usize = 5;
 
 /// Removes a member from a group by Keystone and by OpenMLS: octets on the wire, time at the server, at a receiver.

@@ -164,8 +164,8 @@ impl Group {
         Ok(())
     }
 
-    /// The server removes a leaf, over and over without merging; every member that is played follows once, and its
-    /// time is that of reading: merging is mostly the store's, and persistence is apart on both sides.
+    /// The server removes a leaf, and every member that is played reads its commit, over and over without merging.
+    /// Then all merge, on nobody's time: merging is mostly the store's, and persistence is apart on both sides.
     fn remove(mut self, leaf: u32, budget: Duration) -> Result<Cost, Failure> {
         let Member { provider, signer, group } = &mut self.server;
         let leaf = LeafNodeIndex::new(leaf);
@@ -183,10 +183,17 @@ impl Group {
         group.merge_pending_commit(provider)?;
 
         let mut at_receiver = Vec::new();
+        let share = budget / u32::try_from(self.played.len())?.max(1);
         for member in self.played.iter_mut().filter(|member| member.group.own_leaf_index() != leaf) {
-            let begun = Instant::now();
-            let read = member.read(&commit)?;
-            at_receiver.push(begun.elapsed());
+            let until = Instant::now() + share;
+            let read = loop {
+                let begun = Instant::now();
+                let read = member.read(&commit)?;
+                at_receiver.push(begun.elapsed());
+                if Instant::now() >= until {
+                    break read;
+                }
+            };
             member.merge(read)?;
             if member.group.epoch_authenticator().as_slice() != group.epoch_authenticator().as_slice() {
                 return Err("a member has other keys than the server".into());
