@@ -1,11 +1,10 @@
 //! Keystone's side: a leave from a full binary tree under `chain`, suite `aes256`, the default repair scheme.
 
-use std::collections::BTreeMap;
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use fec::{Layout, Progress, Reassembly, ReedSolomon, RepairScheme};
-use keygraph::{Change, Degree, KeyRef, MemberId, NodeId, Strategy, Tree};
+use keygraph::{Change, Degree, KeyRef, MemberId, NodeId, Pages, Strategy, Tree};
 use protocol::execute::{Executed, Secrets, execute};
 use protocol::member::KeyPath;
 use protocol::rekey::{Announcement, RekeyMessage};
@@ -41,7 +40,8 @@ pub(crate) fn removal(members: u32, budget: Duration) -> Result<Cost, Failure> {
         let begun = Instant::now();
         let next = receiver.receive(&sent.datagrams)?;
         at_receiver.push(begun.elapsed());
-        if next.root() != sent.executed.secrets.get(&NodeId::ROOT) {
+        let root = sent.executed.secrets.iter().find(|(node, _)| *node == NodeId::ROOT);
+        if next.root() != root.map(|(_, secret)| secret) {
             return Err("a receiver has another key than the server".into());
         }
         if turn < samples {
@@ -55,18 +55,19 @@ pub(crate) fn removal(members: u32, budget: Duration) -> Result<Cost, Failure> {
     Ok(Cost { wire: mean(wire)?, message: mean(message)?, server: micros(at_server), receiver: micros(at_receiver) })
 }
 
-struct Held(BTreeMap<NodeId, (u64, NodeSecret)>);
+/// Secrets under the names that the tree has for them.
+struct Named<'a>(&'a Tree, &'a Pages<NodeSecret>);
 
-impl Secrets for Held {
+impl Secrets for Named<'_> {
     fn secret(&self, key: KeyRef) -> Option<&NodeSecret> {
-        self.0.get(&key.node).filter(|held| held.0 == key.version).map(|held| &held.1)
+        self.1.get(key.node).filter(|_| self.0.key(key.node) == Some(key))
     }
 }
 
 /// What a key server holds of a group.
 struct Server {
     tree: Tree,
-    held: Held,
+    held: Pages<NodeSecret>,
     signing: SigningKey,
     coder: ReedSolomon,
     repair: RepairScheme,
@@ -84,9 +85,12 @@ impl Server {
     fn new(members: u32) -> Result<Self, Failure> {
         let tree = Tree::filled(Degree::new(2)?, Strategy::Chain, 1, (1..=members).map(MemberId))?;
         let (seed, context) = (Seed::new([1; 32]), header(1).context());
-        let held = tree.slots().map(|(node, slot)| (node, (slot.version(), context.fresh(&seed, node)))).collect();
+        let mut held = Pages::default();
+        for (node, _) in tree.slots() {
+            held.insert(node, context.fresh(&seed, node));
+        }
         let signing = SigningKey::from_seed(&[2; 32])?;
-        Ok(Self { tree, held: Held(held), signing, coder: ReedSolomon::new(), repair: RepairScheme::default() })
+        Ok(Self { tree, held, signing, coder: ReedSolomon::new(), repair: RepairScheme::default() })
     }
 
     /// Everything that the key server does to remove a member, but for the store and the socket.
@@ -94,8 +98,11 @@ impl Server {
         let epoch = header(self.tree.epoch() + 1);
         let staged = self.tree.stage(&[Change::Leave(member)], epoch.epoch)?;
         let announcement = Announcement { reason: Reason::Leave, send_delay_ms: 0, keep_old_ms: 0 };
-        let executed = execute(staged.plan(), &epoch.context(), &Seed::new([3; 32]), &self.held, announcement)?;
-        let message = executed.message.encode();
+        let executed = execute(staged.plan(), &epoch.context(), &Seed::new([3; 32]), &self.named(), announcement)?;
+        let [message] = executed.messages.as_slice() else {
+            return Err("a leave is one message under chain".into());
+        };
+        let message = message.encode();
         let layout = Layout::new(message.len(), &self.repair)?;
         let mut datagrams = Vec::with_capacity(layout.total_units());
         for (block, number) in fec::encode(&message, &layout, &mut self.coder)?.iter().zip(0u16..) {
@@ -114,13 +121,17 @@ impl Server {
         Ok(Sent { executed, message: message.len(), datagrams })
     }
 
+    fn named(&self) -> Named<'_> {
+        Named(&self.tree, &self.held)
+    }
+
     /// A member as it is before the removal.
     fn receiver(&self, member: MemberId) -> Result<Receiver, Failure> {
         let path = self.tree.path(member).ok_or("no such member")?;
         let leaf = path.first().ok_or("no leaf")?.node;
         let keys = path
             .into_iter()
-            .map(|key| Ok((key, self.held.secret(key).ok_or("a secret is missing")?.clone())))
+            .map(|key| Ok((key, self.held.get(key.node).ok_or("a secret is missing")?.clone())))
             .collect::<Result<_, Failure>>()?;
         Ok(Receiver {
             path: KeyPath::new(self.tree.degree(), leaf, keys)?,
@@ -145,7 +156,7 @@ impl Receiver {
             let piece = fec::Unit { block, index: unit.index, s, r, payload: unit.payload };
             let progress = self.reassembly.insert(epoch.epoch, usize::try_from(message_len)?, blocks, piece)?;
             if let Progress::Complete { message, .. } = progress {
-                return Ok(self.path.apply(&epoch.context(), &RekeyMessage::decode(&message)?)?);
+                return Ok(self.path.apply(&epoch.context(), &RekeyMessage::decode(&message, epoch.suite)?)?);
             }
         }
         Err("the message is not whole".into())
