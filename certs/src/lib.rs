@@ -13,7 +13,7 @@ use std::time::{Duration, SystemTime};
 use aws_lc_rs::agreement::{PrivateKey, X25519};
 use protocol::identity::{Identity, IdentityError};
 use protocol::site::SiteCertificate;
-use protocol::{SigningKey, VerifyingKey};
+use protocol::{SigningKey, Suite, VerifyingKey};
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
     SanType,
@@ -37,6 +37,8 @@ pub struct Spec {
     pub members: Vec<String>,
     /// Days for which everything holds, 1 to 3,650.
     pub days: u32,
+    /// Suites for whose groups key servers need a signing key beside the Ed25519 one.
+    pub suites: Vec<Suite>,
 }
 
 /// Why no PKI was made. Files that were made before the failure stay in the folder.
@@ -144,6 +146,7 @@ impl Authority {
 /// ca.pem ca.key              the authority
 /// NAME.pem NAME.key          certificate and key of each principal
 /// NAME.noise NAME.signing    static Noise key and Ed25519 seed of each key server
+/// NAME.rsa                   its RSA-3072 key (PKCS #8, hexadecimal), if wanted
 /// NAME.site                  its site certificate, hexadecimal
 /// site.key site.pub          the site's own key, Ed25519, hexadecimal
 /// ```
@@ -181,11 +184,27 @@ pub fn create(folder: &Path, spec: &Spec) -> Result<(), PkiError> {
 fn site(folder: &Path, spec: &Spec) -> Result<(), PkiError> {
     let (site_seed, site) = signing_key()?;
     private(folder, "site.key", &hex_line(&*site_seed))?;
-    public(folder, "site.pub", &hex_line(&site.public().0))?;
+    public(folder, "site.pub", &hex_line(site.public().octets()))?;
     let (not_before, not_after) = validity(spec.days);
     for name in &spec.key_servers {
-        let (seed, signing) = signing_key()?;
+        let (seed, mut signing) = signing_key()?;
         private(folder, &format!("{name}.signing"), &hex_line(&*seed))?;
+        for suite in &spec.suites {
+            match suite {
+                Suite::Aes256 | Suite::Aes128 => {}
+                Suite::Rsa => {
+                    let key = rsa_key()?;
+                    private(folder, &format!("{name}.rsa"), &hex_line(&key))?;
+                    signing = signing.with_rsa(&key).map_err(|_| PkiError::Key)?;
+                }
+                #[cfg(feature = "paper")]
+                Suite::Paper => {
+                    let key = protocol::paper::SigningKey::generate().ok_or(PkiError::Key)?;
+                    private(folder, &format!("{name}.paper"), &hex_line(&key.to_pkcs8().ok_or(PkiError::Key)?))?;
+                    signing = signing.with_paper(key);
+                }
+            }
+        }
         let noise = random()?;
         private(folder, &format!("{name}.noise"), &hex_line(&*noise))?;
         let noise = PrivateKey::from_private_key(&X25519, &*noise).map_err(|_| PkiError::Key)?;
@@ -194,7 +213,7 @@ fn site(folder: &Path, spec: &Spec) -> Result<(), PkiError> {
             key_server: name.clone(),
             not_before,
             not_after,
-            signing: vec![signing.public()],
+            signing: signing.all_public(),
             noise: vec![noise.as_ref().try_into().map_err(|_| PkiError::Key)?],
         };
         public(folder, &format!("{name}.site"), &hex_line(&certificate.sign(&site)))?;
@@ -209,7 +228,7 @@ fn site(folder: &Path, spec: &Spec) -> Result<(), PkiError> {
 pub fn site_public(folder: &Path) -> Result<VerifyingKey, PkiError> {
     let path = folder.join("site.pub");
     let text = fs::read_to_string(&path).map_err(|source| PkiError::Io { path, source })?;
-    protocol::codec::from_hex(&text, "site.pub").map(VerifyingKey).map_err(|_| PkiError::Key)
+    protocol::codec::from_hex(&text, "site.pub").map(VerifyingKey::Ed25519).map_err(|_| PkiError::Key)
 }
 
 fn params((begin, end): &(u64, u64)) -> CertificateParams {
@@ -236,6 +255,14 @@ fn signing_key() -> Result<(Zeroizing<[u8; 32]>, SigningKey), PkiError> {
     let seed = random()?;
     let key = SigningKey::from_seed(&seed).map_err(|_| PkiError::Key)?;
     Ok((seed, key))
+}
+
+/// An RSA key of 3,072 bits, PKCS #8.
+fn rsa_key() -> Result<Zeroizing<Vec<u8>>, PkiError> {
+    use aws_lc_rs::encoding::{AsDer, Pkcs8V1Der};
+    let key = aws_lc_rs::rsa::KeyPair::generate(aws_lc_rs::rsa::KeySize::Rsa3072).map_err(|_| PkiError::Key)?;
+    let der: Pkcs8V1Der<'_> = key.as_der().map_err(|_| PkiError::Key)?;
+    Ok(Zeroizing::new(der.as_ref().to_vec()))
 }
 
 fn hex_line(octets: &[u8]) -> Zeroizing<String> {
@@ -272,6 +299,7 @@ mod tests {
             registrars: names(&["r1"]),
             members: names(&["m1", "m2"]),
             days: 30,
+            suites: Vec::new(),
         }
     }
 

@@ -192,7 +192,7 @@ fn site(config: &FileConfig, folder: &Path) -> Result<SiteCertificate, ConfigErr
         text.lines().filter(|line| !line.starts_with(['#', '-'])).flat_map(str::split_whitespace).collect();
     let octets = hex::decode(digits).map_err(|why| wrong(&why))?;
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_err(|why| wrong(&why))?;
-    let site = SiteCertificate::open(&octets, &VerifyingKey(key), now.as_secs()).map_err(|why| wrong(&why))?;
+    let site = SiteCertificate::open(&octets, &VerifyingKey::Ed25519(key), now.as_secs()).map_err(|why| wrong(&why))?;
     if site.key_server != config.key_server {
         return Err(wrong(&format!("it is for key server `{}`, expected `{}`", site.key_server, config.key_server)));
     }

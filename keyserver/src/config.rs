@@ -12,7 +12,7 @@ use net::noise::StaticKey;
 use net::secret_file;
 use net::tls::{CredentialFiles, Credentials};
 use protocol::identity::{Identity, IdentityPattern};
-use protocol::{GroupId, MAX_NAME, SigningKey};
+use protocol::{GroupId, MAX_NAME, SigningKey, Suite};
 use serde::Deserialize;
 
 use crate::core;
@@ -43,6 +43,13 @@ pub struct FileConfig {
     pub noise_key: PathBuf,
     /// File of mode 0600 with the Ed25519 seed that signs rekey messages. Required.
     pub signing_key: PathBuf,
+    /// File of mode 0600 with an RSA-3072 key (PKCS #8, hexadecimal), for groups of suite `rsa`. Default none.
+    #[serde(default)]
+    pub signing_key_rsa: Option<PathBuf>,
+    /// File of mode 0600 with an RSA-512 key (PKCS #8, hexadecimal), for groups of suite `paper`. Default none.
+    #[cfg(feature = "paper")]
+    #[serde(default)]
+    pub signing_key_paper: Option<PathBuf>,
     /// Unix socket for the operator's commands. Required.
     pub admin_socket: PathBuf,
     /// User ids that may give commands, besides the server's own and root. Default none.
@@ -82,6 +89,10 @@ pub struct GroupFileConfig {
     /// `chain` (default), `group`, `key`, `user` or `hybrid`. Takes effect at the next rekey.
     #[serde(default = "strategy")]
     pub strategy: String,
+    /// `aes256` (default), `aes128`, `rsa`; where it is compiled in and all addresses are loopback, `paper`. Fixed when the
+    /// group is made.
+    #[serde(default = "suite")]
+    pub suite: String,
     /// Whether k-nodes with one child are spliced out; default false.
     #[serde(default)]
     pub splice: bool,
@@ -152,6 +163,9 @@ fn units_per_second() -> u32 {
 }
 fn group_degree() -> GraphConfig {
     GraphConfig::Degree(2)
+}
+fn suite() -> String {
+    Suite::default().to_string()
 }
 fn compaction() -> u32 {
     64
@@ -225,6 +239,24 @@ impl Checked {
         let noise = StaticKey::load(&file.noise_key).map_err(|e| ConfigError::invalid("noise_key", e))?;
         let seed = secret_file::read(&file.signing_key).map_err(|e| ConfigError::invalid("signing_key", e))?;
         let signing = SigningKey::from_seed(&seed).map_err(|e| ConfigError::invalid("signing_key", e))?;
+        let signing = match &file.signing_key_rsa {
+            None => signing,
+            Some(path) => {
+                let key = secret_file::read_octets(folder.join(path));
+                let key = key.map_err(|e| ConfigError::invalid("signing_key_rsa", e))?;
+                signing.with_rsa(&key).map_err(|e| ConfigError::invalid("signing_key_rsa", e))?
+            }
+        };
+        #[cfg(feature = "paper")]
+        let signing = match &file.signing_key_paper {
+            None => signing,
+            Some(path) => {
+                let key = secret_file::read_octets(folder.join(path));
+                let key = key.map_err(|e| ConfigError::invalid("signing_key_paper", e))?;
+                let key = protocol::paper::SigningKey::from_pkcs8(&key);
+                signing.with_paper(key.ok_or_else(|| ConfigError::invalid("signing_key_paper", "no RSA-512 key"))?)
+            }
+        };
         let core = file.core(signing)?;
         Ok(Self { core, file, credentials, noise })
     }
@@ -247,7 +279,21 @@ impl FileConfig {
         unique("registrar.identity", self.registrar.iter().map(|registrar| &registrar.identity))?;
         unique("group.id", self.group.iter().map(|group| group.id))?;
         unique("group.name", self.group.iter().map(|group| &group.name))?;
-        let groups = self.group.iter().map(GroupFileConfig::check).collect::<Result<_, _>>()?;
+        let groups: Vec<core::GroupConfig> = self.group.iter().map(GroupFileConfig::check).collect::<Result<_, _>>()?;
+        let loopback = self.listen_requests.ip().is_loopback()
+            && self.listen_registrars.ip().is_loopback()
+            && self.interface.is_loopback();
+        for group in &groups {
+            let key = format!("group `{}`: suite", group.name);
+            if !signing.signs(group.suite) {
+                let why = format!("`{}` needs a signing key of its own, and none is configured", group.suite);
+                return Err(ConfigError::invalid(key, why));
+            }
+            if group.suite.is_broken() && !loopback {
+                let why = "it protects nothing: listen_requests, listen_registrars and interface must be loopback";
+                return Err(ConfigError::invalid(key, why));
+            }
+        }
         Ok(core::Config {
             name: self.name.clone(),
             registrars,
@@ -280,6 +326,10 @@ impl GroupFileConfig {
             destination: self.address,
             degree: self.degree.check().map_err(|e| ConfigError::invalid(key("degree"), e))?,
             strategy: self.strategy.parse().map_err(|e| ConfigError::invalid(key("strategy"), e))?,
+            suite: Suite::named(&self.suite).ok_or_else(|| {
+                let known: Vec<&str> = Suite::ALL.iter().map(|suite| suite.name()).collect();
+                ConfigError::invalid(key("suite"), format!("expected one of {}", known.join(", ")))
+            })?,
             splicing: self.splice,
             batch: millis("batch_ms", self.batch_ms, 0, 5_000)?,
             compaction: in_range(key("compaction"), self.compaction, 0..=4_096)?,

@@ -9,7 +9,7 @@ use keyserver::store::{MemoryStore, Store};
 use protocol::identity::{Identity, IdentityPattern};
 use protocol::registration::{FromRegistrar, RefusalCode, ToRegistrar};
 use protocol::request::{Act, Denial, Membership, Operations, Outcome, Reply, Request, RequestId, Resync};
-use protocol::{Beacon, Entropy, GroupId, IndividualKey, MemberId, Reason, SigningKey};
+use protocol::{Beacon, Entropy, GroupId, IndividualKey, MemberId, Reason, SigningKey, Suite};
 
 struct Counter(u64);
 
@@ -32,6 +32,7 @@ fn group(id: u32, name: &str, allow: &str) -> GroupConfig {
         name: name.into(),
         destination: ([239, 0, 0, 1], 7_000).into(),
         degree: Degree::new(3).unwrap(),
+        suite: Suite::Aes256,
         strategy: Strategy::Chain,
         splicing: false,
         batch: Duration::ZERO,

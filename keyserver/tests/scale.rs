@@ -10,7 +10,7 @@ use keyserver::core::{Admin, AdminReply, Config, Core, Event, GroupConfig, Input
 use protocol::identity::{Identity, IdentityPattern};
 use protocol::registration::{FromRegistrar, ToRegistrar};
 use protocol::request::{Act, Operations, Outcome, Reply, Request, RequestId};
-use protocol::{Entropy, GroupId, IndividualKey, MemberId, SigningKey};
+use protocol::{Entropy, GroupId, IndividualKey, MemberId, SigningKey, Suite};
 
 struct Count(u64);
 
@@ -46,6 +46,7 @@ fn group(id: u32, batch: Duration) -> GroupConfig {
         name: format!("g{id}"),
         destination: ([239, 0, 0, 1], 7_000).into(),
         degree: Degree::new(2).unwrap(),
+        suite: Suite::Aes256,
         strategy: Strategy::Chain,
         splicing: false,
         batch,

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use net::exit::Exit;
+use protocol::Suite;
 
 /// What to make.
 #[derive(Debug, clap::Subcommand)]
@@ -33,16 +34,31 @@ pub(crate) struct Init {
     /// Days for which everything holds, 1 to 3650.
     #[arg(long, default_value_t = 30)]
     days: u32,
+    /// Give key servers an RSA-3072 signing key too, for groups of suite `rsa`.
+    #[arg(long)]
+    rsa: bool,
+    /// Give them an RSA-512 one too, for groups of suite `paper`, which protects nothing. Needs a build with that feature.
+    #[arg(long)]
+    paper: bool,
 }
 
 pub(crate) fn main(command: Command) -> ExitCode {
     let Command::Init(init) = command;
+    let mut suites = Vec::new();
+    for (name, _) in [("rsa", init.rsa), ("paper", init.paper)].into_iter().filter(|(_, wanted)| *wanted) {
+        let Some(suite) = Suite::named(name) else {
+            eprintln!("keystone pki: suite `{name}` is not compiled in");
+            return Exit::Usage.into();
+        };
+        suites.push(suite);
+    }
     let spec = certs::Spec {
         domain: init.domain,
         key_servers: init.key_server,
         registrars: init.registrar,
         members: init.member,
         days: init.days,
+        suites,
     };
     if let Err(error) = certs::create(&init.dir, &spec) {
         eprintln!("keystone pki: {error}");

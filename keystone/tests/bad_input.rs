@@ -49,6 +49,7 @@ impl Site {
             registrars: names(&["r1"]),
             members: names(&["m1", "m2"]),
             days: 1,
+            suites: Vec::new(),
         };
         certs::create(&folder.path().join("pki"), &spec).unwrap();
         let requests = free_port();

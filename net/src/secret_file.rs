@@ -42,6 +42,14 @@ pub enum SecretFileError {
         /// The file.
         path: PathBuf,
     },
+    /// It does not hold hexadecimal digits, two for each octet.
+    #[error("{}: {digits} characters that are not all hexadecimal digits in pairs", path.display())]
+    NotHex {
+        /// The file.
+        path: PathBuf,
+        /// Characters without the white space around them.
+        digits: usize,
+    },
     /// It does not hold 64 hexadecimal digits.
     #[error("{}: expected 64 hexadecimal digits, got {digits} characters", path.display())]
     Form {
@@ -64,6 +72,18 @@ pub fn read(path: impl AsRef<Path>) -> Result<Zeroizing<[u8; 32]>, SecretFileErr
     hex::decode_to_slice(digits, &mut *secret)
         .map_err(|_| SecretFileError::Form { path: path.to_owned(), digits: digits.len() })?;
     Ok(secret)
+}
+
+/// Reads a secret of any length, in hexadecimal: a private key in DER.
+///
+/// # Errors
+/// See [`SecretFileError`]; no error shows any of the content.
+pub fn read_octets(path: impl AsRef<Path>) -> Result<Zeroizing<Vec<u8>>, SecretFileError> {
+    let path = path.as_ref();
+    let content = read_private(path)?;
+    let digits = content.trim_ascii();
+    let octets = hex::decode(digits).map(Zeroizing::new);
+    octets.map_err(|_| SecretFileError::NotHex { path: path.to_owned(), digits: digits.len() })
 }
 
 /// Writes a secret of 32 octets into a new file of mode 0600.

@@ -4,7 +4,7 @@
 use crate::codec::{DecodeError, Reader};
 use crate::header::{Commitment, HeaderHash, Incarnation};
 use crate::schedule::EpochContext;
-use crate::sign::{SIGNATURE, SignatureError, SigningKey, VerifyingKey, verify_any};
+use crate::sign::{RSA_SIGNATURE, SignatureError, SigningKey, VerifyingKey, verify_any};
 use crate::unit::{Kind, TYPE_BEACON, kind, prefix};
 use crate::{GroupId, Suite};
 
@@ -26,12 +26,15 @@ pub struct Beacon {
 }
 
 impl Beacon {
-    /// Octets of a signed beacon.
-    pub const LEN: usize = 4 + 37 + 32 + 32 + 8 + 4 + 4 + SIGNATURE;
+    const UNSIGNED: usize = 4 + 37 + 32 + 32 + 8 + 4 + 4;
+    /// Octets of a signed beacon at the most.
+    pub const MAX_LEN: usize = Self::UNSIGNED + RSA_SIGNATURE;
 
     /// Encodes and signs.
-    pub fn sign(&self, key: &SigningKey) -> Vec<u8> {
-        let mut out = Vec::with_capacity(Self::LEN);
+    ///
+    /// Errors: the key does not sign for the group's suite.
+    pub fn sign(&self, key: &SigningKey) -> Result<Vec<u8>, SignatureError> {
+        let mut out = Vec::with_capacity(Self::MAX_LEN);
         out.extend_from_slice(&prefix(TYPE_BEACON));
         out.push(self.context.suite as u8);
         out.extend_from_slice(&self.context.group.0.to_be_bytes());
@@ -43,9 +46,9 @@ impl Beacon {
         out.extend_from_slice(&self.counter.to_be_bytes());
         out.extend_from_slice(&self.interval_ms.to_be_bytes());
         out.extend_from_slice(&self.resync_wait_ms.to_be_bytes());
-        let signature = key.sign(&signed(&out));
+        let signature = key.sign(self.context.suite, &signed(&out))?;
         out.extend_from_slice(&signature);
-        out
+        Ok(out)
     }
 
     /// Reads without verifying, to tell which group is meant.
@@ -69,15 +72,16 @@ impl Beacon {
             interval_ms: r.u32("interval")?,
             resync_wait_ms: r.u32("re-synchronization wait")?,
         };
-        r.take(SIGNATURE, "signature")?;
+        r.take(context.suite.signature_len(), "signature")?;
         r.end("beacon")?;
         Ok(beacon)
     }
 
     /// Verifies the signature of a datagram that [`Beacon::decode`] has read.
     pub fn verify(datagram: &[u8], keys: &[VerifyingKey]) -> Result<(), SignatureError> {
-        let (body, signature) = datagram.split_last_chunk::<SIGNATURE>().ok_or(SignatureError::Invalid)?;
-        verify_any(keys, &signed(body), signature)
+        let suite = Self::decode(datagram).map_err(|_| SignatureError::Invalid)?.context.suite;
+        let (body, signature) = datagram.split_at(Self::UNSIGNED);
+        verify_any(keys, suite, &signed(body), signature)
     }
 }
 

@@ -22,7 +22,7 @@ pub(crate) fn wrap(
     let one_time = context.wrap(kek_secret, kek, target);
     let mut out = [0; 32];
     match context.suite {
-        Suite::Aes256 => {
+        Suite::Aes256 | Suite::Rsa => {
             let cipher = cbc::Encryptor::<Aes256>::new(&part(&one_time, 0), &part(&one_time, 32));
             encrypt(cipher, secret.expose(), &mut out);
         }
@@ -30,6 +30,8 @@ pub(crate) fn wrap(
             let cipher = cbc::Encryptor::<Aes128>::new(&part(&one_time, 0), &part(&one_time, 16));
             encrypt(cipher, &secret.expose()[..16], &mut out[..16]);
         }
+        #[cfg(feature = "paper")]
+        Suite::Paper => crate::paper::wrap(&one_time, secret.expose(), &mut out),
     }
     out
 }
@@ -45,7 +47,7 @@ pub(crate) fn unwrap(
     let one_time = context.wrap(kek_secret, kek, target);
     let mut plain = Zeroizing::new([0; 32]);
     match context.suite {
-        Suite::Aes256 => {
+        Suite::Aes256 | Suite::Rsa => {
             let cipher = cbc::Decryptor::<Aes256>::new(&part(&one_time, 0), &part(&one_time, 32));
             decrypt(cipher, wrapped, plain.as_mut());
         }
@@ -53,6 +55,8 @@ pub(crate) fn unwrap(
             let cipher = cbc::Decryptor::<Aes128>::new(&part(&one_time, 0), &part(&one_time, 16));
             decrypt(cipher, &wrapped[..16], &mut plain[..16]);
         }
+        #[cfg(feature = "paper")]
+        Suite::Paper => crate::paper::unwrap(&one_time, wrapped, plain.as_mut()),
     }
     NodeSecret::new(*plain)
 }

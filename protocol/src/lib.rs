@@ -15,6 +15,8 @@ pub mod execute;
 pub mod header;
 pub mod identity;
 pub mod member;
+#[cfg(feature = "paper")]
+pub mod paper;
 pub mod registration;
 pub mod rekey;
 pub mod request;
@@ -88,15 +90,55 @@ pub enum Suite {
     Aes256 = 1,
     /// HKDF-SHA-256, AES-128-CBC wraps of 16 octets, Ed25519.
     Aes128 = 2,
+    /// As `aes256` with RSA-3072 instead of Ed25519, for sites that must have RSA.
+    Rsa = 3,
+    /// MD5, DES-CBC wraps of 8 octets, RSA-512: to measure against the paper, and for nothing else.
+    #[cfg(feature = "paper")]
+    Paper = 4,
+}
+
+impl Suite {
+    /// All that are compiled in.
+    pub const ALL: &[Self] = &[
+        Self::Aes256,
+        Self::Aes128,
+        Self::Rsa,
+        #[cfg(feature = "paper")]
+        Self::Paper,
+    ];
+
+    /// Its name in configurations.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Aes256 => "aes256",
+            Self::Aes128 => "aes128",
+            Self::Rsa => "rsa",
+            #[cfg(feature = "paper")]
+            Self::Paper => "paper",
+        }
+    }
+
+    /// Whether it protects nothing, so that it may be used on loopback addresses only.
+    pub fn is_broken(self) -> bool {
+        self.name() == "paper"
+    }
+
+    /// The suite of this name. `None`: there is none, or it is not compiled in.
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.iter().copied().find(|suite| suite.name() == name)
+    }
+}
+
+impl std::fmt::Display for Suite {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
+    }
 }
 
 impl TryFrom<u8> for Suite {
     type Error = DecodeError;
     fn try_from(value: u8) -> Result<Self, DecodeError> {
-        match value {
-            1 => Ok(Self::Aes256),
-            2 => Ok(Self::Aes128),
-            _ => Err(DecodeError::Value { what: "suite", value: value.into() }),
-        }
+        let unknown = DecodeError::Value { what: "suite", value: value.into() };
+        Self::ALL.iter().copied().find(|suite| *suite as u8 == value).ok_or(unknown)
     }
 }

@@ -379,7 +379,7 @@ impl Membership {
                     })
                 })
                 .collect::<Result<_, DecodeError>>()?,
-            beacon: r.octets(Beacon::LEN, "beacon")?.to_vec(),
+            beacon: r.octets(Beacon::MAX_LEN, "beacon")?.to_vec(),
         })
     }
 }

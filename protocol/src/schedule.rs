@@ -42,8 +42,10 @@ impl Suite {
     /// Octets of a secret, and of a wrap, which adds nothing.
     pub fn secret_len(self) -> usize {
         match self {
-            Self::Aes256 => 32,
+            Self::Aes256 | Self::Rsa => 32,
             Self::Aes128 => 16,
+            #[cfg(feature = "paper")]
+            Self::Paper => crate::paper::SECRET,
         }
     }
 }
@@ -61,10 +63,12 @@ impl EpochContext {
         names[12..].copy_from_slice(&name(target));
         let mut out = Zeroizing::new([0; 48]);
         match self.suite {
-            Suite::Aes256 => *out = self.expand::<48>(secret.expose(), b"wrap", &names),
+            Suite::Aes256 | Suite::Rsa => *out = self.expand::<48>(secret.expose(), b"wrap", &names),
             Suite::Aes128 => {
                 out[..32].copy_from_slice(Zeroizing::new(self.expand::<32>(secret.expose(), b"wrap", &names)).as_ref());
             }
+            #[cfg(feature = "paper")]
+            Suite::Paper => out[..16].copy_from_slice(&self.expand::<16>(secret.expose(), b"wrap", &names)),
         }
         out
     }
@@ -99,6 +103,12 @@ impl EpochContext {
     }
 
     fn expand<const N: usize>(&self, secret: &[u8; 32], label: &[u8], names: &[u8]) -> [u8; N] {
+        #[cfg(feature = "paper")]
+        if self.suite == Suite::Paper {
+            let mut out = [0; N];
+            crate::paper::expand(secret, &[b"keystone/1 ", label, &[0], &self.octets(), names], &mut out);
+            return out;
+        }
         expand(secret, label, &[&self.octets(), names])
     }
 

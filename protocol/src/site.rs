@@ -6,8 +6,8 @@
 use thiserror::Error;
 
 use crate::codec::{DecodeError, Reader, Write};
-use crate::sign::{SIGNATURE, SigningKey, VerifyingKey};
-use crate::{MAX_NAME, WIRE_VERSION};
+use crate::sign::{MAX_RSA_PUBLIC, SIGNATURE, SigningKey, VerifyingKey};
+use crate::{MAX_NAME, Suite, WIRE_VERSION};
 
 const MAGIC: &[u8; 4] = b"KSSC";
 /// Keys of one kind in a certificate: the old, the present and the next, and one to spare.
@@ -58,10 +58,13 @@ impl SiteCertificate {
         out.extend_from_slice(&self.not_before.to_be_bytes());
         out.extend_from_slice(&self.not_after.to_be_bytes());
         out.put_count(self.signing.len());
-        self.signing.iter().for_each(|key| out.extend_from_slice(&key.0));
+        for key in &self.signing {
+            out.push(key.kind());
+            out.put_octets(key.octets());
+        }
         out.put_count(self.noise.len());
         self.noise.iter().for_each(|key| out.extend_from_slice(key));
-        let signature = site.sign(&out);
+        let signature = site.sign_ed25519(&out);
         out.extend_from_slice(&signature);
         out
     }
@@ -74,7 +77,7 @@ impl SiteCertificate {
             have: octets.len(),
         })?;
         let (body, signature) = octets.split_at(signed);
-        site.verify(body, signature).map_err(|_| SiteError::Signature)?;
+        site.verify(Suite::Aes256, body, signature).map_err(|_| SiteError::Signature)?;
         let certificate = Self::decode(body)?;
         let Self { not_before, not_after, .. } = certificate;
         if !(not_before..=not_after).contains(&now_unix_s) {
@@ -95,8 +98,14 @@ impl SiteCertificate {
         let key_server = r.text(MAX_NAME, "key server name")?.to_owned();
         let (not_before, not_after) = (r.u64("not before")?, r.u64("not after")?);
         let signing = (0..r.count(MAX_KEYS, "signing keys")?)
-            .map(|_| r.array("signing key").map(VerifyingKey))
-            .collect::<Result<Vec<_>, _>>()?;
+            .map(|_| {
+                let kind = r.u8("kind of signing key")?;
+                let octets = r.octets(MAX_RSA_PUBLIC, "signing key")?;
+                Ok(VerifyingKey::from_octets(kind, octets))
+            })
+            // A key of a kind that is not known here signs nothing that could be verified here.
+            .filter_map(Result::transpose)
+            .collect::<Result<Vec<_>, DecodeError>>()?;
         let noise =
             (0..r.count(MAX_KEYS, "noise keys")?).map(|_| r.array("noise key")).collect::<Result<Vec<_>, _>>()?;
         r.end("site certificate")?;

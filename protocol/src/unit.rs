@@ -8,10 +8,10 @@
 use aws_lc_rs::digest::{SHA256, digest};
 use thiserror::Error;
 
-use crate::WIRE_VERSION;
 use crate::codec::{DecodeError, Reader};
 use crate::header::EpochHeader;
-use crate::sign::{SIGNATURE, SignatureError, SigningKey, VerifyingKey, verify_any};
+use crate::sign::{RSA_SIGNATURE, SignatureError, SigningKey, VerifyingKey, verify_any};
+use crate::{Suite, WIRE_VERSION};
 
 /// Octets of rekey message, or of repair, in a unit (Keystone §4.1).
 pub const PAYLOAD: usize = 512;
@@ -27,7 +27,7 @@ const TYPE_UNIT: u8 = 1;
 pub(crate) const TYPE_BEACON: u8 = 2;
 const PREFIX: usize = 4;
 
-const _: () = assert!(PREFIX + BlockHeader::LEN + 1 + SIGNATURE + 5 * DIGEST + PAYLOAD <= MAX_DATAGRAM);
+const _: () = assert!(PREFIX + BlockHeader::LEN + 1 + RSA_SIGNATURE + 5 * DIGEST + PAYLOAD <= MAX_DATAGRAM);
 
 /// What all units of a block share, apart from the signature.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -114,7 +114,7 @@ impl BlockHeader {
         self.encode(&mut input);
         input.push(index);
         input.extend_from_slice(payload);
-        short(&input)
+        short(self.epoch.suite, &input)
     }
 
     fn signed(&self, root: &[u8; DIGEST]) -> Vec<u8> {
@@ -125,27 +125,35 @@ impl BlockHeader {
     }
 }
 
-fn short(input: &[u8]) -> [u8; DIGEST] {
+fn short(suite: Suite, input: &[u8]) -> [u8; DIGEST] {
+    #[cfg(feature = "paper")]
+    if suite == Suite::Paper {
+        return crate::paper::digest(input);
+    }
+    // All others use SHA-256.
+    let _ = suite;
     let mut out = [0; DIGEST];
     out.copy_from_slice(&digest(&SHA256, input).as_ref()[..DIGEST]);
     out
 }
 
-fn inner(left: &[u8; DIGEST], right: &[u8; DIGEST]) -> [u8; DIGEST] {
-    short(&[[1].as_slice(), left, right].concat())
+fn inner(suite: Suite, left: &[u8; DIGEST], right: &[u8; DIGEST]) -> [u8; DIGEST] {
+    short(suite, &[[1].as_slice(), left, right].concat())
 }
 
 /// Signs a block and returns its datagrams in the order of their index, `s + r` of them; those of a block of one
 /// unit are equal octet by octet.
+///
+/// Errors: a header or payloads that do not fit together; no key for the suite. The caller is to blame.
 pub fn sign_block(
     header: &BlockHeader,
     payloads: &[[u8; PAYLOAD]],
     key: &SigningKey,
-) -> Result<Vec<Vec<u8>>, DecodeError> {
+) -> Result<Vec<Vec<u8>>, SignBlockError> {
     header.check()?;
     let expected = usize::from(header.s) + usize::from(header.r);
     if payloads.len() != expected {
-        return Err(DecodeError::Limit { what: "payloads", have: payloads.len(), limit: expected });
+        return Err(DecodeError::Limit { what: "payloads", have: payloads.len(), limit: expected }.into());
     }
     let leaves = usize::from(header.leaves());
     let mut levels = vec![vec![[0; DIGEST]; leaves.next_power_of_two()]];
@@ -153,11 +161,11 @@ pub fn sign_block(
         *leaf = header.leaf(index, payload);
     }
     while let Some(below) = levels.last().filter(|level| level.len() > 1) {
-        let above = below.chunks_exact(2).map(|pair| inner(&pair[0], &pair[1])).collect();
+        let above = below.chunks_exact(2).map(|pair| inner(header.epoch.suite, &pair[0], &pair[1])).collect();
         levels.push(above);
     }
     let root = levels[levels.len() - 1][0];
-    let signature = key.sign(&header.signed(&root));
+    let signature = key.sign(header.epoch.suite, &header.signed(&root))?;
     let datagram = |index: u8| {
         let mut out = Vec::with_capacity(MAX_DATAGRAM);
         out.extend_from_slice(&MAGIC);
@@ -174,6 +182,17 @@ pub fn sign_block(
         out
     };
     Ok(if leaves == 1 { vec![datagram(0); expected] } else { (0..header.leaves()).map(datagram).collect() })
+}
+
+/// Why a block was not signed.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum SignBlockError {
+    /// Header and payloads do not fit together.
+    #[error(transparent)]
+    Form(#[from] DecodeError),
+    /// There is no key for the group's suite.
+    #[error(transparent)]
+    Signature(#[from] SignatureError),
 }
 
 /// What a datagram claims to be, told from its first four octets.
@@ -214,7 +233,7 @@ pub struct Unit<'a> {
     pub header: BlockHeader,
     /// Its index in the block.
     pub index: u8,
-    signature: [u8; SIGNATURE],
+    signature: &'a [u8],
     path: &'a [u8],
     payload: &'a [u8; PAYLOAD],
 }
@@ -231,7 +250,7 @@ impl<'a> Unit<'a> {
         if index >= header.leaves() {
             return Err(DecodeError::Value { what: "index", value: index.into() });
         }
-        let signature = r.array("signature")?;
+        let signature = r.take(header.epoch.suite.signature_len(), "signature")?;
         let path = r.take(header.depth() * DIGEST, "digest path")?;
         let payload = r.take(PAYLOAD, "payload")?;
         r.end("unit")?;
@@ -241,11 +260,12 @@ impl<'a> Unit<'a> {
 
     /// The root of the digest tree that this unit's path leads to.
     fn root(&self) -> [u8; DIGEST] {
+        let suite = self.header.epoch.suite;
         let mut at = usize::from(self.index);
         let mut digest = self.header.leaf(self.index, self.payload);
         let (siblings, _) = self.path.as_chunks::<DIGEST>();
         for sibling in siblings {
-            digest = if at % 2 == 0 { inner(&digest, sibling) } else { inner(sibling, &digest) };
+            digest = if at % 2 == 0 { inner(suite, &digest, sibling) } else { inner(suite, sibling, &digest) };
             at /= 2;
         }
         digest
@@ -304,7 +324,7 @@ impl UnitVerifier {
             Some((_, known)) if *known == root => {}
             Some(_) => return Err(UnitError::Foreign),
             None => {
-                verify_any(&self.keys, &unit.header.signed(&root), &unit.signature)?;
+                verify_any(&self.keys, unit.header.epoch.suite, &unit.header.signed(&root), unit.signature)?;
                 if self.known.len() == KNOWN_BLOCKS {
                     self.known.pop_front();
                 }

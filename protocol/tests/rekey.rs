@@ -55,7 +55,7 @@ fn members_follow_by_multicast_alone_and_whoever_left_cannot() {
     let mut dice = Dice(seed);
     let degrees = [2, 3, 4, 9].map(|d| Degree::new(d).unwrap()).into_iter().chain([Degree::STAR]);
     for (degree, strategy) in degrees.flat_map(|d| Strategy::ALL.map(|strategy| (d, strategy))) {
-        let suite = if dice.below(2) == 0 { Suite::Aes256 } else { Suite::Aes128 };
+        let suite = Suite::ALL[usize::try_from(dice.below(Suite::ALL.len() as u64)).unwrap()];
         let mut server = Server::of(suite, degree, strategy);
         let mut members: BTreeMap<MemberId, KeyPath> = BTreeMap::new();
         let mut gone: Vec<KeyPath> = Vec::new();

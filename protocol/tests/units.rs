@@ -12,8 +12,12 @@ fn key(seed: u8) -> SigningKey {
 }
 
 fn header(s: u8, r: u8) -> BlockHeader {
+    header_of(Suite::Aes256, s, r)
+}
+
+fn header_of(suite: Suite, s: u8, r: u8) -> BlockHeader {
     let epoch = EpochHeader {
-        suite: Suite::Aes256,
+        suite,
         group: GroupId(7),
         incarnation: Incarnation([3; 16]),
         term: 1,
@@ -115,8 +119,8 @@ fn a_beacon_is_what_was_signed_or_nothing() {
         interval_ms: 2_000,
         resync_wait_ms: 500,
     };
-    let datagram = beacon.sign(&key(1));
-    assert_eq!(datagram.len(), Beacon::LEN);
+    let datagram = beacon.sign(&key(1)).unwrap();
+    assert_eq!(datagram.len(), 185);
     assert_eq!(kind(&datagram), Ok(Kind::Beacon));
     assert_eq!(Beacon::decode(&datagram), Ok(beacon));
     let trusted = [key(1).public()];
@@ -129,4 +133,73 @@ fn a_beacon_is_what_was_signed_or_nothing() {
         assert!(Beacon::decode(&datagram[..at]).is_err());
     }
     assert!(Unit::decode(&datagram).is_err());
+}
+
+/// A key for every suite that there is.
+fn keys_for_all() -> SigningKey {
+    use aws_lc_rs::encoding::{AsDer, Pkcs8V1Der};
+    let rsa = aws_lc_rs::rsa::KeyPair::generate(aws_lc_rs::rsa::KeySize::Rsa3072).unwrap();
+    let der: Pkcs8V1Der<'_> = rsa.as_der().unwrap();
+    let key = key(1).with_rsa(der.as_ref()).unwrap();
+    #[cfg(feature = "paper")]
+    let key = key.with_paper(protocol::paper::SigningKey::generate().unwrap());
+    key
+}
+
+#[test]
+fn every_suite_signs_units_and_beacons_with_its_own_algorithm() {
+    let signing = keys_for_all();
+    let all = signing.all_public();
+    for suite in Suite::ALL {
+        assert!(signing.signs(*suite));
+        let signed = sign_block(&header_of(*suite, 3, 2), &[[7; 512]; 5], &signing).unwrap();
+        let beacon = Beacon {
+            context: header_of(*suite, 1, 0).epoch.context(),
+            commitment: Commitment([1; 32]),
+            header_hash: HeaderHash([2; 32]),
+            counter: 1,
+            interval_ms: 1_000,
+            resync_wait_ms: 500,
+        };
+        let beacon = beacon.sign(&signing).unwrap();
+        for datagram in &signed {
+            assert!(datagram.len() <= MAX_DATAGRAM);
+            let unit = Unit::decode(datagram).unwrap();
+            assert!(UnitVerifier::new(all.clone()).verify(&unit).is_ok(), "{suite}");
+            // By no key of another algorithm, although the site trusts it.
+            let others = all.iter().filter(|key| key.verify(*suite, b"", &[]).is_err()).cloned();
+            let others: Vec<_> =
+                others.filter(|key| Beacon::verify(&beacon, std::slice::from_ref(key)).is_err()).collect();
+            assert_eq!(others.len(), all.len() - 1, "{suite}");
+            assert!(UnitVerifier::new(others).verify(&unit).is_err(), "{suite}");
+            // No octet of the signature can be changed, nor the suite.
+            let length = suite.signature_len();
+            for at in (4..5).chain(88..88 + length) {
+                let mut bad = datagram.clone();
+                bad[at] ^= 1;
+                let refused = Unit::decode(&bad).map(|unit| UnitVerifier::new(all.clone()).verify(&unit).is_err());
+                assert!(refused.unwrap_or(true), "{suite}: octet {at}");
+            }
+        }
+        assert!(Beacon::verify(&beacon, &all).is_ok());
+        for at in 0..beacon.len() {
+            let mut bad = beacon.clone();
+            bad[at] ^= 1;
+            assert!(Beacon::verify(&bad, &all).is_err(), "{suite}: octet {at} of a beacon");
+        }
+    }
+}
+
+#[test]
+fn a_suite_without_its_key_is_not_signed_for() {
+    let missing = sign_block(&header_of(Suite::Rsa, 1, 0), &[[0; 512]], &key(1)).unwrap_err();
+    assert_eq!(missing.to_string(), "there is no key that signs for suite `rsa`");
+    assert!(!key(1).signs(Suite::Rsa) && key(1).signs(Suite::Aes128));
+    assert!(key(1).with_rsa(&[1, 2, 3]).is_err());
+    for suite in Suite::ALL {
+        assert_eq!(Suite::named(suite.name()), Some(*suite));
+        assert_eq!(Suite::try_from(*suite as u8), Ok(*suite));
+    }
+    assert_eq!((Suite::named("none"), Suite::try_from(77).is_err()), (None, true));
+    assert_eq!(Suite::named("paper").is_some(), cfg!(feature = "paper"));
 }

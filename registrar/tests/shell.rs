@@ -61,6 +61,7 @@ impl Site {
             registrars: names(&["r1", "r2"]),
             members: names(&["m1"]),
             days: 1,
+            suites: Vec::new(),
         };
         certs::create(&folder.path().join("pki"), &spec).unwrap();
         let site = Self { folder, listen: free().await, key_server: free().await, keys: Arc::default() };

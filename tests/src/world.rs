@@ -11,7 +11,7 @@ use keyserver::store::{MemoryStore, Store};
 use protocol::identity::{Identity, IdentityPattern};
 use protocol::registration::{FromRegistrar, ToRegistrar};
 use protocol::request::RequestId;
-use protocol::{Beacon, GroupId, IndividualKey, MemberId, SigningKey};
+use protocol::{Beacon, GroupId, IndividualKey, MemberId, SigningKey, Suite};
 
 use crate::dice::Dice;
 use crate::record::Record;
@@ -152,6 +152,7 @@ impl World {
             name: name.into(),
             destination: ([239, 0, 0, u8::try_from(id).unwrap()], 7_000).into(),
             degree: Degree::new(self.degree).unwrap(),
+            suite: Suite::Aes256,
             strategy: self.strategy,
             splicing: self.splicing,
             batch: self.batch,

@@ -68,7 +68,7 @@ identity = "{REGISTRAR}"
 receive_loss_percent = 0
 seed = 1
 "#,
-            hex::encode(SigningKey::from_seed(&[8; 32]).unwrap().public().0)
+            hex::encode(SigningKey::from_seed(&[8; 32]).unwrap().public().octets())
         )
     }
 

@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use net::{Exit, OsEntropy, Shutdown};
 use protocol::request::RequestId;
-use protocol::{IndividualKey, MemberId};
+use protocol::{IndividualKey, MemberId, VerifyingKey};
 use serde_json::{Value, json};
 use thiserror::Error;
 use tokio::sync::mpsc;
@@ -73,7 +73,10 @@ pub async fn run(settings: Settings, shutdown: Shutdown) -> Result<(), RunError>
     let (commands, mut commanded) = mpsc::channel(crate::feed::MAX_WAITING);
     let feed = Feed::open(&settings.socket, settings.allow_uids.clone(), clock, commands)?;
     let (happens, mut happened) = mpsc::channel(MAX_HAPPENED);
-    let config = core::Config { groups: settings.groups.clone(), signing: settings.site.signing.clone() };
+    // A key of suite `paper` counts on the loopback interface and nowhere else.
+    let counts = |key: &&VerifyingKey| !key.is_broken() || settings.interface.is_loopback();
+    let signing = settings.site.signing.iter().filter(counts).cloned().collect();
+    let config = core::Config { groups: settings.groups.clone(), signing };
     let mut core = Core::new(config, Box::new(OsEntropy));
     let leave = settings.on_stop == OnStop::Leave;
     tracing::info!(identity = %settings.credentials.identity(), socket = %settings.socket.display(), "started");

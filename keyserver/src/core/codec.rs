@@ -1,13 +1,14 @@
 //! Records of the journal, octet by octet. The store seals them.
 
-use keygraph::{Change, Strategy};
+use keygraph::{Change, Degree, Strategy};
 use protocol::codec::{Reader, Write};
 use protocol::identity::{Identity, MAX_IDENTITY};
 use protocol::rekey::Announcement;
 use protocol::request::RequestId;
-use protocol::{DecodeError, GroupId, Incarnation, IndividualKey, MemberId, Seed};
+use protocol::{DecodeError, GroupId, Incarnation, IndividualKey, MemberId, Seed, Suite};
 use zeroize::Zeroizing;
 
+use super::GroupConfig;
 use super::group::{Recipe, degree};
 
 /// Version of records and snapshots, and of the planner whose trees they describe. A store of another version is
@@ -17,6 +18,23 @@ pub(super) const STATE_VERSION: u8 = 2;
 /// Changes in one epoch: a batch that fills a group.
 const MAX_CHANGES: u32 = 1 << 24;
 
+/// What of a group is fixed when it is made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Shape {
+    pub(super) degree: Degree,
+    pub(super) suite: Suite,
+}
+
+impl Shape {
+    pub(super) fn of(config: &GroupConfig) -> Self {
+        Self { degree: config.degree, suite: config.suite }
+    }
+
+    pub(super) fn decode(r: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        Ok(Self { degree: degree(r.u8("degree")?)?, suite: r.u8("suite")?.try_into()? })
+    }
+}
+
 /// One thing that happened.
 pub(super) enum Record {
     /// A reign begins.
@@ -25,8 +43,8 @@ pub(super) enum Record {
     Registered { client: MemberId, identity: Identity, registration: u64, key: IndividualKey },
     /// The client proved its newest key.
     Promoted { client: MemberId },
-    /// A group was made: degree, first root.
-    Created { group: GroupId, degree: u8, strategy: Strategy, seed: Seed },
+    /// A group was made, with this first root.
+    Created { group: GroupId, shape: Shape, strategy: Strategy, seed: Seed },
     /// A group has a new epoch.
     Epoch { recipe: Recipe, digest: [u8; 32] },
     /// An evicted client may join again.
@@ -54,10 +72,11 @@ impl Record {
                 out.push(3);
                 out.extend_from_slice(&client.0.to_be_bytes());
             }
-            Self::Created { group, degree, strategy, seed } => {
+            Self::Created { group, shape, strategy, seed } => {
                 out.push(4);
                 out.extend_from_slice(&group.0.to_be_bytes());
-                out.push(*degree);
+                out.push(shape.degree.code());
+                out.push(shape.suite as u8);
                 out.push(strategy_number(*strategy));
                 out.extend_from_slice(seed.expose());
             }
@@ -93,7 +112,7 @@ impl Record {
             3 => Self::Promoted { client: MemberId(r.u32("client")?) },
             4 => Self::Created {
                 group: GroupId(r.u32("group")?),
-                degree: degree(r.u8("degree")?)?.code(),
+                shape: Shape::decode(&mut r)?,
                 strategy: strategy(r.u8("strategy")?)?,
                 seed: Seed::new(r.array("seed")?),
             },

@@ -12,7 +12,7 @@ use protocol::request::{EarlierKey, MAX_EARLIER, Membership, RequestId};
 use protocol::sign::SigningKey;
 use protocol::{
     Commitment, DataKey, DecodeError, EpochContext, EpochHeader, GroupId, HeaderHash, Incarnation, KeyPath, MemberId,
-    NodeSecret, Reason, RekeyMessage, Seed, Suite,
+    NodeSecret, Reason, RekeyMessage, Seed,
 };
 use thiserror::Error;
 
@@ -125,7 +125,7 @@ pub(super) struct Group {
 impl Group {
     /// An empty group in epoch 0, whose root nobody is given: the first reign's rekey follows at once.
     pub(super) fn create(config: GroupConfig, incarnation: Incarnation, term: u64, seed: &Seed) -> Self {
-        let context = EpochContext { suite: Suite::Aes256, group: config.id, incarnation, term, epoch: 0 };
+        let context = EpochContext { suite: config.suite, group: config.id, incarnation, term, epoch: 0 };
         let root = context.fresh(seed, NodeId::ROOT);
         let commitment = context.commit(&root);
         let at = Position {
@@ -384,7 +384,8 @@ impl Group {
             interval_ms: millis(self.config.beacon),
             resync_wait_ms: millis(self.config.resync_wait),
         };
-        self.beacon = beacon.sign(key);
+        // A start without a key for the group's suite is refused.
+        self.beacon = beacon.sign(key).unwrap_or_default();
         self.next_beacon = Some(now + self.config.beacon);
         self.beacon.clone()
     }

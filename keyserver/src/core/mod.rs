@@ -28,7 +28,7 @@ use keygraph::{Degree, KeyRef, Plan, Strategy};
 use protocol::identity::{Identity, IdentityPattern};
 use protocol::request::Denial;
 use protocol::sign::SigningKey;
-use protocol::{Entropy, GroupId, Incarnation, IndividualKey, MemberId, Reason};
+use protocol::{Entropy, GroupId, Incarnation, IndividualKey, MemberId, Reason, Suite};
 use zeroize::Zeroizing;
 
 pub use admin::{Admin, AdminError, AdminReply, GroupStatus, Status};
@@ -76,6 +76,8 @@ pub struct GroupConfig {
     pub destination: SocketAddr,
     /// Degree of the key tree; fixed when the group is made.
     pub degree: Degree,
+    /// Cipher suite; fixed when the group is made.
+    pub suite: Suite,
     /// Rekeying strategy.
     pub strategy: Strategy,
     /// Whether k-nodes with one child are spliced out.

@@ -4,13 +4,13 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{Ipv4Addr, SocketAddr};
 
 use protocol::codec::Reader;
-use protocol::{DecodeError, Entropy, GroupId, Incarnation, IndividualKey, MemberId, Seed};
+use protocol::{DecodeError, Entropy, GroupId, Incarnation, IndividualKey, MemberId, Seed, Suite};
 use thiserror::Error;
 use zeroize::Zeroizing;
 
 use super::clients::{Client, Clients};
-use super::codec::{Record, STATE_VERSION, identity};
-use super::group::{Group, degree};
+use super::codec::{Record, STATE_VERSION, Shape, identity};
+use super::group::Group;
 use super::outbox::Outbox;
 use super::transaction::Transaction;
 use super::{Config, Core, GroupConfig, Now, Output};
@@ -37,15 +37,23 @@ pub enum RestoreError {
         /// What differs.
         why: String,
     },
-    /// The degree of a group is fixed when it is made.
-    #[error("group {group} was made with degree {stored}, the configuration says {configured}")]
-    Degree {
+    /// The degree and the suite of a group are fixed when it is made.
+    #[error("group {group} was made with {stored}, the configuration says {configured}")]
+    Shape {
         /// The group.
         group: GroupId,
         /// In the store.
-        stored: u8,
+        stored: String,
         /// In the configuration.
-        configured: u8,
+        configured: String,
+    },
+    /// A group's messages cannot be signed.
+    #[error("group {group} has suite {suite}, and there is no signing key for it")]
+    NoKey {
+        /// The group.
+        group: GroupId,
+        /// Its suite.
+        suite: Suite,
     },
     /// All terms are used up.
     #[error("there is no higher term")]
@@ -60,6 +68,9 @@ impl Core {
         snapshot: Option<&[u8]>,
         records: &[Zeroizing<Vec<u8>>],
     ) -> Result<Self, RestoreError> {
+        if let Some(group) = config.groups.iter().find(|group| !config.signing.signs(group.suite)) {
+            return Err(RestoreError::NoKey { group: group.id, suite: group.suite });
+        }
         let outbox = Outbox::new(config.units_per_second);
         let mut core = Self {
             config,
@@ -100,10 +111,10 @@ impl Core {
             if !self.groups.contains_key(&config.id) {
                 let mut seed = Zeroizing::new([0; 32]);
                 self.entropy.fill(seed.as_mut());
-                let (seed, degree) = (Seed::new(*seed), config.degree.code());
+                let (seed, shape) = (Seed::new(*seed), Shape::of(&config));
                 let (group, strategy) = (config.id, config.strategy);
                 self.groups.insert(group, Group::create(config, self.incarnation, self.term, &seed));
-                records.push(Record::Created { group, degree, strategy, seed });
+                records.push(Record::Created { group, shape, strategy, seed });
             }
         }
         for config in &self.config.groups {
@@ -128,8 +139,8 @@ impl Core {
                 self.clients.register(client, &identity, registration, key);
             }
             Record::Promoted { client } => self.promote(client),
-            Record::Created { group, degree: made_with, strategy, seed } => {
-                let mut config = self.group_config(group, made_with)?;
+            Record::Created { group, shape, strategy, seed } => {
+                let mut config = self.group_config(group, shape)?;
                 config.strategy = strategy;
                 self.groups.insert(group, Group::create(config, self.incarnation, self.term, &seed));
                 self.configure(group);
@@ -152,11 +163,12 @@ impl Core {
 
     /// The configuration of a group that the store knows. A group that is no longer configured sleeps: nobody can
     /// name it, nothing is sent, and its number cannot be used again for another group by mistake.
-    fn group_config(&self, group: GroupId, stored: u8) -> Result<GroupConfig, RestoreError> {
+    fn group_config(&self, group: GroupId, stored: Shape) -> Result<GroupConfig, RestoreError> {
         if let Some(config) = self.config.groups.iter().find(|config| config.id == group) {
-            let configured = config.degree.code();
+            let configured = Shape::of(config);
             if configured != stored {
-                return Err(RestoreError::Degree { group, stored, configured });
+                let text = |shape: Shape| format!("degree {} and suite {}", shape.degree, shape.suite);
+                return Err(RestoreError::Shape { group, stored: text(stored), configured: text(configured) });
             }
             return Ok(config.clone());
         }
@@ -164,7 +176,8 @@ impl Core {
             id: group,
             name: String::new(),
             destination: SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)),
-            degree: degree(stored).map_err(RestoreError::Snapshot)?,
+            degree: stored.degree,
+            suite: stored.suite,
             strategy: keygraph::Strategy::default(),
             splicing: false,
             batch: Now::ZERO,
@@ -229,6 +242,6 @@ impl Core {
     }
 }
 
-fn group_head(r: &mut Reader<'_>) -> Result<(GroupId, u8), DecodeError> {
-    Ok((GroupId(r.u32("group")?), r.u8("degree")?))
+fn group_head(r: &mut Reader<'_>) -> Result<(GroupId, Shape), DecodeError> {
+    Ok((GroupId(r.u32("group")?), Shape::decode(r)?))
 }

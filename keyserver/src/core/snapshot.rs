@@ -4,7 +4,7 @@ use keygraph::{NodeId, Slot, Tree};
 use protocol::codec::{Reader, Write};
 use protocol::rekey::Announcement;
 use protocol::request::{MAX_EARLIER, RequestId};
-use protocol::{Commitment, DataKey, DecodeError, EpochContext, HeaderHash, Incarnation, MemberId, NodeSecret, Suite};
+use protocol::{Commitment, DataKey, DecodeError, EpochContext, HeaderHash, Incarnation, MemberId, NodeSecret};
 use zeroize::Zeroizing;
 
 use super::codec::{STATE_VERSION, flag, strategy, strategy_number};
@@ -48,6 +48,7 @@ impl Group {
         let Position { context, header_hash, commitment, announcement, digest } = &self.at;
         out.extend_from_slice(&self.id().0.to_be_bytes());
         out.push(self.tree.degree().code());
+        out.push(context.suite as u8);
         out.push(strategy_number(self.tree.strategy()));
         out.push(u8::from(self.tree.splicing()));
         out.extend_from_slice(&context.incarnation.0);
@@ -101,7 +102,7 @@ impl Group {
         let splicing = flag(r, "splicing")?;
         let incarnation = Incarnation(r.array("incarnation")?);
         let (term, epoch) = (r.u64("term")?, r.u64("epoch")?);
-        let context = EpochContext { suite: Suite::Aes256, group: config.id, incarnation, term, epoch };
+        let context = EpochContext { suite: config.suite, group: config.id, incarnation, term, epoch };
         let at = Position {
             context,
             header_hash: HeaderHash(r.array("header hash")?),

@@ -43,6 +43,7 @@ impl World {
             registrars: names(&["r1", "r2"]),
             members: members.to_vec(),
             days: 1,
+            suites: Vec::new(),
         };
         certs::create(&folder.path().join("pki"), &spec)?;
         // Other demonstrations on this machine have other groups.

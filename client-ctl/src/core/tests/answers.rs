@@ -10,13 +10,15 @@ fn replies_that_do_not_match_are_refused() {
         ("commitment", |server, m| {
             let mut beacon = server.describe();
             beacon.commitment = Commitment([0; 32]);
-            m.beacon = beacon.sign(&server.key);
+            m.beacon = beacon.sign(&server.key).unwrap();
         }),
-        ("not signed", |server, m| m.beacon = server.describe().sign(&SigningKey::from_seed(&[66; 32]).unwrap())),
+        ("not signed", |server, m| {
+            m.beacon = server.describe().sign(&SigningKey::from_seed(&[66; 32]).unwrap()).unwrap()
+        }),
         ("commitment", |server, m| {
             let mut beacon = server.describe();
             beacon.context.group = GroupId(7);
-            m.beacon = beacon.sign(&server.key);
+            m.beacon = beacon.sign(&server.key).unwrap();
         }),
         ("malformed", |_, m| m.beacon.truncate(50)),
         ("malformed", |_, m| m.beacon.clear()),

@@ -146,7 +146,7 @@ impl Server {
 
     pub(crate) fn beacon(&mut self) -> Vec<u8> {
         self.counter += 1;
-        self.describe().sign(&self.key)
+        self.describe().sign(&self.key).unwrap()
     }
 
     pub(crate) fn data_key(&self) -> DataKey {

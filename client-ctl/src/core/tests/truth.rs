@@ -120,7 +120,7 @@ fn forged_units_change_nothing() {
     let mut beacon = server.describe();
     beacon.counter = 1_000;
     beacon.context.epoch += 5;
-    forged.push(beacon.sign(&stranger));
+    forged.push(beacon.sign(&stranger).unwrap());
     client.datagrams(&forged);
     assert_eq!(client.feeds["g"], before);
     assert_eq!(client.events.iter().filter(|e| matches!(e, Event::Waiting { .. } | Event::Conflict { .. })).count(), 0);
@@ -148,7 +148,7 @@ fn false_beacon(server: &mut Server, alter: impl Fn(&mut Beacon)) -> Vec<u8> {
     server.counter += 1;
     let mut beacon = server.describe();
     alter(&mut beacon);
-    beacon.sign(&server.key)
+    beacon.sign(&server.key).unwrap()
 }
 
 #[test]
