@@ -48,7 +48,7 @@ pub(crate) fn rows(size: u32) -> Result<Vec<Row>, Failure> {
         ] {
             let wraps = (per_change(sent.wraps_and_replies)?, "wraps");
             let expected = ("expected, leaf wraps too", expected / f64::from(count));
-            rows.push(Row::new(name(&format!("{case} wraps per change")), wraps, expected, Some(NEAR)));
+            rows.push(Row::near(name(&format!("{case} wraps per change")), wraps, expected, NEAR));
         }
         let pairs = [
             (

@@ -3,6 +3,7 @@
 
 mod batch;
 mod memory;
+mod paper;
 mod primitives;
 mod server;
 mod table;
@@ -44,6 +45,9 @@ enum Command {
         #[arg(long, value_name = "K", default_value = "20", value_parser = value_parser!(u32).range(4..=20))]
         size: u32,
     },
+    /// The paper's tables: encryptions and messages of every strategy; with the cargo feature `paper`, the time of a join or
+    /// leave with DES, MD5 and RSA-512 too.
+    Paper,
     /// Octets of memory for each member.
     Memory {
         /// Group size as a power of two, 4 to 20.
@@ -57,6 +61,7 @@ fn main() -> ExitCode {
     let rows = match &command {
         Command::Tree { sizes } => tree::rows(sizes),
         Command::Batch { size } => batch::rows(*size),
+        Command::Paper => paper::rows(),
         Command::Memory { size } => memory::rows(*size),
     };
     match rows.and_then(|rows| finish(&rows, json.as_deref())) {

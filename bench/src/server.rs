@@ -14,7 +14,7 @@ pub(crate) struct Server {
     pub(crate) tree: Tree,
     pub(crate) suite: Suite,
     pub(crate) held: Pages<NodeSecret>,
-    signing: SigningKey,
+    pub(crate) signing: SigningKey,
     coder: ReedSolomon,
     pub(crate) repair: RepairScheme,
 }

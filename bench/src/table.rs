@@ -28,6 +28,19 @@ impl Row {
     }
 }
 
+impl Row {
+    /// A figure that must be within a factor of `near` of `against_value`, above or below.
+    pub(crate) fn near(
+        case: String,
+        value: (f64, &'static str),
+        (against, against_value): (&'static str, f64),
+        near: f64,
+    ) -> Self {
+        let row = Self::new(case, value, (against, against_value), Some(near));
+        Self { met: Some((1.0 / near..=near).contains(&row.ratio)), ..row }
+    }
+}
+
 pub(crate) fn print(rows: &[Row]) {
     println!("{:<58}{:>12} {:<8}{:>12}  {:<28}{:>7}{:>7}", "case", "value", "unit", "against", "", "ratio", "goal");
     for row in rows {

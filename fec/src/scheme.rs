@@ -22,13 +22,16 @@ const TOLERANCE: f64 = 1e-9;
 
 /// The rule that says how many repair units a block gets.
 ///
-/// As text, for configuration: `rs1`, `rs2`, `loss=0.1,miss=0.001`.
+/// As text, for configuration: `rs1`, `rs2`, `alpha=0.5`, `loss=0.1,miss=0.001`.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum RepairScheme {
     /// The paper's first: each block is missed with probability at most 1/1000 at loss 1/10 (Table 3).
     Rs1,
     /// The paper's second: each block is missed with probability at most 1/1000 at loss 1/5 (Table 3).
     Rs2,
+    /// The paper's simplest: so many repair units for each unit of message, 0 to 1, rounded up in each block. It promises
+    /// nothing about losses; 0 is no repair unit at all.
+    Alpha(f64),
     /// The whole message, however many blocks it has, is missed with probability at most `miss` by a
     /// receiver that loses each unit independently with probability `loss`. Each of `b` blocks
     /// gets the bound `miss / b` (the probability of a union is at most the sum), met up to a
@@ -48,6 +51,7 @@ impl RepairScheme {
     /// succeeds only if the scheme can carry every length.
     pub fn check(&self) -> Result<(), SchemeError> {
         match *self {
+            Self::Alpha(alpha) if !(0.0..=1.0).contains(&alpha) => Err(SchemeError::Alpha(alpha)),
             Self::Target { loss, .. } if !LOSSES.contains(&loss) => Err(SchemeError::Loss(loss)),
             Self::Target { miss, .. } if !MISSES.contains(&miss) => Err(SchemeError::Miss(miss)),
             _ => Ok(()),
@@ -65,6 +69,7 @@ impl RepairScheme {
         match *self {
             Self::Rs1 => at_most_one_in_1000(s, r, 10) == Some(true),
             Self::Rs2 => at_most_one_in_1000(s, r, 5) == Some(true),
+            Self::Alpha(alpha) => f64::from(r) >= alpha * f64::from(s) - TOLERANCE,
             Self::Target { loss, miss } => miss_probability(s, r, loss) <= miss / f64::from(blocks) * (1.0 + TOLERANCE),
         }
     }
@@ -82,6 +87,7 @@ impl fmt::Display for RepairScheme {
         match self {
             Self::Rs1 => f.write_str("rs1"),
             Self::Rs2 => f.write_str("rs2"),
+            Self::Alpha(alpha) => write!(f, "alpha={alpha}"),
             Self::Target { loss, miss } => write!(f, "loss={loss},miss={miss}"),
         }
     }
@@ -94,6 +100,7 @@ impl FromStr for RepairScheme {
         let scheme = match text {
             "rs1" => Self::Rs1,
             "rs2" => Self::Rs2,
+            _ if text.starts_with("alpha=") => Self::Alpha(number(&text["alpha=".len()..])?),
             _ => {
                 let unknown = || SchemeError::Unknown(text.to_owned());
                 let (loss, miss) =
@@ -113,11 +120,14 @@ fn number(text: &str) -> Result<f64, SchemeError> {
 #[derive(Debug, Clone, PartialEq, Error)]
 pub enum SchemeError {
     /// The text is none of the known forms.
-    #[error("repair scheme {0:?} is unknown: expected rs1, rs2 or loss=<0 to 0.5>,miss=<1e-9 to 0.5>")]
+    #[error("repair scheme {0:?} is unknown: expected rs1, rs2, alpha=<0 to 1> or loss=<0 to 0.5>,miss=<1e-9 to 0.5>")]
     Unknown(String),
     /// A part of a target is no number.
     #[error("repair scheme: {0:?} is not a number")]
     Number(String),
+    /// Alpha is out of range: with more than 1, a block of 16 units would pass 32.
+    #[error("repair scheme: alpha is {0}, expected 0 to 1")]
+    Alpha(f64),
     /// The loss is out of range.
     #[error("repair scheme: loss is {0}, expected 0 to 0.5")]
     Loss(f64),
@@ -133,10 +143,13 @@ mod tests {
     #[test]
     fn texts_come_back() {
         let fine = RepairScheme::Target { loss: 0.12, miss: 1e-9 };
-        for scheme in [RepairScheme::Rs1, RepairScheme::Rs2, RepairScheme::default(), fine] {
+        let alphas = [0.0, 0.5, 1.0].map(RepairScheme::Alpha);
+        for scheme in [RepairScheme::Rs1, RepairScheme::Rs2, RepairScheme::default(), fine].into_iter().chain(alphas) {
             assert_eq!(scheme.to_string().parse(), Ok(scheme));
         }
         assert_eq!("loss=0.1,miss=0.001".parse(), Ok(RepairScheme::default()));
+        let repair = |alpha, s| RepairScheme::Alpha(alpha).shape(s, 1).unwrap().r();
+        assert_eq!([repair(0.0, 7), repair(0.5, 7), repair(0.5, 8), repair(1.0, 16)], [0, 4, 4, 16]);
     }
 
     #[test]
@@ -150,6 +163,8 @@ mod tests {
         assert_eq!(parse("loss=0.51,miss=0.1"), SchemeError::Loss(0.51));
         assert_eq!(parse("loss=-0.1,miss=0.1"), SchemeError::Loss(-0.1));
         assert!(matches!(parse("loss=nan,miss=0.1"), SchemeError::Loss(_)));
+        assert_eq!((parse("alpha=1.1"), parse("alpha=-1")), (SchemeError::Alpha(1.1), SchemeError::Alpha(-1.0)));
+        assert_eq!(parse("alpha=x"), SchemeError::Number("x".to_owned()));
         assert_eq!(parse("loss=0.1,miss=0"), SchemeError::Miss(0.0));
         assert_eq!(parse("loss=0.1,miss=inf"), SchemeError::Miss(f64::INFINITY));
     }

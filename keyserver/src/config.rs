@@ -103,7 +103,7 @@ pub struct GroupFileConfig {
     /// Leaves that a batch moves at the most while the tree is too high for its members, 0 (never) to 4,096; default 64.
     #[serde(default = "compaction")]
     pub compaction: u32,
-    /// `rs1`, `rs2`, or a target such as the default `loss=0.1,miss=0.001`.
+    /// `rs1`, `rs2`, `alpha=0.5`, or a target such as the default `loss=0.1,miss=0.001`.
     #[serde(default = "repair")]
     pub repair: String,
     /// Who may join: identities, or prefixes `spiffe://domain/path/*`. Required, not empty.
