@@ -5,7 +5,10 @@ use keygraph::{Change, Degree, KeyRef, MemberId, NodeId, Pages, Staged, Strategy
 use protocol::execute::{Executed, Secrets, execute};
 use protocol::rekey::Announcement;
 use protocol::unit::{BlockHeader, sign_block};
-use protocol::{EpochHeader, GroupId, HeaderHash, Incarnation, NodeSecret, Reason, Seed, SigningKey, Suite};
+use protocol::{
+    EpochHeader, GroupId, HeaderHash, Incarnation, NodeSecret, Reason, RekeyMessage, Seed, SigningKey, Suite,
+};
+use rayon::prelude::*;
 
 use crate::Failure;
 
@@ -18,6 +21,9 @@ pub(crate) struct Server {
     coder: ReedSolomon,
     pub(crate) repair: RepairScheme,
 }
+
+/// Octets, blocks and datagrams of a message.
+type Cut = (usize, Vec<BlockShape>, Vec<Vec<u8>>);
 
 struct Named<'a>(&'a Tree, &'a Pages<NodeSecret>);
 
@@ -76,28 +82,59 @@ impl Server {
         let header = self.header(self.tree.epoch() + 1);
         let staged = self.tree.stage(changes, header.epoch)?;
         let executed = self.execute(&staged, reason)?;
-        let messages: Vec<Vec<u8>> = executed.messages.iter().map(protocol::RekeyMessage::encode).collect();
-        let (mut datagrams, mut blocks, mut units) = (Vec::new(), Vec::new(), 0);
-        for (message, number) in messages.iter().zip(0u16..) {
-            let layout = Layout::new(message.len(), &self.repair)?;
-            for (block, at) in fec::encode(message, &layout, &mut self.coder)?.iter().zip(0u16..) {
-                let header = BlockHeader {
-                    epoch: header,
-                    message: number,
-                    messages: u16::try_from(messages.len())?,
-                    message_len: u32::try_from(message.len())?,
-                    blocks: layout.block_count(),
-                    block: at,
-                    s: block.shape.s(),
-                    r: block.shape.r(),
-                };
-                datagrams.extend(sign_block(&header, &block.units, &self.signing)?);
+        let count = u16::try_from(executed.messages.len())?;
+        let mut sent = Sent { octets: 0, units: 0, blocks: Vec::new(), datagrams: Vec::new(), staged, executed };
+        let cut: Vec<Cut> = match sent.executed.messages.as_slice() {
+            [message] => {
+                let mut coder = std::mem::take(&mut self.coder);
+                let cut = self.cut(message, header, (0, 1), &mut coder);
+                self.coder = coder;
+                vec![cut?]
             }
-            units += layout.blocks().iter().map(|shape| usize::from(shape.s())).sum::<usize>();
-            blocks.extend_from_slice(layout.blocks());
+            // One coder for each run of messages: it keeps what it has worked out for a shape.
+            messages => {
+                let cut = |coder: &mut ReedSolomon, (number, message): (usize, &RekeyMessage)| {
+                    let number = u16::try_from(number).unwrap_or(u16::MAX);
+                    self.cut(message, header, (number, count), coder).map_err(|error| error.to_string())
+                };
+                let all = messages.par_iter().enumerate();
+                all.map_init(ReedSolomon::new, cut).collect::<Result<_, String>>()?
+            }
+        };
+        for (octets, blocks, datagrams) in cut {
+            sent.octets += octets;
+            sent.units += blocks.iter().map(|shape| usize::from(shape.s())).sum::<usize>();
+            sent.blocks.extend(blocks);
+            sent.datagrams.extend(datagrams);
         }
-        let octets = messages.iter().map(Vec::len).sum();
-        Ok(Sent { staged, executed, octets, units, blocks, datagrams })
+        Ok(sent)
+    }
+
+    /// A message to datagrams.
+    fn cut(
+        &self,
+        message: &RekeyMessage,
+        epoch: EpochHeader,
+        (number, messages): (u16, u16),
+        coder: &mut ReedSolomon,
+    ) -> Result<Cut, Failure> {
+        let message = message.encode();
+        let layout = Layout::new(message.len(), &self.repair)?;
+        let mut datagrams = Vec::with_capacity(layout.total_units());
+        for (block, at) in fec::encode(&message, &layout, coder)?.iter().zip(0u16..) {
+            let header = BlockHeader {
+                epoch,
+                message: number,
+                messages,
+                message_len: u32::try_from(message.len())?,
+                blocks: layout.block_count(),
+                block: at,
+                s: block.shape.s(),
+                r: block.shape.r(),
+            };
+            datagrams.extend(sign_block(&header, &block.units, &self.signing)?);
+        }
+        Ok((message.len(), layout.blocks().to_vec(), datagrams))
     }
 
     /// The secrets and wraps of a staged change.

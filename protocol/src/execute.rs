@@ -166,7 +166,11 @@ impl<S: Secrets> Run<'_, S> {
             let audience = Some(Audience { below: part.below, except });
             Ok(RekeyMessage { audience, entries: self.part(part, &wrapped)?, ..message.clone() })
         };
-        plan.parts.iter().map(part).collect()
+        if plan.updates.len() < PARALLEL {
+            plan.parts.iter().map(part).collect()
+        } else {
+            plan.parts.par_iter().map(part).collect()
+        }
     }
 
     /// The entries of one of several messages.

@@ -5,6 +5,7 @@ use protocol::registration::ToRegistrar;
 use protocol::request::Denial;
 use protocol::unit::{BlockHeader, sign_block};
 use protocol::{GroupId, IndividualKey, MemberId, Seed};
+use rayon::prelude::*;
 use zeroize::Zeroizing;
 
 use super::batch::{Queued, Taken};
@@ -220,10 +221,19 @@ impl Core {
         let beacon = group.new_beacon(now, &self.config.signing);
         let (destination, members) = (group.destination(), group.tree.len());
         let count = u16::try_from(messages.len()).unwrap_or(u16::MAX);
+        let (config, repair) = (&self.config, &group.config.repair);
+        let cut: Vec<_> = match messages.as_slice() {
+            [message] => vec![datagrams(message, (0, 1), header, repair, &mut self.coder, config)],
+            // Many messages are signed on all cores; one coder for each run of them.
+            _ => (messages.par_iter().enumerate())
+                .map_init(fec::ReedSolomon::new, |coder, (number, message)| {
+                    let number = u16::try_from(number).unwrap_or(u16::MAX);
+                    datagrams(message, (number, count), header, repair, coder, config)
+                })
+                .collect(),
+        };
         let (mut sent, mut units, mut repair_units) = (Vec::new(), 0, 0);
-        for (message, number) in messages.iter().zip(0..count) {
-            let cut = datagrams(message, (number, count), header, &group.config.repair, &mut self.coder, &self.config);
-            let (datagrams, of_message, of_repair) = cut.unwrap_or_default();
+        for (datagrams, of_message, of_repair) in cut.into_iter().flatten() {
             sent.extend(datagrams);
             units += of_message;
             repair_units += of_repair;

@@ -1,0 +1,125 @@
+#!/usr/bin/env python3
+"""Plots what `bench NAME --json FILE` wrote: plot.py NAME FILE FIGURE.svg. Needs the pip package matplotlib.
+
+A PNG beside it, to look at: plot.py NAME FILE FIGURE.png
+"""
+
+import json
+import re
+import sys
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+# The same rows give the same octets.
+plt.rcParams.update({"svg.hashsalt": "keystone", "font.size": 9})
+
+STRATEGIES = ["user", "key", "group", "hybrid", "chain"]
+
+
+def matching(rows: list[dict], pattern: str):
+    """Rows whose case matches, with the groups of the match."""
+    for row in rows:
+        if match := re.fullmatch(pattern, row["case"]):
+            yield match.groups(), row
+
+
+def tree(rows: list[dict]) -> plt.Figure:
+    """Wraps by strategy and degree, message octets by size, and time beside the primitives."""
+    figure, (wraps, octets, times) = plt.subplots(1, 3, figsize=(12, 3.8), layout="constrained")
+    largest = max(int(size) for (size, *_), _ in matching(rows, r"leave 2\^(\d+) .* wraps"))
+    for strategy in ["key", "user", "chain"]:
+        points = [(int(d), row["value"]) for (d,), row in matching(rows, rf"leave 2\^{largest} {strategy} d=(\d+) wraps")]
+        label = "group, key, hybrid" if strategy == "key" else strategy
+        wraps.plot(*zip(*sorted(points)), "o-", label=label)
+    wraps.set(title=f"one leave of 2^{largest}", xlabel="degree", ylabel="wraps", yscale="log")
+    for strategy, degree in [("group", 4), ("chain", 2)]:
+        for suite in ["aes256", "aes128"]:
+            points = [(int(k), row["value"]) for (k,), row in matching(rows, rf"leave 2\^(\d+) {strategy} d={degree} {suite} octets")]
+            octets.plot(*zip(*sorted(points)), "o-", label=f"{strategy} d={degree} {suite}")
+    octets.axhline(512, color="grey", linewidth=0.8)
+    octets.annotate("one unit", (10, 512), xytext=(0, 3), textcoords="offset points", color="grey")
+    octets.set(title="one leave: rekey message", xlabel="log2 of members", ylabel="octets", ylim=(0, None))
+    for kind in ["leave", "join"]:
+        points = sorted((int(k), row["value"], row["against_value"]) for (k,), row in matching(rows, rf"{kind} 2\^(\d+) time"))
+        size, value, against = zip(*points)
+        line, = times.plot(size, value, "o-", label=f"{kind}, complete")
+        times.plot(size, against, "o:", color=line.get_color(), label=f"{kind}, its primitives")
+    times.set(title="time, chain d=2 aes256", xlabel="log2 of members", ylabel="µs", ylim=(0, None))
+    return figure
+
+
+def batch(rows: list[dict]) -> plt.Figure:
+    """Wraps per change beside what is expected, and changes a second."""
+    figure, (wraps, octets, rates) = plt.subplots(1, 3, figsize=(12, 3.8), layout="constrained")
+    for case in ["chain d=2", "group d=4"]:
+        points = [(float(share), row["value"], row["against_value"]) for (share,), row in
+                  matching(rows, rf"batch 2\^\d+ J=L ([\d.]+)% {case} wraps per change")]
+        share, value, expected = zip(*points)
+        line, = wraps.plot(share, expected, "-", label=f"{case}, expected")
+        wraps.plot(share, value, "o", color=line.get_color(), label=f"{case}, counted")
+    wraps.set(title="joins and leaves alike", xlabel="per cent of 2^20", ylabel="wraps per change", xscale="log", ylim=(0, None))
+    points = [(float(share), row["value"] / 1e6, row["against_value"] / 1e6) for (share,), row in
+              matching(rows, r"batch 2\^\d+ J=L ([\d.]+)% chain octets")]
+    share, chain, group = zip(*points)
+    octets.plot(share, chain, "o-", label="chain d=2")
+    octets.plot(share, group, "o-", label="group d=4")
+    octets.set(title="octets of rekey messages", xlabel="per cent of 2^20", ylabel="million octets", xscale="log", yscale="log")
+    for cores in ["one core", r"\d+ cores"]:
+        points = [(float(share), row["value"], row["against_value"], name) for (share, name), row in
+                  matching(rows, rf"batch 2\^\d+ J=L ([\d.]+)% chain changes a second, ({cores})")]
+        share, value, bare, names = zip(*points)
+        line, = rates.plot(share, value, "o-", label=f"{names[0]}, complete")
+        rates.plot(share, bare, "o:", color=line.get_color(), label=f"{names[0]}, primitives")
+    rates.set(title="changes a second, chain d=2", xlabel="per cent of 2^20", xscale="log", ylim=(0, None))
+    return figure
+
+
+def memory(rows: list[dict]) -> plt.Figure:
+    """Octets a member by degree."""
+    figure, axes = plt.subplots(figsize=(4, 3.4), layout="constrained")
+    points = [(f"d={d}", row["value"]) for (d,), row in matching(rows, r"memory 2\^\d+ aes256 d=(\d+) .*")]
+    names, values = zip(*points)
+    axes.bar_label(axes.bar(names, values, width=0.5), fmt="%.1f")
+    axes.axhline(96, color="grey", linewidth=0.8, label="goal at d=2")
+    axes.set(title="octets a member at 2^20", ylim=(0, 110))
+    return figure
+
+
+def paper(rows: list[dict]) -> plt.Figure:
+    """Encryptions by degree, and Table 4's shape."""
+    figure, (counts, times) = plt.subplots(1, 2, figsize=(9, 3.8), layout="constrained")
+    for strategy in STRATEGIES:
+        points = {}
+        for (degree, _), row in matching(rows, rf"counts n=8192 d=(\d+) {strategy} (join|leave) encryptions"):
+            points.setdefault(int(degree), []).append(row["value"])
+        if strategy in ("key", "hybrid"):
+            continue
+        label = "group, key, hybrid" if strategy == "group" else strategy
+        counts.plot(sorted(points), [sum(points[d]) / 2 for d in sorted(points)], "o-", label=label)
+    counts.set(title="mean of a join and a leave, n = 8192", xlabel="degree", ylabel="encryptions", yscale="log")
+    for scheme in ["alpha=0", "alpha=1", "rs2"]:
+        for suite, style in [("paper", "o-"), ("aes256", "o:")]:
+            points = [(int(n), row["value"]) for (n,), row in matching(rows, rf"table 4 n=(\d+) {scheme} {suite}")]
+            if points:
+                times.plot(*zip(*sorted(points)), style, label=f"{suite}, {scheme}")
+    times.set(title="a join or leave, group-oriented d=4", xlabel="members", ylabel="µs", ylim=(0, None))
+    times.set_xscale("log", base=2)
+    return figure
+
+
+def main(name: str, source: str, target: str) -> None:
+    with open(source, encoding="utf-8") as file:
+        rows = json.load(file)["rows"]
+    figure = {"tree": tree, "batch": batch, "memory": memory, "paper": paper}[name](rows)
+    for axes in figure.axes:
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize=7)
+    metadata = {"Date": None} if target.endswith(".svg") else None
+    figure.savefig(target, metadata=metadata, dpi=110)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
