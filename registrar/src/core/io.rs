@@ -39,7 +39,7 @@ pub enum Input<'a> {
         /// Names the session.
         session: u64,
     },
-    /// The time of [`Core::poll_timeout`] has come.
+    /// The time of [`Core::poll_timeout`](super::Core::poll_timeout) has come.
     Timeout,
 }
 
