@@ -103,9 +103,13 @@ impl<'a> Marking<'a> {
         (old, self.difference.slots.get(&node).copied().unwrap_or(old))
     }
 
-    /// The secret of the k-node at `node` is made in this batch.
-    pub(crate) fn renew_knode(&mut self, node: NodeId) {
-        self.difference.slots.insert(node, Some(Slot::KNode { version: self.epoch }));
+    /// The secrets of these k-nodes, ascending, are made in this batch; or they have none from now on.
+    pub(crate) fn renew(&mut self, knodes: impl Iterator<Item = (NodeId, bool)>) {
+        let version = self.epoch;
+        let slot = |made| Some(if made { Slot::KNode { version } } else { Slot::Spliced });
+        // Two sorted maps are put together in one go.
+        let mut renewed: BTreeMap<NodeId, Option<Slot>> = knodes.map(|(node, made)| (node, slot(made))).collect();
+        self.difference.slots.append(&mut renewed);
     }
 
     /// The secret of the leaf at `node` is made in this batch.
@@ -113,11 +117,6 @@ impl<'a> Marking<'a> {
         if let Some(Slot::UNode { member, .. }) = self.slot(node) {
             self.difference.slots.insert(node, Some(Slot::UNode { member, version: self.epoch }));
         }
-    }
-
-    /// The k-node has no secret from now on.
-    pub(crate) fn splice(&mut self, node: NodeId) {
-        self.difference.slots.insert(node, Some(Slot::Spliced));
     }
 
     /// Members whose leaf is fresh or moved: their place now.

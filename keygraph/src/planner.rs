@@ -1,37 +1,49 @@
 //! From a marked tree to a plan: the rekeying strategies.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+use rayon::prelude::*;
 use smallvec::SmallVec;
 
-use crate::ids::path_to_root;
+use crate::ids::{parent, path_to_root};
 use crate::marking::Marking;
 use crate::parts;
 use crate::plan::{Compaction, LeafAdvance, Move, Plan, Source, Update, Wrap};
 use crate::snapshot::Slot;
-use crate::types::{KeyRef, MemberId, NodeId, Strategy, Version};
+use crate::types::{Degree, KeyRef, MemberId, NodeId, Strategy, Version};
+
+/// K-nodes of one level from which on it is worth to wake the other cores: about a millisecond of work.
+const PARALLEL: usize = 1_024;
 
 /// Plans the secrets of a marked tree, and gives everything that they touch its new version.
 pub(crate) fn plan(marking: &mut Marking<'_>) -> Plan {
     let (joined, moved) = leaves(marking);
     let (affected, newcomers) = affected(marking, &joined, &moved);
-    let mut planner = Planner {
-        origins: moved.iter().map(|m| (m.to, m.from)).collect(),
-        marking,
-        newcomers,
-        new: Vec::with_capacity(affected.len()),
-        silent: Vec::new(),
-        used: BTreeMap::new(),
-        spliced: Vec::new(),
-    };
-    let mut updates = Vec::with_capacity(affected.len());
-    updates.extend(affected.iter().rev().filter_map(|(node, lost)| planner.update(*node, *lost)));
-    let parts = parts::split(&planner, &mut updates);
-    for m in &moved {
-        planner.kek_of_leaf(m.to);
+    let origins = moved.iter().map(|m| (m.to, m.from)).collect();
+    let mut planner = Planner { marking, newcomers, origins, made: Vec::with_capacity(affected.len()) };
+    let (mut updates, mut used, mut spliced) = (Vec::with_capacity(affected.len()), BTreeMap::new(), Vec::new());
+    let mut rest = affected.as_slice();
+    while !rest.is_empty() {
+        // No k-node needs what is planned for another of its level.
+        let (level, above) = rest.split_at(same_level(rest, planner.marking.tree.degree));
+        let planned: Vec<Option<Planned>> = if level.len() < PARALLEL {
+            level.iter().map(|(node, lost)| planner.plan(*node, *lost)).collect()
+        } else {
+            level.par_iter().map(|(node, lost)| planner.plan(*node, *lost)).collect()
+        };
+        for Planned { made, update, leaves, named } in planned.into_iter().flatten() {
+            planner.made.push(made);
+            updates.extend(update);
+            used.extend(leaves);
+            spliced.extend(named.then_some(made.node));
+        }
+        rest = above;
     }
-    let Planner { used, spliced, marking, .. } = planner;
+    let parts = parts::split(&planner, &mut updates);
+    used.extend(moved.iter().filter_map(|m| Some((m.to, planner.kek_of_leaf(m.to)?))));
+    let Planner { made, .. } = planner;
     let advanced: Vec<LeafAdvance> = used.into_iter().map(|(to, from)| LeafAdvance { to, from }).collect();
+    marking.renew(made.iter().rev().map(|made| (made.node, made.state != State::Spliced)));
     for leaf in &advanced {
         marking.renew_leaf(leaf.to);
     }
@@ -50,58 +62,73 @@ pub(crate) fn plan(marking: &mut Marking<'_>) -> Plan {
     }
 }
 
+/// How many of these k-nodes, from the first on, are of one level: whatever is above any of them has an id of at most
+/// the first's parent.
+fn same_level(affected: &[(NodeId, bool)], degree: Degree) -> usize {
+    let above = affected.first().and_then(|(first, _)| parent(*first, degree));
+    affected.iter().take_while(|(node, _)| above.is_none_or(|above| *node > above)).count().max(1)
+}
+
 type Newcomers = BTreeMap<NodeId, BTreeSet<NodeId>>;
 
-/// The k-nodes that need a new secret, and whether each is *lost*: somebody can compute its old secret who must not learn the
-/// new one, or nobody can at all. And of the k-nodes that are not lost, the children below whom somebody moved in who
-/// does not hold the old secret.
-fn affected(
-    marking: &Marking<'_>,
-    joined: &[(MemberId, NodeId)],
-    moved: &[Move],
-) -> (BTreeMap<NodeId, bool>, Newcomers) {
+/// Marks of a k-node: it is lost; and so is everything above it.
+const LOST: u8 = 1;
+const SPREADING: u8 = 2;
+
+/// The k-nodes that need a new secret, descending, and whether each is *lost*: somebody can compute its old secret who must
+/// not learn the new one, or nobody can at all. And of the k-nodes that are not lost, the children below whom somebody
+/// moved in who does not hold the old secret.
+fn affected(marking: &Marking<'_>, joined: &[(MemberId, NodeId)], moved: &[Move]) -> (Vec<(NodeId, bool)>, Newcomers) {
     let degree = marking.tree.degree;
-    let above = |node: NodeId| path_to_root(node, degree).skip(1);
-    let mut affected = BTreeMap::new();
-    for departure in &marking.departures {
-        // What is above a lost k-node is lost, up to here.
-        for node in above(*departure) {
-            if affected.insert(node, true) == Some(true) {
-                break;
-            }
-        }
-    }
     // Nobody holds the root of an empty group, so nobody could follow it.
     let root_is_lost = marking.refresh || marking.tree.is_empty();
-    *affected.entry(NodeId::ROOT).or_insert(root_is_lost) |= root_is_lost;
+    let mut marks = vec![(NodeId::ROOT, if root_is_lost { LOST } else { 0 })];
+    let above_leaf = |leaf: &NodeId, mark: u8| parent(*leaf, degree).map(|node| (node, mark));
+    marks.extend(marking.departures.iter().filter_map(|leaf| above_leaf(leaf, LOST | SPREADING)));
+    marks.extend(joined.iter().filter_map(|(_, leaf)| above_leaf(leaf, 0)));
     let mut newcomers = Newcomers::new();
     for m in moved {
-        let old: Vec<NodeId> = above(m.from).collect();
+        let old: Vec<NodeId> = path_to_root(m.from, degree).skip(1).collect();
         // Straight up: what was in between is gone, and what is above has the same members below it as before.
         if old.contains(&m.to) {
             continue;
         }
         let new: Vec<NodeId> = path_to_root(m.to, degree).collect();
         // A split loses nothing: whoever it displaces stays below every k-node that it was below.
-        for node in &old {
-            *affected.entry(*node).or_insert(false) |= !new[1..].contains(node);
-        }
+        marks.extend(old.iter().map(|node| (*node, if new[1..].contains(node) { 0 } else { LOST })));
         for pair in new.windows(2) {
-            affected.entry(pair[1]).or_insert(false);
+            marks.push((pair[1], 0));
             if !old.contains(&pair[1]) {
                 newcomers.entry(pair[1]).or_default().insert(pair[0]);
             }
         }
     }
-    for (_, leaf) in joined {
-        for node in above(*leaf) {
-            if affected.contains_key(&node) && node != NodeId::ROOT {
-                break;
+    marks.sort_unstable_by(|a, b| b.cmp(a));
+    // What is above comes in the order of what it is above of: two lists are merged, and none is searched.
+    let (mut affected, mut marks, mut above) =
+        (Vec::with_capacity(marks.len()), marks.into_iter().peekable(), VecDeque::new());
+    loop {
+        let node = match (marks.peek(), above.front()) {
+            (Some((mark, _)), Some((node, _))) => *mark.max(node),
+            (Some((node, _)), None) | (None, Some((node, _))) => *node,
+            (None, None) => return (affected, newcomers),
+        };
+        let mut all = 0;
+        while let Some((_, mark)) = marks.next_if(|(other, _)| *other == node) {
+            all |= mark;
+        }
+        if let Some((_, mark)) = above.pop_front_if(|(other, _)| *other == node) {
+            all |= mark;
+        }
+        affected.push((node, all & LOST != 0));
+        let spread = if all & SPREADING != 0 { LOST | SPREADING } else { 0 };
+        if let Some(up) = parent(node, degree) {
+            match above.back_mut() {
+                Some((last, mark)) if *last == up => *mark |= spread,
+                _ => above.push_back((up, spread)),
             }
-            affected.entry(node).or_insert(false);
         }
     }
-    (affected, newcomers)
 }
 
 /// Fresh leaves and displaced ones.
@@ -120,17 +147,41 @@ fn leaves(marking: &Marking<'_>) -> (Vec<(MemberId, NodeId)>, Vec<Move>) {
 }
 
 pub(crate) struct Planner<'m, 't> {
-    pub(crate) marking: &'m mut Marking<'t>,
+    pub(crate) marking: &'m Marking<'t>,
     newcomers: Newcomers,
-    /// K-nodes whose secret in this plan cannot be computed from their own old one; descending.
-    new: Vec<NodeId>,
-    /// Those of them whose members all get a sealed reply; descending.
-    silent: Vec<NodeId>,
-    /// By place, the leaves whose secret ends with this plan, under the name that their members know.
-    used: BTreeMap<NodeId, KeyRef>,
     /// Moved leaves: to, from.
     origins: BTreeMap<NodeId, NodeId>,
-    spliced: Vec<NodeId>,
+    /// What was planned so far, descending.
+    made: Vec<Made>,
+}
+
+/// What became of a k-node in this plan.
+#[derive(Debug, Clone, Copy)]
+struct Made {
+    node: NodeId,
+    state: State,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    /// Its new secret follows from its own old one.
+    Kept,
+    /// It does not.
+    New,
+    /// Nor does it, and everybody below gets a sealed reply.
+    Silent,
+    /// It has none any more.
+    Spliced,
+}
+
+/// The plan of one k-node.
+struct Planned {
+    made: Made,
+    update: Option<Update>,
+    /// Leaves whose secret serves in it, under the names that their members know.
+    leaves: SmallVec<[(NodeId, KeyRef); 2]>,
+    /// Whether a message names it as spliced out: somebody may hold a secret of it.
+    named: bool,
 }
 
 /// What is below a k-node and takes part in this plan.
@@ -145,42 +196,40 @@ pub(crate) struct Branch {
 /// On the stack for the degrees that are used most.
 type Branches = SmallVec<[Branch; 4]>;
 
-/// Whether a node is in a descending list.
-fn is_in(list: &[NodeId], node: NodeId) -> bool {
-    list.binary_search_by(|other| node.cmp(other)).is_ok()
-}
-
 impl Planner<'_, '_> {
-    /// The new secret of one k-node, when those of all its children are planned. `None` if it was pruned or is
-    /// spliced out.
-    fn update(&mut self, node: NodeId, lost: bool) -> Option<Update> {
+    /// The new secret of one k-node, when those of all its children are planned. `None` if it was pruned.
+    fn plan(&self, node: NodeId, lost: bool) -> Option<Planned> {
         let (old, now) = self.marking.change(node);
         now.filter(|slot| !slot.is_leaf())?;
         if self.marking.tree.splicing && node != NodeId::ROOT && self.marking.children(node).len() == 1 {
-            // A message names it if somebody may hold a secret of it.
-            if matches!(old, Some(Slot::KNode { .. })) {
-                self.spliced.push(node);
-            }
-            self.marking.splice(node);
-            return None;
+            let named = matches!(old, Some(Slot::KNode { .. }));
+            let made = Made { node, state: State::Spliced };
+            return Some(Planned { made, update: None, leaves: SmallVec::new(), named });
         }
-        let update = match old {
-            Some(Slot::KNode { version }) if !lost => self.kept(node, version),
+        let (state, update) = match old {
+            Some(Slot::KNode { version }) if !lost => (State::Kept, self.kept(node, version)),
             _ => {
-                self.new.push(node);
-                self.renewed(node)
+                let update = self.renewed(node);
+                (if update.silent { State::Silent } else { State::New }, update)
             }
         };
-        self.marking.renew_knode(node);
-        Some(update)
+        let leaves = update.wraps.iter().filter(|wrap| wrap.kek.version < self.marking.epoch && wrap.child != node);
+        let leaves = leaves.filter_map(|wrap| Some((self.leaf_of(wrap)?, wrap.kek))).collect();
+        Some(Planned { made: Made { node, state }, update: Some(update), leaves, named: false })
+    }
+
+    /// The leaf whose secret this wrap uses, if it is a leaf's.
+    fn leaf_of(&self, wrap: &Wrap) -> Option<NodeId> {
+        let branch = self.branch(wrap.child)?;
+        branch.slot.is_leaf().then_some(branch.node)
     }
 
     /// A secret that those who hold the old one have a right to: advanced or wrapped under the old one; and wrapped for
     /// whoever moved in.
-    fn kept(&mut self, node: NodeId, version: Version) -> Update {
+    fn kept(&self, node: NodeId, version: Version) -> Update {
         let mut wraps = Vec::new();
         let mut own = true;
-        if let Some(children) = self.newcomers.remove(&node) {
+        if let Some(children) = self.newcomers.get(&node) {
             let (moved_in, others): (Branches, Branches) =
                 self.branches(node).into_iter().partition(|branch| children.contains(&branch.child));
             wraps.extend(moved_in.iter().filter_map(|branch| self.wrap(branch)));
@@ -197,13 +246,13 @@ impl Planner<'_, '_> {
 
     /// A secret that nobody can compute from the k-node's old one: derived from one child or from none, and wrapped for
     /// all others.
-    fn renewed(&mut self, node: NodeId) -> Update {
+    fn renewed(&self, node: NodeId) -> Update {
         let branches = self.branches(node);
         let derived = match self.marking.tree.strategy {
             Strategy::Chain => {
-                let mut new = branches.iter().filter(|branch| is_in(&self.new, branch.node));
-                let first = new.clone().next();
-                new.find(|branch| !is_in(&self.silent, branch.node)).or(first)
+                let state = |branch: &Branch| self.state(branch.node);
+                let new = branches.iter().find(|branch| state(branch) == Some(State::New));
+                new.or_else(|| branches.iter().find(|branch| state(branch) == Some(State::Silent)))
             }
             _ => None,
         };
@@ -215,31 +264,39 @@ impl Planner<'_, '_> {
                 None => replied += 1,
             }
         }
-        let silent = wraps.is_empty() && from.is_none_or(|from| is_in(&self.silent, from));
-        if silent {
-            self.silent.push(node);
-        }
+        let silent = wraps.is_empty() && from.is_none_or(|from| self.state(from) == Some(State::Silent));
         Update { node, source: from.map_or(Source::Fresh, |from| Source::Derive { from }), wraps, replied, silent }
     }
 
     /// All children, each with what stands in its stead.
     pub(crate) fn branches(&self, node: NodeId) -> Branches {
-        let mut branches = Branches::new();
-        for (child, slot) in self.marking.children(node) {
-            let (mut node, mut slot) = (child, slot);
-            while slot == Slot::Spliced {
-                let Some(below) = self.marking.children(node).first().copied() else {
-                    break;
-                };
-                (node, slot) = below;
+        self.marking.children(node).iter().filter_map(|(child, _)| self.branch(*child)).collect()
+    }
+
+    /// A child, with what stands in its stead.
+    fn branch(&self, child: NodeId) -> Option<Branch> {
+        let mut node = child;
+        loop {
+            let slot = match self.state(node) {
+                Some(State::Spliced) => Slot::Spliced,
+                Some(_) => Slot::KNode { version: self.marking.epoch },
+                None => self.marking.slot(node)?,
+            };
+            if slot != Slot::Spliced {
+                return Some(Branch { child, node, slot });
             }
-            branches.push(Branch { child, node, slot });
+            node = self.marking.children(node).first()?.0;
         }
-        branches
+    }
+
+    /// What this plan has made of a k-node, if it has.
+    fn state(&self, node: NodeId) -> Option<State> {
+        let at = self.made.binary_search_by(|made| node.cmp(&made.node)).ok()?;
+        Some(self.made[at].state)
     }
 
     /// The wrap for those below a child. `None` if all of them get a sealed reply.
-    fn wrap(&mut self, branch: &Branch) -> Option<Wrap> {
+    fn wrap(&self, branch: &Branch) -> Option<Wrap> {
         let kek = match branch.slot {
             _ if self.is_told_otherwise(branch) => return None,
             Slot::UNode { .. } => self.kek_of_leaf(branch.node)?,
@@ -252,19 +309,14 @@ impl Planner<'_, '_> {
     pub(crate) fn is_told_otherwise(&self, branch: &Branch) -> bool {
         match branch.slot {
             Slot::UNode { version, .. } => version == self.marking.epoch,
-            _ => is_in(&self.silent, branch.node),
+            _ => self.state(branch.node) == Some(State::Silent),
         }
     }
 
-    /// The secret of a leaf as its member knows it. It is used here, so it ends here.
-    fn kek_of_leaf(&mut self, leaf: NodeId) -> Option<KeyRef> {
-        if let Some(kek) = self.used.get(&leaf) {
-            return Some(*kek);
-        }
+    /// The secret of a leaf as its member knows it.
+    fn kek_of_leaf(&self, leaf: NodeId) -> Option<KeyRef> {
         let version = self.marking.slot(leaf)?.version()?;
         let node = self.origins.get(&leaf).copied().unwrap_or(leaf);
-        let kek = KeyRef { node, version };
-        self.used.insert(leaf, kek);
-        Some(kek)
+        Some(KeyRef { node, version })
     }
 }
