@@ -104,9 +104,12 @@ impl<'a> Marking<'a> {
     }
 
     /// The secrets of these k-nodes, ascending, are made in this batch; or they have none from now on.
-    pub(crate) fn renew(&mut self, knodes: impl Iterator<Item = (NodeId, bool)>) {
+    pub(crate) fn renew(&mut self, knodes: impl ExactSizeIterator<Item = (NodeId, bool)>) {
         let version = self.epoch;
         let slot = |made| Some(if made { Slot::KNode { version } } else { Slot::Spliced });
+        if knodes.len() < 64 {
+            return self.difference.slots.extend(knodes.map(|(node, made)| (node, slot(made))));
+        }
         // Two sorted maps are put together in one go.
         let mut renewed: BTreeMap<NodeId, Option<Slot>> = knodes.map(|(node, made)| (node, slot(made))).collect();
         self.difference.slots.append(&mut renewed);

@@ -22,22 +22,28 @@ pub(crate) fn plan(marking: &mut Marking<'_>) -> Plan {
     let origins = moved.iter().map(|m| (m.to, m.from)).collect();
     let mut planner = Planner { marking, newcomers, origins, made: Vec::with_capacity(affected.len()) };
     let (mut updates, mut used, mut spliced) = (Vec::with_capacity(affected.len()), BTreeMap::new(), Vec::new());
+    let mut keep = |planner: &mut Planner<'_, '_>, Planned { made, update, leaves, named }: Planned| {
+        planner.made.push(made);
+        updates.extend(update);
+        used.extend(leaves);
+        spliced.extend(named.then_some(made.node));
+    };
     let mut rest = affected.as_slice();
-    while !rest.is_empty() {
+    while let Some((first, others)) = rest.split_first() {
         // No k-node needs what is planned for another of its level.
-        let (level, above) = rest.split_at(same_level(rest, planner.marking.tree.degree));
-        let planned: Vec<Option<Planned>> = if level.len() < PARALLEL {
-            level.iter().map(|(node, lost)| planner.plan(*node, *lost)).collect()
+        let level = if rest.len() < PARALLEL { 1 } else { same_level(rest, planner.marking.tree.degree) };
+        if level < PARALLEL {
+            if let Some(planned) = planner.plan(first.0, first.1) {
+                keep(&mut planner, planned);
+            }
+            rest = others;
         } else {
-            level.par_iter().map(|(node, lost)| planner.plan(*node, *lost)).collect()
-        };
-        for Planned { made, update, leaves, named } in planned.into_iter().flatten() {
-            planner.made.push(made);
-            updates.extend(update);
-            used.extend(leaves);
-            spliced.extend(named.then_some(made.node));
+            let (level, above) = rest.split_at(level);
+            let planned = level.par_iter().filter_map(|(node, lost)| planner.plan(*node, *lost));
+            let planned: Vec<Planned> = planned.collect();
+            planned.into_iter().for_each(|planned| keep(&mut planner, planned));
+            rest = above;
         }
-        rest = above;
     }
     let parts = parts::split(&planner, &mut updates);
     used.extend(moved.iter().filter_map(|m| Some((m.to, planner.kek_of_leaf(m.to)?))));
@@ -117,8 +123,9 @@ fn affected(marking: &Marking<'_>, joined: &[(MemberId, NodeId)], moved: &[Move]
         while let Some((_, mark)) = marks.next_if(|(other, _)| *other == node) {
             all |= mark;
         }
-        if let Some((_, mark)) = above.pop_front_if(|(other, _)| *other == node) {
+        if let Some((_, mark)) = above.front().copied().filter(|(other, _)| *other == node) {
             all |= mark;
+            above.pop_front();
         }
         affected.push((node, all & LOST != 0));
         let spread = if all & SPREADING != 0 { LOST | SPREADING } else { 0 };
@@ -191,6 +198,8 @@ pub(crate) struct Branch {
     /// What stands there, or in its stead if it is spliced out.
     pub(crate) node: NodeId,
     slot: Slot,
+    /// What this plan has made of it.
+    state: Option<State>,
 }
 
 /// On the stack for the degrees that are used most.
@@ -220,7 +229,14 @@ impl Planner<'_, '_> {
 
     /// The leaf whose secret this wrap uses, if it is a leaf's.
     fn leaf_of(&self, wrap: &Wrap) -> Option<NodeId> {
-        let branch = self.branch(wrap.child)?;
+        if wrap.child > self.marking.largest_knode() {
+            return Some(wrap.child);
+        }
+        // A k-node's own key; or it is spliced out, and what stands in its stead is a leaf or another k-node.
+        if wrap.kek.node == wrap.child {
+            return None;
+        }
+        let branch = self.branch(wrap.child, self.marking.slot(wrap.child)?)?;
         branch.slot.is_leaf().then_some(branch.node)
     }
 
@@ -250,13 +266,13 @@ impl Planner<'_, '_> {
         let branches = self.branches(node);
         let derived = match self.marking.tree.strategy {
             Strategy::Chain => {
-                let state = |branch: &Branch| self.state(branch.node);
-                let new = branches.iter().find(|branch| state(branch) == Some(State::New));
-                new.or_else(|| branches.iter().find(|branch| state(branch) == Some(State::Silent)))
+                let in_state = |state| branches.iter().find(|branch| branch.state == Some(state));
+                in_state(State::New).or_else(|| in_state(State::Silent))
             }
             _ => None,
         };
         let from = derived.map(|branch| branch.node);
+        let from_silent = derived.is_none_or(|branch| branch.state == Some(State::Silent));
         let (mut wraps, mut replied) = (Vec::with_capacity(branches.len()), 0);
         for branch in branches.iter().filter(|branch| Some(branch.node) != from) {
             match self.wrap(branch) {
@@ -264,28 +280,29 @@ impl Planner<'_, '_> {
                 None => replied += 1,
             }
         }
-        let silent = wraps.is_empty() && from.is_none_or(|from| self.state(from) == Some(State::Silent));
+        let silent = wraps.is_empty() && from_silent;
         Update { node, source: from.map_or(Source::Fresh, |from| Source::Derive { from }), wraps, replied, silent }
     }
 
     /// All children, each with what stands in its stead.
     pub(crate) fn branches(&self, node: NodeId) -> Branches {
-        self.marking.children(node).iter().filter_map(|(child, _)| self.branch(*child)).collect()
+        self.marking.children(node).iter().filter_map(|(child, slot)| self.branch(*child, *slot)).collect()
     }
 
     /// A child, with what stands in its stead.
-    fn branch(&self, child: NodeId) -> Option<Branch> {
-        let mut node = child;
+    fn branch(&self, child: NodeId, slot: Slot) -> Option<Branch> {
+        let (mut node, mut slot) = (child, slot);
         loop {
-            let slot = match self.state(node) {
+            let state = if slot.is_leaf() { None } else { self.state(node) };
+            slot = match state {
                 Some(State::Spliced) => Slot::Spliced,
                 Some(_) => Slot::KNode { version: self.marking.epoch },
-                None => self.marking.slot(node)?,
+                None => slot,
             };
             if slot != Slot::Spliced {
-                return Some(Branch { child, node, slot });
+                return Some(Branch { child, node, slot, state });
             }
-            node = self.marking.children(node).first()?.0;
+            (node, slot) = self.marking.children(node).first().copied()?;
         }
     }
 
@@ -309,7 +326,7 @@ impl Planner<'_, '_> {
     pub(crate) fn is_told_otherwise(&self, branch: &Branch) -> bool {
         match branch.slot {
             Slot::UNode { version, .. } => version == self.marking.epoch,
-            _ => self.state(branch.node) == Some(State::Silent),
+            _ => branch.state == Some(State::Silent),
         }
     }
 
