@@ -51,22 +51,19 @@ impl<'a> Marking<'a> {
             refresh,
             moves: 0,
         };
-        for (node, member) in renewed {
-            marking.seat(member, node, epoch);
-        }
-        let vacant: Vec<NodeId> = marking.left.keys().copied().collect();
-        for member in marking.left.values() {
-            marking.difference.members.insert(*member, None);
-        }
         let mut joins = joins.into_iter();
-        let mut empty = Vec::new();
-        for node in vacant {
-            match joins.next() {
-                Some(member) => marking.seat(member, node, epoch),
-                None => empty.push(node),
-            }
-        }
-        marking.prune(&empty);
+        let vacant: Vec<NodeId> = marking.left.keys().copied().collect();
+        // Joiners take the first places. The maps are built in one go; member by member would be most of a large batch.
+        let mut seated: Vec<(NodeId, MemberId)> = vacant.iter().copied().zip(joins.by_ref()).collect();
+        let empty = &vacant[seated.len()..];
+        seated.extend(renewed);
+        let difference = &mut marking.difference;
+        difference.members = (marking.left.values().map(|member| (*member, None)))
+            .chain(seated.iter().map(|(node, member)| (*member, Some(*node))))
+            .collect();
+        let leaf = |(node, member): (NodeId, MemberId)| (node, Some(Slot::UNode { member, version: epoch }));
+        difference.slots = seated.into_iter().map(leaf).collect();
+        marking.prune(empty);
         marking.extend(joins)?;
         marking.compact(compact);
         Ok(marking)

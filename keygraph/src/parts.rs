@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use rayon::prelude::*;
+
 use crate::ids::{child_towards, path_to_root};
 use crate::plan::{Part, Update, Wrap};
 use crate::planner::{Branch, Planner};
@@ -26,7 +28,7 @@ pub(crate) fn split(planner: &Planner<'_, '_>, updates: &mut [Update]) -> Vec<Pa
         return Vec::new();
     }
     let weight = WEIGHT.max(all / (MAX_PARTS / 4));
-    let plan = Updates { planner, index: updates.iter().map(|update| update.node).zip(0..).collect() };
+    let plan = Updates { planner, nodes: updates.iter().map(|update| update.node).collect() };
     let parts = match strategy {
         Strategy::Group | Strategy::Chain => Vec::new(),
         Strategy::Hybrid => plan.below(updates, weight, 1),
@@ -48,7 +50,8 @@ pub(crate) fn split(planner: &Planner<'_, '_>, updates: &mut [Update]) -> Vec<Pa
 
 struct Updates<'p, 'm, 't> {
     planner: &'p Planner<'m, 't>,
-    index: BTreeMap<NodeId, usize>,
+    /// Of the updates, descending.
+    nodes: Vec<NodeId>,
 }
 
 /// Members who share a key that they hold already and need the same new secrets: the lowest wrap that they open, as
@@ -56,6 +59,11 @@ struct Updates<'p, 'm, 't> {
 type Audience = (usize, usize);
 
 impl Updates<'_, '_, '_> {
+    /// Index of a k-node's update.
+    fn at(&self, node: NodeId) -> Option<usize> {
+        self.nodes.binary_search_by(|other| node.cmp(other)).ok()
+    }
+
     fn audiences(&self, updates: &[Update]) -> Vec<Audience> {
         let mut all = Vec::new();
         for (at, update) in updates.iter().enumerate() {
@@ -80,7 +88,7 @@ impl Updates<'_, '_, '_> {
 
     /// Whether members below a child are served elsewhere: by a wrap of their own, or from further down.
     fn is_changed(&self, update: &Update, branch: &Branch) -> bool {
-        self.index.contains_key(&branch.node) || update.wraps.iter().any(|wrap| wrap.child == branch.child)
+        self.at(branch.node).is_some() || update.wraps.iter().any(|wrap| wrap.child == branch.child)
     }
 
     /// The message of an audience, without its wraps.
@@ -100,7 +108,7 @@ impl Updates<'_, '_, '_> {
         let degree = self.planner.marking.tree.degree;
         path_to_root(node, degree)
             .skip(1)
-            .filter_map(move |above| Some((*self.index.get(&above)?, child_towards(above, node, degree)?)))
+            .filter_map(move |above| Some((self.at(above)?, child_towards(above, node, degree)?)))
     }
 
     /// Key-oriented: on each k-node from the audience's first up to the root, the wrap that it opens.
@@ -136,18 +144,20 @@ impl Updates<'_, '_, '_> {
     fn below(&self, updates: &[Update], weight: usize, depth: usize) -> Vec<Part> {
         let degree = self.planner.marking.tree.degree;
         let mut weights: Vec<usize> = updates.iter().map(|update| update.wraps.len() + 1).collect();
-        for (at, update) in updates.iter().enumerate() {
-            if let Some((above, _)) = self.above(update.node).next() {
+        let above = updates.par_iter().map(|update| self.above(update.node).next());
+        for (at, above) in above.collect::<Vec<_>>().into_iter().enumerate() {
+            if let Some((above, _)) = above {
                 weights[above] += weights[at];
             }
         }
         let mut subtrees: BTreeMap<NodeId, Vec<(usize, Vec<usize>)>> = BTreeMap::new();
         let mut open: Vec<(NodeId, NodeId, usize)> = vec![(NodeId::ROOT, NodeId::ROOT, 0)];
         while let Some((place, node, steps)) = open.pop() {
-            let small = self.index.get(&node).is_none_or(|at| weights[*at] <= weight);
+            let update = self.at(node);
+            let small = update.is_none_or(|at| weights[at] <= weight);
             if small && steps >= depth {
                 subtrees.insert(place, Vec::new());
-            } else if self.index.contains_key(&node) {
+            } else if update.is_some() {
                 let branches = self.planner.branches(node);
                 let told = branches.into_iter().filter(|branch| !self.planner.is_told_otherwise(branch));
                 open.extend(told.map(|branch| (branch.child, branch.node, steps + 1)));
@@ -155,11 +165,15 @@ impl Updates<'_, '_, '_> {
                 subtrees.insert(place, Vec::new());
             }
         }
-        for (at, update) in updates.iter().enumerate().filter(|(_, update)| !update.silent) {
-            let subtree = path_to_root(update.node, degree).find(|place| subtrees.contains_key(place));
-            if let Some(entries) = subtree.and_then(|place| subtrees.get_mut(&place)) {
-                entries.push((at, (0..update.wraps.len()).collect()));
-            }
+        let subtree = |update: &Update| {
+            path_to_root(update.node, degree).find(|place| subtrees.contains_key(place)).filter(|_| !update.silent)
+        };
+        let entry = |(at, update): (usize, &Update)| {
+            Some((subtree(update)?, (at, (0..update.wraps.len()).collect::<Vec<usize>>())))
+        };
+        let entries: Vec<_> = updates.par_iter().enumerate().filter_map(entry).collect();
+        for (place, entry) in entries {
+            subtrees.entry(place).or_default().push(entry);
         }
         let whole = |(below, mut entries): (NodeId, Vec<(usize, Vec<usize>)>)| {
             entries.extend(self.above(below).map(|(at, child)| (at, wrap_for(&updates[at], child))));
