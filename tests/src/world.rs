@@ -69,6 +69,7 @@ pub struct World {
     numbers: u64,
     sessions: BTreeMap<u64, (usize, u64, RequestId)>,
     ids: BTreeMap<MemberId, usize>,
+    suite: Suite,
     strategy: Strategy,
     splicing: bool,
     batch: Duration,
@@ -92,6 +93,7 @@ impl World {
     fn new(seed: u64) -> Self {
         let mut dice = Dice::new(seed);
         let strategy = if dice.chance(50) { Strategy::Chain } else { Strategy::ALL[dice.number(5)] };
+        let suite = if dice.chance(30) { Suite::Aes128 } else { Suite::Aes256 };
         let splicing = dice.chance(30);
         let batch = if dice.chance(50) { Duration::ZERO } else { Duration::from_millis(700) };
         let (degree, loss) = (u8::try_from(2 + dice.number(4)).unwrap(), dice.roll() % 31);
@@ -108,6 +110,7 @@ impl World {
             numbers: 0,
             sessions: BTreeMap::new(),
             ids: BTreeMap::new(),
+            suite,
             strategy,
             splicing,
             batch,
@@ -152,7 +155,7 @@ impl World {
             name: name.into(),
             destination: ([239, 0, 0, u8::try_from(id).unwrap()], 7_000).into(),
             degree: Degree::new(self.degree).unwrap(),
-            suite: Suite::Aes256,
+            suite: self.suite,
             strategy: self.strategy,
             splicing: self.splicing,
             batch: self.batch,

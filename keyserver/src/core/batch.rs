@@ -46,6 +46,8 @@ pub(super) struct Batch {
     tickets: Vec<u64>,
     /// When it is due; it stands in the core's list then.
     due: Option<Now>,
+    /// When it would be due without evictions.
+    wanted: Option<Now>,
 }
 
 /// Everything of a batch but the queue that it came from: what to change, and who waits for it.
@@ -74,7 +76,7 @@ impl Batch {
     /// The reign's own rekey, before anything else.
     pub(super) fn restart(&mut self) {
         self.refresh = Some(Reason::Restart);
-        self.due = Some(Now::ZERO);
+        (self.due, self.wanted) = (Some(Now::ZERO), Some(Now::ZERO));
     }
 }
 
@@ -92,7 +94,7 @@ impl Core {
         if let Some(group) = self.groups.get_mut(&group) {
             group.batch.evictions.push(eviction);
         }
-        self.schedule_at(now, group);
+        self.set_due(now, group);
     }
 
     /// A new root with the next batch; for an operator, now.
@@ -111,6 +113,13 @@ impl Core {
     }
 
     fn schedule_at(&mut self, at: Now, id: GroupId) {
+        if let Some(group) = self.groups.get_mut(&id) {
+            group.batch.wanted = Some(group.batch.wanted.map_or(at, |wanted| wanted.min(at)));
+            self.set_due(at, id);
+        }
+    }
+
+    fn set_due(&mut self, at: Now, id: GroupId) {
         let Some(group) = self.groups.get_mut(&id) else {
             return;
         };
@@ -135,8 +144,17 @@ impl Core {
         if let Some(due) = group.batch.due.take() {
             self.batches.remove(&(due, id));
         }
-        let taken = if group.batch.evictions.is_empty() { group.take_changes() } else { group.take_evictions() };
-        if !group.batch.queue.is_empty() || group.batch.refresh.is_some() {
+        if !group.batch.evictions.is_empty() {
+            let taken = group.take_evictions();
+            // The others go on waiting for their time.
+            if let Some(wanted) = group.batch.wanted {
+                self.set_due(wanted, id);
+            }
+            return taken;
+        }
+        group.batch.wanted = None;
+        let taken = group.take_changes();
+        if !group.batch.queue.is_empty() {
             self.schedule_at(now, id);
         }
         taken

@@ -1,0 +1,217 @@
+//! A key server's core in a shell of a few lines: a store in memory, no network, time that stands until it is moved.
+#![allow(dead_code, reason = "every test file uses another part")]
+
+use std::time::Duration;
+
+use keygraph::{Degree, Strategy};
+use keyserver::core::{Admin, AdminError, AdminReply, Config, Core, Event, GroupConfig, Input, Output};
+use keyserver::store::{MemoryStore, Store};
+use protocol::identity::{Identity, IdentityPattern};
+use protocol::registration::{FromRegistrar, ToRegistrar};
+use protocol::request::{Act, Membership, Operations, Outcome, Reply, Request, RequestId, Resync};
+use protocol::{Beacon, Entropy, GroupId, IndividualKey, MemberId, SigningKey, Suite};
+
+pub(crate) struct Counter(pub(crate) u64);
+
+impl Entropy for Counter {
+    fn fill(&mut self, out: &mut [u8]) {
+        for octet in out {
+            self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            *octet = self.0.to_be_bytes()[0];
+        }
+    }
+}
+
+pub(crate) fn identity(name: &str) -> Identity {
+    Identity::parse(&format!("spiffe://demo/{name}")).unwrap()
+}
+
+pub(crate) fn group(id: u32, name: &str, allow: &str) -> GroupConfig {
+    GroupConfig {
+        id: GroupId(id),
+        name: name.into(),
+        destination: ([239, 0, 0, 1], 7_000).into(),
+        degree: Degree::new(3).unwrap(),
+        suite: Suite::Aes256,
+        strategy: Strategy::Chain,
+        splicing: false,
+        batch: Duration::ZERO,
+        compaction: 64,
+        repair: fec::RepairScheme::default(),
+        allow: vec![IdentityPattern::parse(allow).unwrap()],
+        max_members: 5,
+        refresh: Some(Duration::from_secs(100)),
+        beacon: Duration::from_secs(2),
+        resync_wait: Duration::from_secs(1),
+        send_delay: Duration::from_millis(500),
+        keep_old: Duration::from_secs(5),
+        keep_old_revoked: Duration::from_secs(1),
+    }
+}
+
+pub(crate) struct World {
+    pub(crate) core: Core,
+    pub(crate) store: MemoryStore,
+    pub(crate) now: Duration,
+    pub(crate) events: Vec<Event>,
+    pub(crate) datagrams: Vec<Vec<u8>>,
+    pub(crate) to_registrar: Vec<ToRegistrar>,
+    pub(crate) replies: Vec<(u64, Option<Reply>)>,
+    pub(crate) answers: Vec<Result<AdminReply, AdminError>>,
+    pub(crate) halted: bool,
+    pub(crate) sessions: u64,
+}
+
+impl World {
+    pub(crate) fn start(store: &MemoryStore, seed: u64) -> Self {
+        Self::start_with(store, seed, |_| {})
+    }
+
+    /// With another configuration of the groups.
+    pub(crate) fn start_with(store: &MemoryStore, seed: u64, change: impl Fn(&mut GroupConfig)) -> Self {
+        let mut config = Config {
+            name: "ks".into(),
+            registrars: vec![(
+                identity("registrar/r1"),
+                vec![IdentityPattern::parse("spiffe://demo/member/*").unwrap()],
+            )],
+            groups: vec![group(1, "news", "spiffe://demo/member/*"), group(2, "vip", "spiffe://demo/member/m1")],
+            units_per_second: 1_000,
+            signing: SigningKey::from_seed(&[1; 32]).unwrap(),
+        };
+        config.groups.iter_mut().for_each(change);
+        let loaded = store.clone().load().unwrap();
+        let snapshot = loaded.snapshot.as_ref().map(|snapshot| snapshot.as_slice());
+        let core = Core::start(config, Box::new(Counter(seed)), snapshot, &loaded.records).unwrap();
+        let mut world = Self {
+            core,
+            store: store.clone(),
+            now: Duration::from_secs(1),
+            events: vec![],
+            datagrams: vec![],
+            to_registrar: vec![],
+            replies: vec![],
+            answers: vec![],
+            halted: false,
+            sessions: 0,
+        };
+        world.drain();
+        world.handle(Input::RegistrarUp { link: 1, identity: identity("registrar/r1") });
+        world
+    }
+
+    pub(crate) fn handle(&mut self, input: Input<'_>) {
+        self.core.handle(self.now, input);
+        self.drain();
+    }
+
+    pub(crate) fn drain(&mut self) {
+        while let Some(output) = self.core.poll_output() {
+            match output {
+                Output::Persist(records) => {
+                    let records: Vec<&[u8]> = records.iter().map(|record| record.as_slice()).collect();
+                    let done = self.store.append(&records).is_ok();
+                    self.core.handle(self.now, Input::Persisted(done));
+                }
+                Output::Snapshot(snapshot) => {
+                    let done = self.store.snapshot(&snapshot).is_ok();
+                    self.core.handle(self.now, Input::Persisted(done));
+                }
+                Output::ToRegistrar { frame, .. } => self.to_registrar.push(ToRegistrar::decode(&frame).unwrap()),
+                Output::CloseRegistrar { .. } => {}
+                Output::Reply { session, message } => {
+                    self.replies.push((session, Some(Reply::decode(&message).unwrap())));
+                }
+                Output::Refuse { session } => self.replies.push((session, None)),
+                Output::Datagram { octets, .. } => self.datagrams.push(octets),
+                Output::AdminReply { result, .. } => self.answers.push(result),
+                Output::Event(event) => self.events.push(event),
+                Output::Halt => self.halted = true,
+            }
+        }
+    }
+
+    pub(crate) fn fetch(&mut self, name: &str) -> ToRegistrar {
+        let frame = FromRegistrar::FetchNumber { tag: 7, identity: identity(name) }.encode();
+        self.handle(Input::FromRegistrar { link: 1, frame: &frame });
+        self.to_registrar.pop().unwrap()
+    }
+
+    pub(crate) fn hand_over(&mut self, client: MemberId, registration: u64) -> ToRegistrar {
+        let key = IndividualKey::new([9; 32]);
+        let frame = FromRegistrar::HandOver { tag: 8, client, registration, key }.encode();
+        self.to_registrar.clear();
+        self.handle(Input::FromRegistrar { link: 1, frame: &frame });
+        self.to_registrar.remove(0)
+    }
+
+    pub(crate) fn register(&mut self, name: &str) -> (MemberId, u64) {
+        let ToRegistrar::Number { client, registration, .. } = self.fetch(name) else { panic!("no number") };
+        assert_eq!(self.hand_over(client, registration), ToRegistrar::Durable { tag: 8 });
+        (client, registration)
+    }
+
+    /// Sends a request and does not wait for its answer.
+    pub(crate) fn send(&mut self, who: (MemberId, u64), id: u8, operations: Operations) -> u64 {
+        self.sessions += 1;
+        let request = Request { id: RequestId([id; 16]), operations }.encode();
+        let (session, (client, registration)) = (self.sessions, who);
+        self.handle(Input::Request { session, client, registration, message: &request });
+        session
+    }
+
+    /// Time passes, timer by timer.
+    pub(crate) fn wait(&mut self, time: Duration) {
+        let until = self.now + time;
+        while let Some((at, _)) = self.core.poll_timeout().filter(|(at, _)| *at <= until) {
+            self.now = self.now.max(at);
+            self.handle(Input::Timeout);
+        }
+        self.now = until;
+    }
+
+    pub(crate) fn ask(&mut self, who: (MemberId, u64), id: u8, operations: Operations) -> Vec<Outcome> {
+        self.sessions += 1;
+        let request = Request { id: RequestId([id; 16]), operations }.encode();
+        let (session, (client, registration)) = (self.sessions, who);
+        self.handle(Input::Request { session, client, registration, message: &request });
+        let (answered, reply) = self.replies.pop().expect("an answer");
+        assert_eq!(answered, session);
+        reply.expect("a reply").outcomes
+    }
+
+    pub(crate) fn change(&mut self, who: (MemberId, u64), id: u8, changes: &[(Act, &str)]) -> Vec<Outcome> {
+        let changes = changes.iter().map(|(act, group)| (*act, (*group).to_owned())).collect();
+        self.ask(who, id, Operations::Changes(changes))
+    }
+
+    pub(crate) fn join(&mut self, who: (MemberId, u64), group: &str) -> Membership {
+        granted(&self.change(who, 1, &[(Act::Join, group)])[0])
+    }
+
+    pub(crate) fn resync(&mut self, who: (MemberId, u64), seen: (u64, u64)) -> Outcome {
+        let resync = Resync { group: "news".into(), seen, have: 0 };
+        self.ask(who, 2, Operations::Resyncs(vec![resync])).remove(0)
+    }
+
+    pub(crate) fn admin(&mut self, command: Admin) -> Result<AdminReply, AdminError> {
+        self.handle(Input::Admin { ticket: 1, command });
+        self.answers.pop().expect("an answer")
+    }
+
+    pub(crate) fn evict(&mut self, name: &str) -> Result<AdminReply, AdminError> {
+        self.admin(Admin::Evict { group: "news".into(), identity: identity(name) })
+    }
+
+    pub(crate) fn epoch(&mut self) -> u64 {
+        let Ok(AdminReply::Status(status)) = self.admin(Admin::Status) else { panic!("no status") };
+        status.groups[0].epoch
+    }
+}
+
+pub(crate) fn granted(outcome: &Outcome) -> Membership {
+    let Outcome::Granted(membership) = outcome else { panic!("not granted: {outcome:?}") };
+    let beacon = Beacon::decode(&membership.beacon).unwrap();
+    assert_eq!(membership.path.commitment(&beacon.context), Some(beacon.commitment));
+    (**membership).clone()
+}
