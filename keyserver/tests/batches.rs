@@ -24,11 +24,15 @@ fn one(act: Act) -> Operations {
 }
 
 fn epochs(world: &World) -> Vec<&EpochEvent> {
-    let of_news = |event| match event {
-        Event::Epoch(epoch) if epoch.group.0 == 1 => Some(&**epoch),
-        _ => None,
-    };
-    world.events.iter().filter_map(of_news).collect()
+    let mut all = Vec::new();
+    for event in &world.events {
+        if let Event::Epoch(epoch) = event
+            && epoch.group.0 == 1
+        {
+            all.push(&**epoch);
+        }
+    }
+    all
 }
 
 fn answer(world: &World, session: u64) -> Option<&Reply> {
