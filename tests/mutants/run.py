@@ -16,7 +16,7 @@ from faults import FAULTS, FEW
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 COPY = ROOT / "target" / "mutants"
-CRATES = ["keygraph", "protocol"]
+CRATES = ["keygraph", "fec", "protocol"]
 # Cheap and sharp first: what they do not catch, the rest is asked.
 TESTS = [
     ["-p", "keygraph", "--test", "model", "--test", "secrecy", "--test", "strategies", "--test", "marking", "--test", "chain"],
@@ -54,7 +54,7 @@ def passes(tests: list[list[str]]) -> str | None:
             return "no end"
         if ran.returncode != 0:
             names = [line.split()[1] for line in ran.stdout.splitlines() if line.startswith("test ") and "FAILED" in line]
-            return ", ".join(names[:2]) or "a test process that died"
+            return ", ".join(names[:2]) or f"no test failed, and yet: {ran.stderr[-500:]}"
     return None
 
 
