@@ -2,8 +2,10 @@
 
 use std::collections::BTreeMap;
 
+use smallvec::smallvec;
+
 use crate::error::ChangeError;
-use crate::plan::{Source, Update, Wrap};
+use crate::plan::{Source, Update, Wrap, Wraps};
 use crate::types::{KeyRef, MemberId, NodeId, Version};
 
 /// Members at the most: 2^16 - 1 secrets, as far as anybody wants to go to see that it does not work.
@@ -59,11 +61,11 @@ impl CompleteGraph {
         }
         let seat = 1 << free;
         let mut updates =
-            vec![Update { node: NodeId(seat), source: Source::Fresh, wraps: Vec::new(), replied: 1, silent: true }];
+            vec![Update { node: NodeId(seat), source: Source::Fresh, wraps: Wraps::new(), replied: 1, silent: true }];
         for (set, version) in &self.versions {
             let wrap = Wrap { child: *set, kek: key(*set, *version) };
             let node = NodeId(set.0 | seat);
-            updates.push(Update { node, source: Source::Fresh, wraps: vec![wrap], replied: 1, silent: false });
+            updates.push(Update { node, source: Source::Fresh, wraps: smallvec![wrap], replied: 1, silent: false });
         }
         self.versions.extend(updates.iter().map(|update| (update.node, epoch)));
         self.seats.resize(self.seats.len().max(free + 1), None);

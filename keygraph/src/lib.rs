@@ -24,6 +24,7 @@
 //! Whether a plan gives a key to somebody without a right to it is computed by the attacker in [`closure`].
 
 pub mod closure;
+pub mod cores;
 pub mod ids;
 
 mod complete;
@@ -43,7 +44,7 @@ pub use complete::{CompleteGraph, MAX_COMPLETE};
 pub use error::{ChangeError, DegreeError, SnapshotError, StaleStage, UnknownStrategy};
 pub use pages::Pages;
 pub use parts::MAX_PARTS;
-pub use plan::{Change, Compaction, LeafAdvance, Move, Part, Plan, Source, Update, Wrap};
+pub use plan::{Change, Compaction, LeafAdvance, Move, Numbers, Part, Plan, Source, Update, Wrap, Wraps};
 pub use snapshot::Slot;
 pub use tree::{Staged, Tree};
 pub use types::{Degree, KeyRef, MemberId, NodeId, Strategy, Version};

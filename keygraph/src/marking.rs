@@ -2,8 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use rayon::prelude::*;
 use smallvec::SmallVec;
 
+use crate::cores;
 use crate::error::ChangeError;
 use crate::ids::{child, children, last_child, parent};
 use crate::plan::Change;
@@ -21,13 +23,15 @@ pub(crate) type Children = SmallVec<[(NodeId, Slot); 4]>;
 pub(crate) struct Marking<'a> {
     pub(crate) tree: &'a Tree,
     pub(crate) epoch: Version,
-    difference: Difference,
+    /// Every place that is touched so far.
+    slots: BTreeMap<NodeId, Option<Slot>>,
+    pub(crate) largest_knode: NodeId,
     /// The n-nodes that this batch has made and not filled again.
     freed: BTreeSet<NodeId>,
-    /// Places whose holders up to now must not follow: leavers' and renewed members' leaves.
-    pub(crate) departures: BTreeSet<NodeId>,
-    /// Leavers and their places.
-    pub(crate) left: BTreeMap<NodeId, MemberId>,
+    /// Leavers and their places, ascending.
+    pub(crate) left: Vec<(NodeId, MemberId)>,
+    /// Members who get a new leaf secret where they are, and their places, ascending.
+    pub(crate) renewed: Vec<(NodeId, MemberId)>,
     /// Whether a refresh of the root is asked for.
     pub(crate) refresh: bool,
     /// Steps that a compaction has taken.
@@ -43,27 +47,23 @@ impl<'a> Marking<'a> {
         let mut marking = Self {
             tree,
             epoch,
-            difference: Difference { largest_knode: tree.largest_knode, ..Difference::default() },
+            slots: BTreeMap::new(),
+            largest_knode: tree.largest_knode,
             freed: BTreeSet::new(),
-            departures: leaves.iter().chain(&renewed).map(|(node, _)| *node).collect(),
             members: tree.len() + joins.len() - leaves.len(),
             left: leaves,
+            renewed,
             refresh,
             moves: 0,
         };
         let mut joins = joins.into_iter();
-        let vacant: Vec<NodeId> = marking.left.keys().copied().collect();
-        // Joiners take the first places. The maps are built in one go; member by member would be most of a large batch.
-        let mut seated: Vec<(NodeId, MemberId)> = vacant.iter().copied().zip(joins.by_ref()).collect();
-        let empty = &vacant[seated.len()..];
-        seated.extend(renewed);
-        let difference = &mut marking.difference;
-        difference.members = (marking.left.values().map(|member| (*member, None)))
-            .chain(seated.iter().map(|(node, member)| (*member, Some(*node))))
-            .collect();
-        let leaf = |(node, member): (NodeId, MemberId)| (node, Some(Slot::UNode { member, version: epoch }));
-        difference.slots = seated.into_iter().map(leaf).collect();
-        marking.prune(empty);
+        // Joiners take the first places. The map is built in one go; place by place would be most of a large batch.
+        let leaf = |member| Slot::UNode { member, version: epoch };
+        let vacated = marking.left.iter().map(|(node, _)| (*node, joins.next().map(leaf)));
+        let renewed = marking.renewed.iter().map(|(node, member)| (*node, Some(leaf(*member))));
+        marking.slots = vacated.chain(renewed).collect();
+        marking.freed = marking.slots.iter().filter(|(_, slot)| slot.is_none()).map(|(node, _)| *node).collect();
+        marking.prune();
         marking.extend(joins)?;
         marking.compact(compact);
         Ok(marking)
@@ -71,7 +71,7 @@ impl<'a> Marking<'a> {
 
     /// What stands at `node` after the batch.
     pub(crate) fn slot(&self, node: NodeId) -> Option<Slot> {
-        match self.difference.slots.get(&node) {
+        match self.slots.get(&node) {
             Some(slot) => *slot,
             None => self.tree.slot(node),
         }
@@ -86,9 +86,9 @@ impl<'a> Marking<'a> {
         let Some((first, last)) = child(node, 0, degree).zip(last_child(node, degree).map(NodeId)) else {
             return Children::new();
         };
-        let old = self.tree.standing(first, last).filter(|node| !self.difference.slots.contains_key(node));
+        let old = self.tree.standing(first, last).filter(|node| !self.slots.contains_key(node));
         let mut all: Children = old.filter_map(|node| Some((node, self.tree.slot(node)?))).collect();
-        let changed = self.difference.slots.range(first..=last);
+        let changed = self.slots.range(first..=last);
         all.extend(changed.filter_map(|(node, slot)| slot.map(|slot| (*node, slot))));
         all.sort_unstable_by_key(|(node, _)| *node);
         all
@@ -97,44 +97,45 @@ impl<'a> Marking<'a> {
     /// What stood at `node` before, and what stands there after the batch.
     pub(crate) fn change(&self, node: NodeId) -> (Option<Slot>, Option<Slot>) {
         let old = self.tree.slot(node);
-        (old, self.difference.slots.get(&node).copied().unwrap_or(old))
+        (old, self.slots.get(&node).copied().unwrap_or(old))
     }
 
-    /// The secrets of these k-nodes, ascending, are made in this batch; or they have none from now on.
-    pub(crate) fn renew(&mut self, knodes: impl ExactSizeIterator<Item = (NodeId, bool)>) {
+    /// Leaves that are fresh or moved: whose, where, and whether fresh. By ascending place.
+    pub(crate) fn placed(&self) -> impl Iterator<Item = (MemberId, NodeId, bool)> + '_ {
+        self.slots.iter().filter_map(|(node, slot)| match slot {
+            Some(Slot::UNode { member, version }) => Some((*member, *node, *version == self.epoch)),
+            _ => None,
+        })
+    }
+
+    /// Everything that the batch touches, when the secrets of these k-nodes are made in it or, where it says `false`, given
+    /// up, and those of these leaves are advanced. Both ascending.
+    pub(crate) fn difference(
+        &self,
+        knodes: impl Iterator<Item = (NodeId, bool)>,
+        leaves: impl Iterator<Item = NodeId>,
+    ) -> Difference {
         let version = self.epoch;
-        let slot = |made| Some(if made { Slot::KNode { version } } else { Slot::Spliced });
-        if knodes.len() < 64 {
-            return self.difference.slots.extend(knodes.map(|(node, made)| (node, slot(made))));
+        let knodes = knodes.map(|(node, made)| (node, if made { Slot::KNode { version } } else { Slot::Spliced }));
+        let leaves = leaves.filter_map(|node| match self.slot(node)? {
+            Slot::UNode { member, .. } => Some((node, Slot::UNode { member, version })),
+            _ => None,
+        });
+        // All leaves come after all k-nodes.
+        let (mut made, mut slots) = (knodes.chain(leaves).peekable(), Vec::with_capacity(2 * self.slots.len()));
+        for (node, slot) in &self.slots {
+            while let Some((before, slot)) = made.next_if(|(other, _)| other < node) {
+                slots.push((before, Some(slot)));
+            }
+            let newer = made.next_if(|(other, _)| other == node).map(|(_, slot)| slot);
+            slots.push((*node, newer.or(*slot)));
         }
-        // Two sorted maps are put together in one go.
-        let mut renewed: BTreeMap<NodeId, Option<Slot>> = knodes.map(|(node, made)| (node, slot(made))).collect();
-        self.difference.slots.append(&mut renewed);
-    }
-
-    /// The secret of the leaf at `node` is made in this batch.
-    pub(crate) fn renew_leaf(&mut self, node: NodeId) {
-        if let Some(Slot::UNode { member, .. }) = self.slot(node) {
-            self.difference.slots.insert(node, Some(Slot::UNode { member, version: self.epoch }));
-        }
-    }
-
-    /// Members whose leaf is fresh or moved: their place now.
-    pub(crate) fn placed(&self) -> impl Iterator<Item = (MemberId, NodeId)> + '_ {
-        self.difference.members.iter().filter_map(|(member, node)| Some((*member, (*node)?)))
-    }
-
-    pub(crate) fn largest_knode(&self) -> NodeId {
-        self.difference.largest_knode
-    }
-
-    pub(crate) fn difference(self) -> Difference {
-        self.difference
+        slots.extend(made.map(|(node, slot)| (node, Some(slot))));
+        Difference { slots, largest_knode: self.largest_knode }
     }
 
     fn seat(&mut self, member: MemberId, node: NodeId, version: Version) {
-        self.difference.slots.insert(node, Some(Slot::UNode { member, version }));
-        self.difference.members.insert(member, Some(node));
+        self.slots.insert(node, Some(Slot::UNode { member, version }));
         self.freed.remove(&node);
     }
 
@@ -142,19 +143,17 @@ impl<'a> Marking<'a> {
     fn grow(&mut self, node: NodeId) {
         let mut above = Some(node);
         while let Some(node) = above.filter(|at| *at == node || self.slot(*at).is_none()) {
-            self.difference.slots.insert(node, Some(Slot::KNode { version: self.epoch }));
+            self.slots.insert(node, Some(Slot::KNode { version: self.epoch }));
             self.freed.remove(&node);
             above = parent(node, self.tree.degree);
         }
     }
 
     /// Leaves that nobody took become n-nodes, and so does every k-node but the root that is left without children.
-    fn prune(&mut self, empty: &[NodeId]) {
+    fn prune(&mut self) {
+        let empty: Vec<NodeId> = self.freed.iter().copied().collect();
         for leaf in empty {
-            self.clear(*leaf);
-        }
-        for leaf in empty {
-            self.prune_above(*leaf);
+            self.prune_above(leaf);
         }
         self.lower();
     }
@@ -173,7 +172,7 @@ impl<'a> Marking<'a> {
 
     /// Up to the largest k-node stand only k-nodes, so if it is gone, the next below is the largest now.
     fn lower(&mut self) {
-        let largest = self.difference.largest_knode;
+        let largest = self.largest_knode;
         if self.slot(largest).is_some() {
             return;
         }
@@ -183,8 +182,8 @@ impl<'a> Marking<'a> {
         }
         let old = old.unwrap_or(NodeId::ROOT);
         // A compaction may have grown one between the two.
-        let grown = self.difference.slots.range(old..=largest).rev().find(|(_, slot)| slot.is_some());
-        self.difference.largest_knode = grown.map_or(old, |(node, _)| *node);
+        let grown = self.slots.range(old..=largest).rev().find(|(_, slot)| slot.is_some());
+        self.largest_knode = grown.map_or(old, |(node, _)| *node);
     }
 
     /// As long as the tree is too high, the largest k-node gives up its leaves: all but one to the first places that
@@ -192,7 +191,7 @@ impl<'a> Marking<'a> {
     fn compact(&mut self, moves: u32) {
         let degree = self.tree.degree;
         for _ in 0..moves {
-            let largest = self.largest_knode();
+            let largest = self.largest_knode;
             if height(self.members, largest, degree) <= allowed_height(self.members, degree) {
                 return;
             }
@@ -217,7 +216,7 @@ impl<'a> Marking<'a> {
             }
             self.seat(member, to, version);
             if to == largest {
-                self.difference.largest_knode = NodeId(largest.0 - 1);
+                self.largest_knode = NodeId(largest.0 - 1);
                 self.lower();
             }
             self.moves += 1;
@@ -225,7 +224,7 @@ impl<'a> Marking<'a> {
     }
 
     fn clear(&mut self, node: NodeId) {
-        self.difference.slots.insert(node, None);
+        self.slots.insert(node, None);
         self.freed.insert(node);
     }
 
@@ -233,10 +232,10 @@ impl<'a> Marking<'a> {
     /// the largest k-node is split.
     fn extend(&mut self, joins: impl Iterator<Item = MemberId>) -> Result<(), ChangeError> {
         let degree = self.tree.degree;
-        let mut from = self.largest_knode().0 + 1;
+        let mut from = self.largest_knode.0 + 1;
         for member in joins {
             let node = loop {
-                let last = last_child(self.largest_knode(), degree);
+                let last = last_child(self.largest_knode, degree);
                 match self.next_gap(from).filter(|node| Some(node.0) <= last) {
                     Some(node) => break node,
                     None => self.split()?,
@@ -253,13 +252,13 @@ impl<'a> Marking<'a> {
 
     /// The leaf after the largest k-node becomes the largest k-node; who was there moves to its leftmost child.
     fn split(&mut self) -> Result<(), ChangeError> {
-        let node = NodeId(self.largest_knode().0 + 1);
+        let node = NodeId(self.largest_knode.0 + 1);
         let to = child(node, 0, self.tree.degree).ok_or(ChangeError::TooLarge { node })?;
         if let Some(Slot::UNode { member, version }) = self.slot(node) {
             self.seat(member, to, version);
         }
         self.grow(node);
-        self.difference.largest_knode = node;
+        self.largest_knode = node;
         Ok(())
     }
 
@@ -274,50 +273,66 @@ impl<'a> Marking<'a> {
     }
 }
 
-/// A list of changes by kind: joiners in order, leavers and renewed members by place.
+/// A list of changes by kind: joiners in order, leavers and renewed members by ascending place.
 #[derive(Default)]
 struct Sorted {
     joins: Vec<MemberId>,
-    leaves: BTreeMap<NodeId, MemberId>,
-    renewed: BTreeMap<NodeId, MemberId>,
+    leaves: Vec<(NodeId, MemberId)>,
+    renewed: Vec<(NodeId, MemberId)>,
     refresh: bool,
     compact: u32,
 }
 
-/// Or what is wrong with the list.
+/// Or what is wrong with the first change that something is wrong with.
 fn sort_out(tree: &Tree, changes: &[Change]) -> Result<Sorted, ChangeError> {
     let mut sorted = Sorted::default();
-    let mut seen: BTreeMap<MemberId, Change> = BTreeMap::new();
-    for change in changes {
-        let member = match *change {
-            Change::Refresh => {
-                sorted.refresh = true;
-                continue;
+    let mut named: Vec<(MemberId, usize)> = Vec::with_capacity(changes.len());
+    for (at, change) in changes.iter().enumerate() {
+        match *change {
+            Change::Refresh => sorted.refresh = true,
+            Change::Compact(moves) => sorted.compact = sorted.compact.max(moves),
+            Change::Join(member) => {
+                sorted.joins.push(member);
+                named.push((member, at));
             }
-            Change::Compact(moves) => {
-                sorted.compact = sorted.compact.max(moves);
-                continue;
-            }
-            Change::Join(member) | Change::Leave(member) | Change::Renew(member) => member,
-        };
-        let before = seen.insert(member, *change);
-        let rejoin = matches!((before, change), (Some(Change::Leave(_)), Change::Join(_)));
-        if before.is_some() && !rejoin {
-            return Err(ChangeError::Repeated { member });
-        }
-        match (change, tree.place(member)) {
-            (Change::Join(_), Some(_)) if !rejoin => {
-                return Err(ChangeError::AlreadyMember { member });
-            }
-            (Change::Join(_), _) => sorted.joins.push(member),
-            (_, None) => return Err(ChangeError::NotMember { member }),
-            (Change::Leave(_), Some(node)) => {
-                sorted.leaves.insert(node, member);
-            }
-            (_, Some(node)) => {
-                sorted.renewed.insert(node, member);
-            }
+            Change::Leave(member) | Change::Renew(member) => named.push((member, at)),
         }
     }
-    Ok(sorted)
+    named.par_sort_unstable();
+    let members: Vec<&[(MemberId, usize)]> = named.chunk_by(|(a, _), (b, _)| a == b).collect();
+    let mut first_error = None;
+    for judged in cores::map(&members, |all| judge(tree, changes, all)) {
+        match judged {
+            Ok(None) => {}
+            Ok(Some((leaf, true))) => sorted.leaves.push(leaf),
+            Ok(Some((leaf, false))) => sorted.renewed.push(leaf),
+            Err((at, error)) if first_error.as_ref().is_none_or(|(first, _)| at < *first) => {
+                first_error = Some((at, error));
+            }
+            Err(_) => {}
+        }
+    }
+    sorted.leaves.par_sort_unstable();
+    sorted.renewed.par_sort_unstable();
+    first_error.map_or(Ok(sorted), |(_, error)| Err(error))
+}
+
+/// A leaf that is given up or renewed, and whether it is given up; `None` if there was none.
+type Leaf = Option<((NodeId, MemberId), bool)>;
+
+/// What one member's changes do to the leaf that it has, or which of them cannot be, and why.
+fn judge(tree: &Tree, changes: &[Change], of_member: &[(MemberId, usize)]) -> Result<Leaf, (usize, ChangeError)> {
+    let Some(((member, first), rest)) = of_member.split_first().map(|(first, rest)| (*first, rest)) else {
+        return Ok(None);
+    };
+    let leaf = match (changes[first], tree.place(member)) {
+        (Change::Join(_), None) => None,
+        (Change::Join(_), Some(_)) => return Err((first, ChangeError::AlreadyMember { member })),
+        (_, None) => return Err((first, ChangeError::NotMember { member })),
+        (change, Some(node)) => Some(((node, member), matches!(change, Change::Leave(_)))),
+    };
+    // A rejoin is two changes of one member; nothing else may be.
+    let rejoins = |second| matches!((changes[first], changes[second]), (Change::Leave(_), Change::Join(_)));
+    let allowed = usize::from(rest.first().is_some_and(|(_, second)| rejoins(*second)));
+    rest.get(allowed).map_or(Ok(leaf), |(_, at)| Err((*at, ChangeError::Repeated { member })))
 }

@@ -1,11 +1,10 @@
 //! User-, key-oriented and hybrid rekeying: which wraps go into which message.
 
-use std::collections::BTreeMap;
+use smallvec::smallvec;
 
-use rayon::prelude::*;
-
+use crate::cores;
 use crate::ids::{child_towards, path_to_root};
-use crate::plan::{Part, Update, Wrap};
+use crate::plan::{Numbers, Part, Update, Wrap, Wraps};
 use crate::planner::{Branch, Planner};
 use crate::types::{Degree, NodeId, Strategy};
 
@@ -114,7 +113,7 @@ impl Updates<'_, '_, '_> {
     /// Key-oriented: on each k-node from the audience's first up to the root, the wrap that it opens.
     fn way(&self, updates: &[Update], audience: Audience) -> Part {
         let mut part = self.part(updates, audience);
-        part.entries.push((audience.0, vec![audience.1]));
+        part.entries.push((audience.0, smallvec![audience.1]));
         let node = updates[audience.0].node;
         part.entries.extend(self.above(node).map(|(at, child)| (at, wrap_for(&updates[at], child))));
         part
@@ -122,15 +121,15 @@ impl Updates<'_, '_, '_> {
 
     /// User-oriented: the same secrets, each under the key that the audience has in common.
     fn user_oriented(&self, updates: &mut [Update], audiences: &[Audience]) -> Vec<Part> {
-        let mut wraps: Vec<Vec<Wrap>> = vec![Vec::new(); updates.len()];
+        let mut wraps = vec![Wraps::new(); updates.len()];
         let mut parts = Vec::with_capacity(audiences.len());
         for audience in audiences {
             let first = updates[audience.0].wraps[audience.1];
             let mut part = self.part(updates, *audience);
-            part.entries.push((audience.0, vec![wraps[audience.0].len()]));
+            part.entries.push((audience.0, smallvec![wraps[audience.0].len()]));
             wraps[audience.0].push(first);
             for (at, child) in self.above(updates[audience.0].node) {
-                part.entries.push((at, vec![wraps[at].len()]));
+                part.entries.push((at, smallvec![wraps[at].len()]));
                 wraps[at].push(Wrap { child, kek: first.kek });
             }
             parts.push(part);
@@ -144,48 +143,49 @@ impl Updates<'_, '_, '_> {
     fn below(&self, updates: &[Update], weight: usize, depth: usize) -> Vec<Part> {
         let degree = self.planner.marking.tree.degree;
         let mut weights: Vec<usize> = updates.iter().map(|update| update.wraps.len() + 1).collect();
-        let above = updates.par_iter().map(|update| self.above(update.node).next());
-        for (at, above) in above.collect::<Vec<_>>().into_iter().enumerate() {
+        let above = cores::map(updates, |update| self.above(update.node).next());
+        for (at, above) in above.into_iter().enumerate() {
             if let Some((above, _)) = above {
                 weights[above] += weights[at];
             }
         }
-        let mut subtrees: BTreeMap<NodeId, Vec<(usize, Vec<usize>)>> = BTreeMap::new();
+        let mut subtrees = Vec::new();
         let mut open: Vec<(NodeId, NodeId, usize)> = vec![(NodeId::ROOT, NodeId::ROOT, 0)];
         while let Some((place, node, steps)) = open.pop() {
             let update = self.at(node);
             let small = update.is_none_or(|at| weights[at] <= weight);
             if small && steps >= depth {
-                subtrees.insert(place, Vec::new());
+                subtrees.push(place);
             } else if update.is_some() {
                 let branches = self.planner.branches(node);
                 let told = branches.into_iter().filter(|branch| !self.planner.is_told_otherwise(branch));
                 open.extend(told.map(|branch| (branch.child, branch.node, steps + 1)));
             } else {
-                subtrees.insert(place, Vec::new());
+                subtrees.push(place);
             }
         }
+        subtrees.sort_unstable();
         let subtree = |update: &Update| {
-            path_to_root(update.node, degree).find(|place| subtrees.contains_key(place)).filter(|_| !update.silent)
+            let mut way = path_to_root(update.node, degree).filter(|_| !update.silent);
+            way.find_map(|place| subtrees.binary_search(&place).ok())
         };
-        let entry = |(at, update): (usize, &Update)| {
-            Some((subtree(update)?, (at, (0..update.wraps.len()).collect::<Vec<usize>>())))
-        };
-        let entries: Vec<_> = updates.par_iter().enumerate().filter_map(entry).collect();
-        for (place, entry) in entries {
-            subtrees.entry(place).or_default().push(entry);
+        let mut entries = vec![Vec::new(); subtrees.len()];
+        for (at, subtree) in cores::map(updates, subtree).into_iter().enumerate() {
+            if let Some(subtree) = subtree {
+                entries[subtree].push((at, (0..updates[at].wraps.len()).collect()));
+            }
         }
-        let whole = |(below, mut entries): (NodeId, Vec<(usize, Vec<usize>)>)| {
+        let whole = |(below, mut entries): (NodeId, Vec<(usize, Numbers)>)| {
             entries.extend(self.above(below).map(|(at, child)| (at, wrap_for(&updates[at], child))));
             Part { below, except: Vec::new(), entries }
         };
-        subtrees.into_iter().map(whole).collect()
+        subtrees.into_iter().zip(entries).map(whole).collect()
     }
 }
 
 /// The wrap of an update for whoever is below this child: the child's, or else the one under the own old secret; none if
 /// they compute it.
-fn wrap_for(update: &Update, child: NodeId) -> Vec<usize> {
+fn wrap_for(update: &Update, child: NodeId) -> Numbers {
     let of = |place: NodeId| update.wraps.iter().position(|wrap| wrap.child == place);
     of(child).or_else(|| of(update.node)).into_iter().collect()
 }

@@ -1,5 +1,7 @@
 //! What is asked of a tree, and its answer.
 
+use smallvec::SmallVec;
+
 use crate::ids::{find_leaf, path_to_root};
 use crate::types::{Degree, KeyRef, MemberId, NodeId, Version};
 
@@ -89,6 +91,12 @@ pub struct Compaction {
     pub wraps: usize,
 }
 
+/// The wraps of one k-node: not on the heap for the degrees that are used most.
+pub type Wraps = SmallVec<[Wrap; 2]>;
+
+/// Wraps of one k-node by index.
+pub type Numbers = SmallVec<[usize; 2]>;
+
 /// One k-node's new secret.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Update {
@@ -97,7 +105,7 @@ pub struct Update {
     /// Where the secret comes from.
     pub source: Source,
     /// The secrets under which it is wrapped, by ascending place.
-    pub wraps: Vec<Wrap>,
+    pub wraps: Wraps,
     /// Children of whom everybody is given this secret in a sealed reply, so that there is no wrap for them and would
     /// be one otherwise.
     pub replied: u32,
@@ -134,7 +142,7 @@ pub struct Part {
     /// but not for those below these children of it.
     pub except: Vec<NodeId>,
     /// Its updates by index in [`Plan::updates`], in that order, each with the wraps of it that go along, by index.
-    pub entries: Vec<(usize, Vec<usize>)>,
+    pub entries: Vec<(usize, Numbers)>,
 }
 
 impl Part {

@@ -5,23 +5,22 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use rayon::prelude::*;
 use smallvec::SmallVec;
 
+use crate::cores;
 use crate::ids::{parent, path_to_root};
 use crate::marking::Marking;
 use crate::parts;
-use crate::plan::{Compaction, LeafAdvance, Move, Plan, Source, Update, Wrap};
+use crate::plan::{Compaction, LeafAdvance, Move, Plan, Source, Update, Wrap, Wraps};
 use crate::snapshot::Slot;
+use crate::tree::Difference;
 use crate::types::{Degree, KeyRef, MemberId, NodeId, Strategy, Version};
 
-/// K-nodes of one level from which on it is worth to wake the other cores: about a millisecond of work.
-const PARALLEL: usize = 1_024;
-
-/// Plans the secrets of a marked tree, and gives everything that they touch its new version.
-pub(crate) fn plan(marking: &mut Marking<'_>) -> Plan {
+/// Plans the secrets of a marked tree, and what the tree is with them.
+pub(crate) fn plan(marking: &Marking<'_>) -> (Plan, Difference) {
     let (joined, moved) = leaves(marking);
     let (affected, newcomers) = affected(marking, &joined, &moved);
     let origins = moved.iter().map(|m| (m.to, m.from)).collect();
     let mut planner = Planner { marking, newcomers, origins, made: Vec::with_capacity(affected.len()) };
-    let (mut updates, mut used, mut spliced) = (Vec::with_capacity(affected.len()), BTreeMap::new(), Vec::new());
+    let (mut updates, mut used, mut spliced) = (Vec::with_capacity(affected.len()), Vec::new(), Vec::new());
     let mut keep = |planner: &mut Planner<'_, '_>, Planned { made, update, leaves, named }: Planned| {
         planner.made.push(made);
         updates.extend(update);
@@ -31,41 +30,39 @@ pub(crate) fn plan(marking: &mut Marking<'_>) -> Plan {
     let mut rest = affected.as_slice();
     while let Some((first, others)) = rest.split_first() {
         // No k-node needs what is planned for another of its level.
-        let level = if rest.len() < PARALLEL { 1 } else { same_level(rest, planner.marking.tree.degree) };
-        if level < PARALLEL {
+        let level = if rest.len() < cores::MANY { 1 } else { same_level(rest, planner.marking.tree.degree) };
+        if level == 1 {
             if let Some(planned) = planner.plan(first.0, first.1) {
                 keep(&mut planner, planned);
             }
             rest = others;
         } else {
             let (level, above) = rest.split_at(level);
-            let planned = level.par_iter().filter_map(|(node, lost)| planner.plan(*node, *lost));
-            let planned: Vec<Planned> = planned.collect();
-            planned.into_iter().for_each(|planned| keep(&mut planner, planned));
+            let planned = cores::map(level, |(node, lost)| planner.plan(*node, *lost));
+            planned.into_iter().flatten().for_each(|planned| keep(&mut planner, planned));
             rest = above;
         }
     }
     let parts = parts::split(&planner, &mut updates);
-    used.extend(moved.iter().filter_map(|m| Some((m.to, planner.kek_of_leaf(m.to)?))));
-    let Planner { made, .. } = planner;
-    let advanced: Vec<LeafAdvance> = used.into_iter().map(|(to, from)| LeafAdvance { to, from }).collect();
-    marking.renew(made.iter().rev().map(|made| (made.node, made.state != State::Spliced)));
-    for leaf in &advanced {
-        marking.renew_leaf(leaf.to);
-    }
-    Plan {
+    used.extend(moved.iter().filter_map(|m| Some(LeafAdvance { to: m.to, from: planner.kek_of_leaf(m.to)? })));
+    used.par_sort_unstable();
+    used.dedup();
+    let made = planner.made.iter().rev().map(|made| (made.node, made.state != State::Spliced));
+    let difference = marking.difference(made, used.iter().map(|leaf| leaf.to));
+    let plan = Plan {
         epoch: marking.epoch,
         degree: marking.tree.degree,
-        largest_knode: marking.largest_knode(),
+        largest_knode: marking.largest_knode,
         joined,
         left: marking.left.iter().map(|(node, member)| (*member, *node)).collect(),
         moved,
         spliced,
         updates,
-        advanced,
+        advanced: used,
         parts,
         compaction: Compaction { moves: marking.moves, wraps: 0 },
-    }
+    };
+    (plan, difference)
 }
 
 /// How many of these k-nodes, from the first on, are of one level: whatever is above any of them has an id of at most
@@ -90,7 +87,8 @@ fn affected(marking: &Marking<'_>, joined: &[(MemberId, NodeId)], moved: &[Move]
     let root_is_lost = marking.refresh || marking.tree.is_empty();
     let mut marks = vec![(NodeId::ROOT, if root_is_lost { LOST } else { 0 })];
     let above_leaf = |leaf: &NodeId, mark: u8| parent(*leaf, degree).map(|node| (node, mark));
-    marks.extend(marking.departures.iter().filter_map(|leaf| above_leaf(leaf, LOST | SPREADING)));
+    let departures = marking.left.iter().chain(&marking.renewed);
+    marks.extend(departures.filter_map(|(leaf, _)| above_leaf(leaf, LOST | SPREADING)));
     marks.extend(joined.iter().filter_map(|(_, leaf)| above_leaf(leaf, 0)));
     let mut newcomers = Newcomers::new();
     for m in moved {
@@ -109,7 +107,7 @@ fn affected(marking: &Marking<'_>, joined: &[(MemberId, NodeId)], moved: &[Move]
             }
         }
     }
-    marks.sort_unstable_by(|a, b| b.cmp(a));
+    marks.par_sort_unstable_by(|a, b| b.cmp(a));
     // What is above comes in the order of what it is above of: two lists are merged, and none is searched.
     let (mut affected, mut marks, mut above) =
         (Vec::with_capacity(marks.len()), marks.into_iter().peekable(), VecDeque::new());
@@ -141,14 +139,12 @@ fn affected(marking: &Marking<'_>, joined: &[(MemberId, NodeId)], moved: &[Move]
 /// Fresh leaves and displaced ones.
 fn leaves(marking: &Marking<'_>) -> (Vec<(MemberId, NodeId)>, Vec<Move>) {
     let (mut joined, mut moved) = (Vec::new(), Vec::new());
-    for (member, to) in marking.placed() {
-        let fresh = marking.slot(to).and_then(|slot| slot.version()) == Some(marking.epoch);
-        match marking.tree.place(member) {
-            Some(from) if !fresh => moved.push(Move { member, from, to }),
-            _ => joined.push((member, to)),
+    for (member, to, fresh) in marking.placed() {
+        match marking.tree.place(member).filter(|_| !fresh) {
+            Some(from) => moved.push(Move { member, from, to }),
+            None => joined.push((member, to)),
         }
     }
-    joined.sort_by_key(|(_, node)| *node);
     moved.sort_by_key(|m| m.from);
     (joined, moved)
 }
@@ -186,7 +182,7 @@ struct Planned {
     made: Made,
     update: Option<Update>,
     /// Leaves whose secret serves in it, under the names that their members know.
-    leaves: SmallVec<[(NodeId, KeyRef); 2]>,
+    leaves: SmallVec<[LeafAdvance; 2]>,
     /// Whether a message names it as spliced out: somebody may hold a secret of it.
     named: bool,
 }
@@ -223,13 +219,13 @@ impl Planner<'_, '_> {
             }
         };
         let leaves = update.wraps.iter().filter(|wrap| wrap.kek.version < self.marking.epoch && wrap.child != node);
-        let leaves = leaves.filter_map(|wrap| Some((self.leaf_of(wrap)?, wrap.kek))).collect();
+        let leaves = leaves.filter_map(|wrap| Some(LeafAdvance { to: self.leaf_of(wrap)?, from: wrap.kek })).collect();
         Some(Planned { made: Made { node, state }, update: Some(update), leaves, named: false })
     }
 
     /// The leaf whose secret this wrap uses, if it is a leaf's.
     fn leaf_of(&self, wrap: &Wrap) -> Option<NodeId> {
-        if wrap.child > self.marking.largest_knode() {
+        if wrap.child > self.marking.largest_knode {
             return Some(wrap.child);
         }
         // A k-node's own key; or it is spliced out, and what stands in its stead is a leaf or another k-node.
@@ -243,7 +239,7 @@ impl Planner<'_, '_> {
     /// A secret that those who hold the old one have a right to: advanced or wrapped under the old one; and wrapped for
     /// whoever moved in.
     fn kept(&self, node: NodeId, version: Version) -> Update {
-        let mut wraps = Vec::new();
+        let mut wraps = Wraps::new();
         let mut own = true;
         if let Some(children) = self.newcomers.get(&node) {
             let (moved_in, others): (Branches, Branches) =
@@ -273,7 +269,7 @@ impl Planner<'_, '_> {
         };
         let from = derived.map(|branch| branch.node);
         let from_silent = derived.is_none_or(|branch| branch.state == Some(State::Silent));
-        let (mut wraps, mut replied) = (Vec::with_capacity(branches.len()), 0);
+        let (mut wraps, mut replied) = (Wraps::new(), 0);
         for branch in branches.iter().filter(|branch| Some(branch.node) != from) {
             match self.wrap(branch) {
                 Some(wrap) => wraps.push(wrap),

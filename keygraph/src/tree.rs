@@ -1,6 +1,6 @@
 //! The key tree of one group, and changes of it as values.
 
-use std::collections::BTreeMap;
+use std::iter::empty;
 
 use crate::error::{ChangeError, StaleStage};
 use crate::gaps::Gaps;
@@ -64,7 +64,7 @@ impl Tree {
     ) -> Result<Self, ChangeError> {
         let mut tree = Self::new(degree, strategy, epoch);
         let joins: Vec<Change> = members.into_iter().map(Change::Join).collect();
-        let difference = Marking::run(&tree, &joins, epoch)?.difference();
+        let difference = Marking::run(&tree, &joins, epoch)?.difference(empty(), empty());
         tree.apply(difference);
         Ok(tree)
     }
@@ -82,18 +82,17 @@ impl Tree {
         if epoch <= self.epoch || epoch == SPLICED {
             return Err(ChangeError::Epoch { epoch, tree: self.epoch });
         }
-        let mut marking = Marking::run(self, changes, epoch)?;
-        let mut plan = planner::plan(&mut marking);
+        let (mut plan, difference) = planner::plan(&Marking::run(self, changes, epoch)?);
         if plan.compaction.moves > 0 {
             let others: Vec<Change> =
                 changes.iter().copied().filter(|change| !matches!(change, Change::Compact(_))).collect();
             let without = match others.is_empty() {
                 true => 0,
-                false => planner::plan(&mut Marking::run(self, &others, epoch)?).wraps(),
+                false => planner::plan(&Marking::run(self, &others, epoch)?).0.wraps(),
             };
             plan.compaction.wraps = plan.wraps().saturating_sub(without);
         }
-        Ok(Staged { base: self.epoch, plan, difference: marking.difference() })
+        Ok(Staged { base: self.epoch, plan, difference })
     }
 
     /// Makes a staged change the tree's state and hands out its plan.
@@ -103,6 +102,9 @@ impl Tree {
     pub fn merge(&mut self, staged: Staged) -> Result<Plan, StaleStage> {
         if staged.base != self.epoch {
             return Err(StaleStage { staged: staged.base, tree: self.epoch });
+        }
+        for (member, _) in &staged.plan.left {
+            self.members.remove(*member);
         }
         self.apply(staged.difference);
         self.epoch = staged.plan.epoch;
@@ -246,14 +248,17 @@ impl Tree {
     }
 
     fn apply(&mut self, difference: Difference) {
+        let mut placed = Vec::new();
         for (node, slot) in difference.slots {
             self.put(node, slot);
-        }
-        for (member, leaf) in difference.members {
-            match leaf {
-                Some(leaf) => self.members.insert(member, leaf),
-                None => self.members.remove(member),
+            if let Some(Slot::UNode { member, .. }) = slot {
+                placed.push((member, node));
             }
+        }
+        // In ascending order the index stays packed.
+        placed.sort_unstable();
+        for (member, node) in placed {
+            self.members.insert(member, node);
         }
         self.largest_knode = difference.largest_knode;
     }
@@ -292,14 +297,14 @@ impl Staged {
 
     /// Every place that the change touches, ascending, and what stands there afterwards.
     pub fn touched(&self) -> impl Iterator<Item = (NodeId, Option<Slot>)> + '_ {
-        self.difference.slots.iter().map(|(node, slot)| (*node, *slot))
+        self.difference.slots.iter().copied()
     }
 }
 
-/// What a change makes of a tree: only the places and members that it touches; `None` is gone.
-#[derive(Debug, Clone, Default)]
+/// What a change makes of a tree: only the places that it touches, ascending; `None` is gone. Members who left stand in
+/// the plan.
+#[derive(Debug, Clone)]
 pub(crate) struct Difference {
-    pub(crate) slots: BTreeMap<NodeId, Option<Slot>>,
-    pub(crate) members: BTreeMap<MemberId, Option<NodeId>>,
+    pub(crate) slots: Vec<(NodeId, Option<Slot>)>,
     pub(crate) largest_knode: NodeId,
 }

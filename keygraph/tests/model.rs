@@ -7,7 +7,7 @@ mod common;
 use std::collections::{BTreeMap, BTreeSet};
 
 use common::{Rng, STRATEGIES, World, change_horses, degree, members, random_batch, seeds};
-use keygraph::{Degree, KeyRef, MemberId, NodeId, Plan, Source, Tree, ids};
+use keygraph::{Degree, KeyRef, MemberId, NodeId, Numbers, Plan, Source, Tree, ids};
 
 /// What one member holds, without any tree: its leaf and the secrets by place.
 struct Member {
@@ -21,7 +21,7 @@ impl Member {
     }
 
     /// Follows a plan by one of its messages, if its wraps are enough; `None` if they are not.
-    fn follow(&self, plan: &Plan, part: &[(usize, Vec<usize>)]) -> Option<Self> {
+    fn follow(&self, plan: &Plan, part: &[(usize, Numbers)]) -> Option<Self> {
         let named = plan.moved.iter().find(|m| m.from == self.leaf && !m.is_found(plan.largest_knode, plan.degree));
         let leaf = match named {
             Some(m) => m.to,

@@ -1,8 +1,8 @@
 //! Executes a symbolic plan: expands, advances, derives and wraps, and writes the rekey messages.
 
 use keygraph::ids::{child_index, child_towards};
-use keygraph::{KeyRef, NodeId, Part, Plan, Source, Update, Wrap};
-use rayon::prelude::*;
+use keygraph::{KeyRef, NodeId, Part, Plan, Source, Update, Wrap, cores};
+use smallvec::SmallVec;
 use thiserror::Error;
 
 use crate::cipher::wrap;
@@ -10,9 +10,6 @@ use crate::header::Commitment;
 use crate::rekey::{Announcement, Audience, Entry, Origin, RekeyMessage, Wrapped};
 use crate::schedule::EpochContext;
 use crate::secret::{NodeSecret, Seed};
-
-/// Updates of one level from which on it is worth to wake the other cores: about a millisecond of work.
-const PARALLEL: usize = 512;
 
 /// The secrets that the key server holds before the change, by k-node or leaf.
 pub trait Secrets: Sync {
@@ -74,14 +71,31 @@ pub fn execute(
     let root = run.made.last().ok_or(ExecuteError::Shape)?;
     let commitment = context.commit(root);
     let messages = run.messages(commitment, announcement)?;
-    let advanced = plan.advanced.iter().map(|leaf| {
+    let fresh = cores::map(&plan.joined, |(_, leaf)| (*leaf, context.fresh(seed, *leaf)));
+    let advanced = cores::map(&plan.advanced, |leaf| {
         let secret = held.secret(leaf.from).ok_or(ExecuteError::Missing { key: leaf.from })?;
         Ok((leaf.to, context.advance(secret, leaf.from)))
     });
-    let mut secrets: Vec<(NodeId, NodeSecret)> = advanced.collect::<Result<_, ExecuteError>>()?;
-    secrets.extend(plan.joined.iter().map(|(_, leaf)| (*leaf, context.fresh(seed, *leaf))));
+    let mut secrets = Vec::with_capacity(fresh.len() + advanced.len() + run.made.len());
+    secrets.extend(fresh);
+    for leaf in advanced {
+        secrets.push(leaf?);
+    }
     secrets.extend(plan.updates.iter().map(|update| update.node).zip(run.made));
     Ok(Executed { messages, commitment, secrets })
+}
+
+/// The wraps of all updates, in their order.
+struct AllWrapped {
+    /// Of each update, where its wraps begin.
+    firsts: Vec<usize>,
+    wrapped: Vec<Wrapped>,
+}
+
+impl AllWrapped {
+    fn get(&self, update: usize, number: usize) -> Wrapped {
+        self.wrapped[self.firsts[update] + number]
+    }
 }
 
 struct Run<'a, S> {
@@ -96,22 +110,11 @@ impl<S: Secrets> Run<'_, S> {
     /// All new secrets of k-nodes. None needs another of its level, so that a level is made at once.
     fn make(&mut self, seed: &Seed) -> Result<(), ExecuteError> {
         let updates = &self.plan.updates;
-        if updates.len() < PARALLEL {
-            for update in updates {
-                let secret = self.source(update, seed)?;
-                self.made.push(secret);
+        while let rest @ [_, ..] = &updates[self.made.len()..] {
+            let level = &rest[..if rest.len() < cores::MANY { 1 } else { same_level(rest, self.plan) }];
+            for made in cores::map(level, |update| self.source(update, seed)) {
+                self.made.push(made?);
             }
-        }
-        while self.made.len() < updates.len() {
-            let rest = &updates[self.made.len()..];
-            let level = &rest[..same_level(rest, self.plan)];
-            let one = |update: &Update| self.source(update, seed);
-            let made: Vec<NodeSecret> = if level.len() < PARALLEL {
-                level.iter().map(one).collect::<Result<_, _>>()?
-            } else {
-                level.par_iter().map(one).collect::<Result<_, _>>()?
-            };
-            self.made.extend(made);
         }
         Ok(())
     }
@@ -132,14 +135,14 @@ impl<S: Secrets> Run<'_, S> {
 
     fn messages(&self, commitment: Commitment, announcement: Announcement) -> Result<Vec<RekeyMessage>, ExecuteError> {
         let plan = self.plan;
-        let one = |(at, update): (usize, &Update)| {
-            update.wraps.iter().map(|kek| self.wrap(at, kek)).collect::<Result<Vec<Wrapped>, _>>()
-        };
-        let wrapped: Vec<Vec<Wrapped>> = if plan.updates.len() < PARALLEL {
-            plan.updates.iter().enumerate().map(|(at, update)| one((at, update))).collect::<Result<_, _>>()?
-        } else {
-            plan.updates.par_iter().enumerate().map(one).collect::<Result<_, _>>()?
-        };
+        let mut firsts = Vec::with_capacity(plan.updates.len());
+        let mut wraps = Vec::with_capacity(plan.updates.len());
+        for (at, update) in plan.updates.iter().enumerate() {
+            firsts.push(wraps.len());
+            wraps.extend(update.wraps.iter().map(|kek| (at, kek)));
+        }
+        let wrapped = cores::map(&wraps, |(at, kek)| self.wrap(*at, kek));
+        let wrapped = AllWrapped { firsts, wrapped: wrapped.into_iter().collect::<Result<_, _>>()? };
         let moves = plan.moved.iter().filter(|m| !m.is_found(plan.largest_knode, plan.degree));
         let message = RekeyMessage {
             suite: self.context.suite,
@@ -155,8 +158,9 @@ impl<S: Secrets> Run<'_, S> {
         if plan.parts.is_empty() {
             let mut entries = Vec::with_capacity(plan.updates.len());
             let spoken = |update: &Update| !update.silent || update.node == NodeId::ROOT;
-            for (update, wrapped) in plan.updates.iter().zip(wrapped).filter(|(update, _)| spoken(update)) {
-                entries.push(self.entry(update, update.wraps.iter().zip(wrapped), None)?);
+            for (at, update) in plan.updates.iter().enumerate().filter(|(_, update)| spoken(update)) {
+                let wraps = update.wraps.iter().enumerate().map(|(number, wrap)| (wrap, wrapped.get(at, number)));
+                entries.push(self.entry(update, wraps, None)?);
             }
             return Ok(vec![RekeyMessage { entries, ..message }]);
         }
@@ -166,20 +170,16 @@ impl<S: Secrets> Run<'_, S> {
             let audience = Some(Audience { below: part.below, except });
             Ok(RekeyMessage { audience, entries: self.part(part, &wrapped)?, ..message.clone() })
         };
-        if plan.updates.len() < PARALLEL {
-            plan.parts.iter().map(part).collect()
-        } else {
-            plan.parts.par_iter().map(part).collect()
-        }
+        cores::map_all(&plan.parts, plan.updates.len(), part).into_iter().collect()
     }
 
     /// The entries of one of several messages.
-    fn part(&self, part: &Part, wrapped: &[Vec<Wrapped>]) -> Result<Vec<Entry>, ExecuteError> {
+    fn part(&self, part: &Part, wrapped: &AllWrapped) -> Result<Vec<Entry>, ExecuteError> {
         let mut first = None;
         let mut entries = Vec::with_capacity(part.entries.len());
         for (at, numbers) in &part.entries {
             let update = &self.plan.updates[*at];
-            let wraps = numbers.iter().map(|number| (&update.wraps[*number], wrapped[*at][*number]));
+            let wraps = numbers.iter().map(|number| (&update.wraps[*number], wrapped.get(*at, *number)));
             entries.push(self.entry(update, wraps, first)?);
             first = first.or_else(|| numbers.first().map(|number| update.wraps[*number].kek));
         }
@@ -202,7 +202,7 @@ impl<S: Secrets> Run<'_, S> {
                 Origin::Derive { child: index(child)? }
             }
         };
-        let mut entry = Entry { node: update.node, origin, own: None, children: Vec::new(), again: None };
+        let mut entry = Entry { node: update.node, origin, own: None, children: SmallVec::new(), again: None };
         for (wrap, wrapped) in wraps {
             if first == Some(wrap.kek) {
                 entry.again = Some(wrapped);

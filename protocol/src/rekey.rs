@@ -1,6 +1,7 @@
 //! The rekey message: what a change makes new, and how each member learns it.
 
 use keygraph::{Degree, NodeId};
+use smallvec::SmallVec;
 
 use crate::Suite;
 use crate::codec::{DecodeError, Reader};
@@ -113,7 +114,7 @@ pub struct Entry {
     pub own: Option<Wrapped>,
     /// The new secret under the newest secret of the child with this index, or of what stands in its stead; by
     /// ascending index.
-    pub children: Vec<(u32, Wrapped)>,
+    pub children: SmallVec<[(u32, Wrapped); 1]>,
     /// The new secret under the key of the first wrap of the whole message.
     pub again: Option<Wrapped>,
 }

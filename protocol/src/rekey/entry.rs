@@ -5,6 +5,7 @@
 //! ```
 
 use keygraph::{Degree, NodeId, ids};
+use smallvec::SmallVec;
 
 use crate::codec::{DecodeError, Reader};
 
@@ -38,7 +39,7 @@ impl Entry {
         let explicit = if implied(previous, degree) == Some(self.node) { 0 } else { EXPLICIT_ID };
         let own = if self.own.is_some() { OWN } else { 0 };
         let again = if self.again.is_some() { AGAIN } else { 0 };
-        let children: Vec<u32> = self.children.iter().map(|(child, _)| *child).collect();
+        let children: SmallVec<[u32; 4]> = self.children.iter().map(|(child, _)| *child).collect();
         let form = match children.as_slice() {
             [] => 0,
             _ if is_all(&children, derived, degree) => ALL,
