@@ -8,7 +8,7 @@ use smallvec::SmallVec;
 use crate::cores;
 use crate::error::ChangeError;
 use crate::ids::{child, children, last_child, parent};
-use crate::plan::Change;
+use crate::plan::{Change, LeafAdvance};
 use crate::snapshot::Slot;
 use crate::tree::{Difference, Tree, allowed_height, height};
 use crate::types::{Degree, MemberId, NodeId, Version};
@@ -108,21 +108,22 @@ impl<'a> Marking<'a> {
         })
     }
 
-    /// Everything that the batch touches, when the secrets of these k-nodes are made in it or, where it says `false`, given
-    /// up, and those of these leaves are advanced. Both ascending.
+    /// Everything that the batch touches, when the secrets of these k-nodes, ascending, are made in it or, where it says
+    /// `false`, given up; and these leaves advanced.
     pub(crate) fn difference(
         &self,
-        knodes: impl Iterator<Item = (NodeId, bool)>,
-        leaves: impl Iterator<Item = NodeId>,
+        knodes: impl ExactSizeIterator<Item = (NodeId, bool)>,
+        leaves: &[LeafAdvance],
     ) -> Difference {
         let version = self.epoch;
         let knodes = knodes.map(|(node, made)| (node, if made { Slot::KNode { version } } else { Slot::Spliced }));
-        let leaves = leaves.filter_map(|node| match self.slot(node)? {
-            Slot::UNode { member, .. } => Some((node, Slot::UNode { member, version })),
+        let leaves = cores::map(leaves, |leaf| match self.slot(leaf.to)? {
+            Slot::UNode { member, .. } => Some((leaf.to, Slot::UNode { member, version })),
             _ => None,
         });
+        let mut slots = Vec::with_capacity(self.slots.len() + knodes.len() + leaves.len());
         // All leaves come after all k-nodes.
-        let (mut made, mut slots) = (knodes.chain(leaves).peekable(), Vec::with_capacity(2 * self.slots.len()));
+        let mut made = knodes.chain(leaves.into_iter().flatten()).peekable();
         for (node, slot) in &self.slots {
             while let Some((before, slot)) = made.next_if(|(other, _)| other < node) {
                 slots.push((before, Some(slot)));

@@ -141,45 +141,45 @@ impl Updates<'_, '_, '_> {
     /// One message for each subtree: of at most `weight`, and at least `depth` steps below the root. It has all that is new
     /// in the subtree, and of what is above the way to it. (Hybrid: the subtrees below the root.)
     fn below(&self, updates: &[Update], weight: usize, depth: usize) -> Vec<Part> {
-        let degree = self.planner.marking.tree.degree;
         let mut weights: Vec<usize> = updates.iter().map(|update| update.wraps.len() + 1).collect();
-        let above = cores::map(updates, |update| self.above(update.node).next());
-        for (at, above) in above.into_iter().enumerate() {
-            if let Some((above, _)) = above {
-                weights[above] += weights[at];
+        let above = cores::map(updates, |update| self.above(update.node).next().map(|(above, _)| above));
+        for (at, above) in above.iter().enumerate() {
+            if let Some(above) = above {
+                weights[*above] += weights[at];
             }
         }
-        let mut subtrees = Vec::new();
+        // Each subtree by its place, and the update at its top, or in its stead.
+        let mut subtrees: Vec<(NodeId, Option<usize>)> = Vec::new();
         let mut open: Vec<(NodeId, NodeId, usize)> = vec![(NodeId::ROOT, NodeId::ROOT, 0)];
         while let Some((place, node, steps)) = open.pop() {
-            let update = self.at(node);
-            let small = update.is_none_or(|at| weights[at] <= weight);
-            if small && steps >= depth {
-                subtrees.push(place);
-            } else if update.is_some() {
-                let branches = self.planner.branches(node);
-                let told = branches.into_iter().filter(|branch| !self.planner.is_told_otherwise(branch));
-                open.extend(told.map(|branch| (branch.child, branch.node, steps + 1)));
-            } else {
-                subtrees.push(place);
+            match self.at(node) {
+                Some(at) if weights[at] > weight || steps < depth => {
+                    let branches = self.planner.branches(node);
+                    let told = branches.into_iter().filter(|branch| !self.planner.is_told_otherwise(branch));
+                    open.extend(told.map(|branch| (branch.child, branch.node, steps + 1)));
+                }
+                top => subtrees.push((place, top)),
             }
         }
         subtrees.sort_unstable();
-        let subtree = |update: &Update| {
-            let mut way = path_to_root(update.node, degree).filter(|_| !update.silent);
-            way.find_map(|place| subtrees.binary_search(&place).ok())
-        };
-        let mut entries = vec![Vec::new(); subtrees.len()];
-        for (at, subtree) in cores::map(updates, subtree).into_iter().enumerate() {
-            if let Some(subtree) = subtree {
-                entries[subtree].push((at, (0..updates[at].wraps.len()).collect()));
-            }
+        // What is above comes later in the plan.
+        let mut subtree: Vec<Option<usize>> = vec![None; updates.len()];
+        subtrees
+            .iter()
+            .enumerate()
+            .for_each(|(number, (_, top))| top.iter().for_each(|top| subtree[*top] = Some(number)));
+        for at in (0..updates.len()).rev() {
+            subtree[at] = subtree[at].or_else(|| subtree[above[at]?]);
         }
-        let whole = |(below, mut entries): (NodeId, Vec<(usize, Numbers)>)| {
-            entries.extend(self.above(below).map(|(at, child)| (at, wrap_for(&updates[at], child))));
-            Part { below, except: Vec::new(), entries }
-        };
-        subtrees.into_iter().zip(entries).map(whole).collect()
+        let mut parts: Vec<(NodeId, Vec<usize>)> = subtrees.iter().map(|(place, _)| (*place, Vec::new())).collect();
+        for (at, subtree) in subtree.iter().enumerate().filter(|(at, _)| !updates[*at].silent) {
+            subtree.iter().for_each(|subtree| parts[*subtree].1.push(at));
+        }
+        cores::map_all(&parts, updates.len(), |(below, own)| {
+            let mut entries: Vec<_> = own.iter().map(|at| (*at, (0..updates[*at].wraps.len()).collect())).collect();
+            entries.extend(self.above(*below).map(|(at, child)| (at, wrap_for(&updates[at], child))));
+            Part { below: *below, except: Vec::new(), entries }
+        })
     }
 }
 

@@ -91,8 +91,8 @@ pub struct Compaction {
     pub wraps: usize,
 }
 
-/// The wraps of one k-node: not on the heap for the degrees that are used most.
-pub type Wraps = SmallVec<[Wrap; 2]>;
+/// The wraps of one k-node. One stands in place: in a chain of degree 2, most have no more.
+pub type Wraps = SmallVec<[Wrap; 1]>;
 
 /// Wraps of one k-node by index.
 pub type Numbers = SmallVec<[usize; 2]>;

@@ -20,35 +20,38 @@ pub(crate) fn plan(marking: &Marking<'_>) -> (Plan, Difference) {
     let (affected, newcomers) = affected(marking, &joined, &moved);
     let origins = moved.iter().map(|m| (m.to, m.from)).collect();
     let mut planner = Planner { marking, newcomers, origins, made: Vec::with_capacity(affected.len()) };
-    let (mut updates, mut used, mut spliced) = (Vec::with_capacity(affected.len()), Vec::new(), Vec::new());
-    let mut keep = |planner: &mut Planner<'_, '_>, Planned { made, update, leaves, named }: Planned| {
-        planner.made.push(made);
-        updates.extend(update);
-        used.extend(leaves);
-        spliced.extend(named.then_some(made.node));
-    };
+    let mut all = Planned { updates: Vec::with_capacity(affected.len()), ..Planned::default() };
     let mut rest = affected.as_slice();
     while let Some((first, others)) = rest.split_first() {
         // No k-node needs what is planned for another of its level.
         let level = if rest.len() < cores::MANY { 1 } else { same_level(rest, planner.marking.tree.degree) };
         if level == 1 {
-            if let Some(planned) = planner.plan(first.0, first.1) {
-                keep(&mut planner, planned);
-            }
+            planner.plan(first.0, first.1, &mut all);
+            planner.made.append(&mut all.made);
             rest = others;
-        } else {
-            let (level, above) = rest.split_at(level);
-            let planned = cores::map(level, |(node, lost)| planner.plan(*node, *lost));
-            planned.into_iter().flatten().for_each(|planned| keep(&mut planner, planned));
-            rest = above;
+            continue;
         }
+        let (level, above) = rest.split_at(level);
+        let planned = cores::map_all(&level.chunks(CHUNK).collect::<Vec<_>>(), level.len(), |chunk| {
+            let mut planned = Planned { updates: Vec::with_capacity(CHUNK), ..Planned::default() };
+            chunk.iter().for_each(|(node, lost)| planner.plan(*node, *lost, &mut planned));
+            planned
+        });
+        for mut planned in planned {
+            planner.made.append(&mut planned.made);
+            all.updates.append(&mut planned.updates);
+            all.used.append(&mut planned.used);
+            all.spliced.append(&mut planned.spliced);
+        }
+        rest = above;
     }
+    let Planned { mut updates, mut used, spliced, .. } = all;
     let parts = parts::split(&planner, &mut updates);
     used.extend(moved.iter().filter_map(|m| Some(LeafAdvance { to: m.to, from: planner.kek_of_leaf(m.to)? })));
     used.par_sort_unstable();
     used.dedup();
     let made = planner.made.iter().rev().map(|made| (made.node, made.state != State::Spliced));
-    let difference = marking.difference(made, used.iter().map(|leaf| leaf.to));
+    let difference = marking.difference(made, &used);
     let plan = Plan {
         epoch: marking.epoch,
         degree: marking.tree.degree,
@@ -140,7 +143,7 @@ fn affected(marking: &Marking<'_>, joined: &[(MemberId, NodeId)], moved: &[Move]
 fn leaves(marking: &Marking<'_>) -> (Vec<(MemberId, NodeId)>, Vec<Move>) {
     let (mut joined, mut moved) = (Vec::new(), Vec::new());
     for (member, to, fresh) in marking.placed() {
-        match marking.tree.place(member).filter(|_| !fresh) {
+        match if fresh { None } else { marking.tree.place(member) } {
             Some(from) => moved.push(Move { member, from, to }),
             None => joined.push((member, to)),
         }
@@ -177,14 +180,18 @@ enum State {
     Spliced,
 }
 
-/// The plan of one k-node.
+/// K-nodes that are planned in one go by one core.
+const CHUNK: usize = 256;
+
+/// The plan of some k-nodes, descending.
+#[derive(Default)]
 struct Planned {
-    made: Made,
-    update: Option<Update>,
+    made: Vec<Made>,
+    updates: Vec<Update>,
     /// Leaves whose secret serves in it, under the names that their members know.
-    leaves: SmallVec<[LeafAdvance; 2]>,
-    /// Whether a message names it as spliced out: somebody may hold a secret of it.
-    named: bool,
+    used: Vec<LeafAdvance>,
+    /// Those that a message names as spliced out: somebody may hold a secret of them.
+    spliced: Vec<NodeId>,
 }
 
 /// What is below a k-node and takes part in this plan.
@@ -202,14 +209,16 @@ pub(crate) struct Branch {
 type Branches = SmallVec<[Branch; 4]>;
 
 impl Planner<'_, '_> {
-    /// The new secret of one k-node, when those of all its children are planned. `None` if it was pruned.
-    fn plan(&self, node: NodeId, lost: bool) -> Option<Planned> {
+    /// The new secret of one k-node, when those of all its children are planned. Nothing, if it was pruned.
+    fn plan(&self, node: NodeId, lost: bool, planned: &mut Planned) {
         let (old, now) = self.marking.change(node);
-        now.filter(|slot| !slot.is_leaf())?;
+        if now.is_none_or(|slot| slot.is_leaf()) {
+            return;
+        }
         if self.marking.tree.splicing && node != NodeId::ROOT && self.marking.children(node).len() == 1 {
-            let named = matches!(old, Some(Slot::KNode { .. }));
-            let made = Made { node, state: State::Spliced };
-            return Some(Planned { made, update: None, leaves: SmallVec::new(), named });
+            planned.spliced.extend(matches!(old, Some(Slot::KNode { .. })).then_some(node));
+            planned.made.push(Made { node, state: State::Spliced });
+            return;
         }
         let (state, update) = match old {
             Some(Slot::KNode { version }) if !lost => (State::Kept, self.kept(node, version)),
@@ -218,9 +227,10 @@ impl Planner<'_, '_> {
                 (if update.silent { State::Silent } else { State::New }, update)
             }
         };
-        let leaves = update.wraps.iter().filter(|wrap| wrap.kek.version < self.marking.epoch && wrap.child != node);
-        let leaves = leaves.filter_map(|wrap| Some(LeafAdvance { to: self.leaf_of(wrap)?, from: wrap.kek })).collect();
-        Some(Planned { made: Made { node, state }, update: Some(update), leaves, named: false })
+        let used = update.wraps.iter().filter(|wrap| wrap.kek.version < self.marking.epoch && wrap.child != node);
+        planned.used.extend(used.filter_map(|wrap| Some(LeafAdvance { to: self.leaf_of(wrap)?, from: wrap.kek })));
+        planned.made.push(Made { node, state });
+        planned.updates.push(update);
     }
 
     /// The leaf whose secret this wrap uses, if it is a leaf's.

@@ -64,7 +64,7 @@ impl Tree {
     ) -> Result<Self, ChangeError> {
         let mut tree = Self::new(degree, strategy, epoch);
         let joins: Vec<Change> = members.into_iter().map(Change::Join).collect();
-        let difference = Marking::run(&tree, &joins, epoch)?.difference(empty(), empty());
+        let difference = Marking::run(&tree, &joins, epoch)?.difference(empty(), &[]);
         tree.apply(difference);
         Ok(tree)
     }

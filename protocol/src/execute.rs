@@ -66,24 +66,25 @@ pub fn execute(
     if plan.updates.last().is_none_or(|last| last.node != NodeId::ROOT) {
         return Err(ExecuteError::Shape);
     }
-    let mut run = Run { plan, context, held, made: Vec::with_capacity(plan.updates.len()) };
-    run.make(seed)?;
-    let root = run.made.last().ok_or(ExecuteError::Shape)?;
+    let run = Run { plan, context, held };
+    let all = plan.updates.len() + plan.joined.len() + plan.advanced.len();
+    let mut secrets = vec![(NodeId::ROOT, NodeSecret::default()); all];
+    let (made, leaves) = secrets.split_at_mut(plan.updates.len());
+    run.make(seed, made)?;
+    let (_, root) = made.last().ok_or(ExecuteError::Shape)?;
     let commitment = context.commit(root);
-    let messages = run.messages(commitment, announcement)?;
-    let fresh = cores::map(&plan.joined, |(_, leaf)| (*leaf, context.fresh(seed, *leaf)));
-    let advanced = cores::map(&plan.advanced, |leaf| {
+    let messages = run.messages(made, commitment, announcement)?;
+    let (fresh, advanced) = leaves.split_at_mut(plan.joined.len());
+    cores::fill(&plan.joined, fresh, |(_, leaf)| Ok((*leaf, context.fresh(seed, *leaf))))?;
+    cores::fill(&plan.advanced, advanced, |leaf| {
         let secret = held.secret(leaf.from).ok_or(ExecuteError::Missing { key: leaf.from })?;
         Ok((leaf.to, context.advance(secret, leaf.from)))
-    });
-    let mut secrets = Vec::with_capacity(fresh.len() + advanced.len() + run.made.len());
-    secrets.extend(fresh);
-    for leaf in advanced {
-        secrets.push(leaf?);
-    }
-    secrets.extend(plan.updates.iter().map(|update| update.node).zip(run.made));
+    })?;
     Ok(Executed { messages, commitment, secrets })
 }
+
+/// New secrets of k-nodes, in the order of the plan's updates.
+type Made = [(NodeId, NodeSecret)];
 
 /// The wraps of all updates, in their order.
 struct AllWrapped {
@@ -102,38 +103,42 @@ struct Run<'a, S> {
     plan: &'a Plan,
     context: &'a EpochContext,
     held: &'a S,
-    /// New secrets of the k-nodes, in the order of the plan's updates.
-    made: Vec<NodeSecret>,
 }
 
 impl<S: Secrets> Run<'_, S> {
     /// All new secrets of k-nodes. None needs another of its level, so that a level is made at once.
-    fn make(&mut self, seed: &Seed) -> Result<(), ExecuteError> {
-        let updates = &self.plan.updates;
-        while let rest @ [_, ..] = &updates[self.made.len()..] {
+    fn make(&self, seed: &Seed, made: &mut Made) -> Result<(), ExecuteError> {
+        let mut count = 0;
+        while let rest @ [_, ..] = &self.plan.updates[count..] {
             let level = &rest[..if rest.len() < cores::MANY { 1 } else { same_level(rest, self.plan) }];
-            for made in cores::map(level, |update| self.source(update, seed)) {
-                self.made.push(made?);
-            }
+            let (below, rest) = made.split_at_mut(count);
+            let one = |update: &Update| Ok((update.node, self.source(update, seed, below)?));
+            cores::fill(level, &mut rest[..level.len()], one)?;
+            count += level.len();
         }
         Ok(())
     }
 
-    fn source(&self, update: &Update, seed: &Seed) -> Result<NodeSecret, ExecuteError> {
+    fn source(&self, update: &Update, seed: &Seed, below: &Made) -> Result<NodeSecret, ExecuteError> {
         Ok(match update.source {
             Source::Fresh => self.context.fresh(seed, update.node),
             Source::Advance { from } => {
                 let from = KeyRef { node: update.node, version: from };
-                self.context.advance(self.newest(from)?, from)
+                self.context.advance(self.newest(from, below)?, from)
             }
             Source::Derive { from } => {
                 let from = KeyRef { node: from, version: self.plan.epoch };
-                self.context.derive(self.newest(from)?, from, update.node)
+                self.context.derive(self.newest(from, below)?, from, update.node)
             }
         })
     }
 
-    fn messages(&self, commitment: Commitment, announcement: Announcement) -> Result<Vec<RekeyMessage>, ExecuteError> {
+    fn messages(
+        &self,
+        made: &Made,
+        commitment: Commitment,
+        announcement: Announcement,
+    ) -> Result<Vec<RekeyMessage>, ExecuteError> {
         let plan = self.plan;
         let mut firsts = Vec::with_capacity(plan.updates.len());
         let mut wraps = Vec::with_capacity(plan.updates.len());
@@ -141,8 +146,8 @@ impl<S: Secrets> Run<'_, S> {
             firsts.push(wraps.len());
             wraps.extend(update.wraps.iter().map(|kek| (at, kek)));
         }
-        let wrapped = cores::map(&wraps, |(at, kek)| self.wrap(*at, kek));
-        let wrapped = AllWrapped { firsts, wrapped: wrapped.into_iter().collect::<Result<_, _>>()? };
+        let mut wrapped = AllWrapped { firsts, wrapped: vec![[0; 32]; wraps.len()] };
+        cores::fill(&wraps, &mut wrapped.wrapped, |(at, kek)| self.wrap(made, *at, kek))?;
         let moves = plan.moved.iter().filter(|m| !m.is_found(plan.largest_knode, plan.degree));
         let message = RekeyMessage {
             suite: self.context.suite,
@@ -215,20 +220,20 @@ impl<S: Secrets> Run<'_, S> {
         Ok(entry)
     }
 
-    fn wrap(&self, at: usize, kek: &Wrap) -> Result<Wrapped, ExecuteError> {
-        let target = KeyRef { node: self.plan.updates[at].node, version: self.plan.epoch };
-        Ok(wrap(self.context, self.newest(kek.kek)?, kek.kek, target, &self.made[at]))
+    fn wrap(&self, made: &Made, at: usize, kek: &Wrap) -> Result<Wrapped, ExecuteError> {
+        let (node, secret) = &made[at];
+        let target = KeyRef { node: *node, version: self.plan.epoch };
+        Ok(wrap(self.context, self.newest(kek.kek, made)?, kek.kek, target, secret))
     }
 
     /// A secret that this plan has made already, or that was held before.
-    fn newest(&self, key: KeyRef) -> Result<&NodeSecret, ExecuteError> {
+    fn newest<'s>(&'s self, key: KeyRef, made: &'s Made) -> Result<&'s NodeSecret, ExecuteError> {
         let missing = ExecuteError::Missing { key };
         if key.version != self.plan.epoch {
             return self.held.secret(key).ok_or(missing);
         }
-        let updates = &self.plan.updates[..self.made.len()];
-        let at = updates.binary_search_by(|update| key.node.cmp(&update.node)).map_err(|_| missing)?;
-        Ok(&self.made[at])
+        let at = made.binary_search_by(|(node, _)| key.node.cmp(node)).map_err(|_| missing)?;
+        Ok(&made[at].1)
     }
 }
 
