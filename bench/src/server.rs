@@ -1,7 +1,7 @@
 //! What a key server does for a change, without its store and its socket.
 
 use fec::{BlockShape, Layout, ReedSolomon, RepairScheme};
-use keygraph::{Change, Degree, KeyRef, MemberId, NodeId, Pages, Staged, Strategy, Tree};
+use keygraph::{Change, Degree, KeyRef, MemberId, NodeId, Pages, Staged, Strategy, Tree, cores};
 use protocol::execute::{Executed, Secrets, execute};
 use protocol::rekey::Announcement;
 use protocol::unit::{BlockHeader, sign_block};
@@ -120,19 +120,25 @@ impl Server {
     ) -> Result<Cut, Failure> {
         let message = message.encode();
         let layout = Layout::new(message.len(), &self.repair)?;
-        let mut datagrams = Vec::with_capacity(layout.total_units());
-        for (block, at) in fec::encode(&message, &layout, coder)?.iter().zip(0u16..) {
+        let message_len = u32::try_from(message.len())?;
+        let blocks: Vec<_> = (0u16..).zip(fec::encode(&message, &layout, coder)?).collect();
+        // A signature and a block's digests are as much work as some tens of secrets.
+        let signed = cores::map_all(&blocks, 64 * blocks.len(), |(at, block)| {
             let header = BlockHeader {
                 epoch,
                 message: number,
                 messages,
-                message_len: u32::try_from(message.len())?,
+                message_len,
                 blocks: layout.block_count(),
-                block: at,
+                block: *at,
                 s: block.shape.s(),
                 r: block.shape.r(),
             };
-            datagrams.extend(sign_block(&header, &block.units, &self.signing)?);
+            sign_block(&header, &block.units, &self.signing)
+        });
+        let mut datagrams = Vec::with_capacity(layout.total_units());
+        for block in signed {
+            datagrams.extend(block?);
         }
         Ok((message.len(), layout.blocks().to_vec(), datagrams))
     }

@@ -2,8 +2,8 @@
 
 use rayon::prelude::*;
 
-/// K-nodes, members or secrets from which on it is worth to wake the other cores: a millisecond of work, more or less.
-pub const MANY: usize = 1_024;
+/// K-nodes, members or secrets from which on it is worth to wake the other cores: a tenth of a millisecond of work, more or less.
+pub const MANY: usize = 256;
 
 /// `one` of every item, in their order; on all cores of the surrounding thread pool if there are [`MANY`].
 pub fn map<T: Sync, R: Send>(items: &[T], one: impl Fn(&T) -> R + Sync + Send) -> Vec<R> {

@@ -181,7 +181,7 @@ enum State {
 }
 
 /// K-nodes that are planned in one go by one core.
-const CHUNK: usize = 256;
+const CHUNK: usize = 64;
 
 /// The plan of some k-nodes, descending.
 #[derive(Default)]

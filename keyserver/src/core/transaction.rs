@@ -276,23 +276,24 @@ fn datagrams(
     config: &Config,
 ) -> Option<(Vec<Vec<u8>>, usize, usize)> {
     let layout = fec::Layout::new(message.len(), repair).ok()?;
-    let blocks = fec::encode(message, &layout, coder).ok()?;
-    let (mut signed, mut units, mut repair_units) = (Vec::with_capacity(blocks.len()), 0, 0);
-    for (block, at) in blocks.iter().zip(0u16..) {
+    let blocks: Vec<_> = (0u16..).zip(fec::encode(message, &layout, coder).ok()?).collect();
+    // A signature and a block's digests are as much work as some tens of secrets.
+    let signed = keygraph::cores::map_all(&blocks, 64 * blocks.len(), |(at, block)| {
         let header = BlockHeader {
             epoch,
             message: number,
             messages,
             message_len: u32::try_from(message.len()).ok()?,
             blocks: layout.block_count(),
-            block: at,
+            block: *at,
             s: block.shape.s(),
             r: block.shape.r(),
         };
-        units += usize::from(header.s);
-        repair_units += usize::from(header.r);
-        signed.push(sign_block(&header, &block.units, &config.signing).ok()?);
-    }
+        sign_block(&header, &block.units, &config.signing).ok()
+    });
+    let mut signed = signed.into_iter().collect::<Option<Vec<_>>>()?;
+    let units = blocks.iter().map(|(_, block)| usize::from(block.shape.s())).sum();
+    let repair_units = blocks.iter().map(|(_, block)| usize::from(block.shape.r())).sum();
     let order = layout.send_order();
     let datagrams =
         order.map(|(block, index)| std::mem::take(&mut signed[usize::from(block)][usize::from(index)])).collect();
