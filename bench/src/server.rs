@@ -8,7 +8,6 @@ use protocol::unit::{BlockHeader, sign_block};
 use protocol::{
     EpochHeader, GroupId, HeaderHash, Incarnation, NodeSecret, Reason, RekeyMessage, Seed, SigningKey, Suite,
 };
-use rayon::prelude::*;
 
 use crate::Failure;
 
@@ -78,29 +77,17 @@ impl Server {
     }
 
     /// Everything that the key server does for a list of changes, but for the store and the socket.
-    pub(crate) fn change(&mut self, changes: &[Change], reason: Reason) -> Result<Sent, Failure> {
+    pub(crate) fn change(&self, changes: &[Change], reason: Reason) -> Result<Sent, Failure> {
         let header = self.header(self.tree.epoch() + 1);
         let staged = self.tree.stage(changes, header.epoch)?;
         let executed = self.execute(&staged, reason)?;
         let count = u16::try_from(executed.messages.len())?;
         let mut sent = Sent { octets: 0, units: 0, blocks: Vec::new(), datagrams: Vec::new(), staged, executed };
-        let cut: Vec<Cut> = match sent.executed.messages.as_slice() {
-            [message] => {
-                let mut coder = std::mem::take(&mut self.coder);
-                let cut = self.cut(message, header, (0, 1), &mut coder);
-                self.coder = coder;
-                vec![cut?]
-            }
-            // One coder for each run of messages: it keeps what it has worked out for a shape.
-            messages => {
-                let cut = |coder: &mut ReedSolomon, (number, message): (usize, &RekeyMessage)| {
-                    let number = u16::try_from(number).unwrap_or(u16::MAX);
-                    self.cut(message, header, (number, count), coder).map_err(|error| error.to_string())
-                };
-                let all = messages.par_iter().enumerate();
-                all.map_init(ReedSolomon::new, cut).collect::<Result<_, String>>()?
-            }
-        };
+        let numbered: Vec<(u16, &RekeyMessage)> = (0..count).zip(&sent.executed.messages).collect();
+        let cut = cores::map_all(&numbered, sent.staged.plan().updates.len(), |(number, message)| {
+            self.cut(message, header, (*number, count)).map_err(|error| error.to_string())
+        });
+        let cut: Vec<Cut> = cut.into_iter().collect::<Result<_, String>>()?;
         for (octets, blocks, datagrams) in cut {
             sent.octets += octets;
             sent.units += blocks.iter().map(|shape| usize::from(shape.s())).sum::<usize>();
@@ -111,19 +98,14 @@ impl Server {
     }
 
     /// A message to datagrams.
-    fn cut(
-        &self,
-        message: &RekeyMessage,
-        epoch: EpochHeader,
-        (number, messages): (u16, u16),
-        coder: &mut ReedSolomon,
-    ) -> Result<Cut, Failure> {
+    fn cut(&self, message: &RekeyMessage, epoch: EpochHeader, (number, messages): (u16, u16)) -> Result<Cut, Failure> {
         let message = message.encode();
         let layout = Layout::new(message.len(), &self.repair)?;
         let message_len = u32::try_from(message.len())?;
-        let blocks: Vec<_> = (0u16..).zip(fec::encode(&message, &layout, coder)?).collect();
-        // A signature and a block's digests are as much work as some tens of secrets.
-        let signed = cores::map_all(&blocks, 64 * blocks.len(), |(at, block)| {
+        let blocks: Vec<u16> = (0..layout.block_count()).collect();
+        // A block is as much work as some tens of secrets.
+        let signed = cores::map_all(&blocks, 64 * blocks.len(), |at| {
+            let block = fec::encode_block(&message, &layout, *at, &self.coder).map_err(|error| error.to_string())?;
             let header = BlockHeader {
                 epoch,
                 message: number,
@@ -134,7 +116,7 @@ impl Server {
                 s: block.shape.s(),
                 r: block.shape.r(),
             };
-            sign_block(&header, &block.units, &self.signing)
+            sign_block(&header, &block.units, &self.signing).map_err(|error| error.to_string())
         });
         let mut datagrams = Vec::with_capacity(layout.total_units());
         for block in signed {

@@ -176,7 +176,7 @@ mod tests {
     #[test]
     fn what_is_counted_is_what_is_sent() {
         for (strategy, degree) in [(Strategy::Chain, 2), (Strategy::Group, 4), (Strategy::User, 3)] {
-            let mut server = Server::new(64, strategy, Degree::new(degree).unwrap()).unwrap();
+            let server = Server::new(64, strategy, Degree::new(degree).unwrap()).unwrap();
             for kind in [Kind::Leave, Kind::Join] {
                 let sent = server.change(&[kind.change(64, 3)], kind.reason()).unwrap();
                 let counts = Counts::of(sent.staged.plan(), sent.blocks);

@@ -75,7 +75,7 @@ impl Assembly {
     }
 
     /// Takes in a verified unit. On an error nothing has changed, and the signer of the unit is to blame.
-    pub fn insert(&mut self, unit: Unit<'_>, coder: &mut impl Coder) -> Result<Progress, AssemblyError> {
+    pub fn insert(&mut self, unit: Unit<'_>, coder: &impl Coder) -> Result<Progress, AssemblyError> {
         if self.incomplete == 0 {
             return Ok(Progress::Duplicate);
         }
@@ -164,7 +164,7 @@ impl Slot {
     }
 
     /// On an error nothing has changed.
-    fn insert(&mut self, unit: Unit<'_>, padding: usize, coder: &mut impl Coder) -> Result<Outcome, AssemblyError> {
+    fn insert(&mut self, unit: Unit<'_>, padding: usize, coder: &impl Coder) -> Result<Outcome, AssemblyError> {
         let s = usize::from(self.shape.s());
         if self.units.len() == s || self.units.contains_key(&unit.index) {
             return Ok(Outcome::Known);
@@ -183,7 +183,7 @@ impl Slot {
     }
 
     /// The units of message that have not arrived, once the end of the message has been checked.
-    fn decode(&self, block: u16, padding: usize, coder: &mut impl Coder) -> Result<Vec<(u8, Payload)>, AssemblyError> {
+    fn decode(&self, block: u16, padding: usize, coder: &impl Coder) -> Result<Vec<(u8, Payload)>, AssemblyError> {
         let missing = coder.missing(self.shape, &self.units)?;
         let last = self.shape.s() - 1;
         let recovered = missing.iter().find(|(index, _)| *index == last).map(|(_, payload)| payload);

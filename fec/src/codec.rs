@@ -1,6 +1,7 @@
 //! The erasure coder behind a trait, and its implementation over GF(2^8).
 
 use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use reed_solomon_erasure::{Error as RsError, galois_8};
 use thiserror::Error;
@@ -11,22 +12,18 @@ use crate::{BlockShape, Payload, UNIT};
 /// shapes, and a server with one scheme uses few of them, so this is plenty and stays below 5 MiB.
 const MAX_CODECS: usize = 32;
 
-/// Makes repair units, and the units of message that are missing.
-pub trait Coder {
+/// Makes repair units, and the units of message that are missing. One serves many threads.
+pub trait Coder: Sync {
     /// The `r` repair units of a block, from its `s` units of message in order.
     ///
     /// Errors: `original` has not `s` units.
-    fn repair(&mut self, shape: BlockShape, original: &[Payload]) -> Result<Vec<Payload>, CodeError>;
+    fn repair(&self, shape: BlockShape, original: &[Payload]) -> Result<Vec<Payload>, CodeError>;
 
     /// The units of message that are not among `units`, each with its index, in order. `units` are those
     /// that arrived, by index: 0 to `s - 1` the message's, from `s` the repair units.
     ///
     /// Errors: fewer than `s` units, or an index of `s + r` or above.
-    fn missing(
-        &mut self,
-        shape: BlockShape,
-        units: &BTreeMap<u8, Box<Payload>>,
-    ) -> Result<Vec<(u8, Payload)>, CodeError>;
+    fn missing(&self, shape: BlockShape, units: &BTreeMap<u8, Box<Payload>>) -> Result<Vec<(u8, Payload)>, CodeError>;
 }
 
 /// Systematic Reed-Solomon code over GF(2^8) with the polynomial 0x11D. The coefficients are the rows of
@@ -34,7 +31,7 @@ pub trait Coder {
 /// the format (other coders' parity differs). A block of one unit is repeated.
 #[derive(Default)]
 pub struct ReedSolomon {
-    codecs: BTreeMap<BlockShape, galois_8::ReedSolomon>,
+    codecs: Mutex<BTreeMap<BlockShape, Arc<galois_8::ReedSolomon>>>,
 }
 
 impl ReedSolomon {
@@ -43,20 +40,24 @@ impl ReedSolomon {
         Self::default()
     }
 
-    fn codec(&mut self, shape: BlockShape) -> Result<&galois_8::ReedSolomon, CodeError> {
-        if !self.codecs.contains_key(&shape) {
-            if self.codecs.len() >= MAX_CODECS {
-                self.codecs.clear();
-            }
-            let codec = galois_8::ReedSolomon::new(shape.s().into(), shape.r().into()).map_err(CodeError::Library)?;
-            self.codecs.insert(shape, codec);
+    fn codec(&self, shape: BlockShape) -> Result<Arc<galois_8::ReedSolomon>, CodeError> {
+        // Whole entries only go in and out, so a panic elsewhere leaves nothing half done.
+        let mut codecs = self.codecs.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(codec) = codecs.get(&shape) {
+            return Ok(Arc::clone(codec));
         }
-        Ok(&self.codecs[&shape])
+        if codecs.len() >= MAX_CODECS {
+            codecs.clear();
+        }
+        let codec = galois_8::ReedSolomon::new(shape.s().into(), shape.r().into()).map_err(CodeError::Library)?;
+        let codec = Arc::new(codec);
+        codecs.insert(shape, Arc::clone(&codec));
+        Ok(codec)
     }
 }
 
 impl Coder for ReedSolomon {
-    fn repair(&mut self, shape: BlockShape, original: &[Payload]) -> Result<Vec<Payload>, CodeError> {
+    fn repair(&self, shape: BlockShape, original: &[Payload]) -> Result<Vec<Payload>, CodeError> {
         let (s, r) = (usize::from(shape.s()), usize::from(shape.r()));
         if original.len() != s {
             return Err(CodeError::Units { expected: s, got: original.len() });
@@ -70,11 +71,7 @@ impl Coder for ReedSolomon {
         Ok(repair)
     }
 
-    fn missing(
-        &mut self,
-        shape: BlockShape,
-        units: &BTreeMap<u8, Box<Payload>>,
-    ) -> Result<Vec<(u8, Payload)>, CodeError> {
+    fn missing(&self, shape: BlockShape, units: &BTreeMap<u8, Box<Payload>>) -> Result<Vec<(u8, Payload)>, CodeError> {
         if units.len() < usize::from(shape.s()) {
             return Err(CodeError::Units { expected: shape.s().into(), got: units.len() });
         }
@@ -149,7 +146,7 @@ mod tests {
 
     #[test]
     fn wrong_numbers_of_units_are_refused() {
-        let mut coder = ReedSolomon::new();
+        let coder = ReedSolomon::new();
         let shape = BlockShape::new(2, 1).unwrap();
         assert_eq!(coder.repair(shape, &[[0; UNIT]]), Err(CodeError::Units { expected: 2, got: 1 }));
         let mut units = BTreeMap::from([(2, Box::new([0; UNIT]))]);
@@ -160,11 +157,11 @@ mod tests {
 
     #[test]
     fn the_cache_is_bounded() {
-        let mut coder = ReedSolomon::new();
+        let coder = ReedSolomon::new();
         for s in 2..=16 {
             for r in 1..=32 - s {
                 coder.repair(BlockShape::new(s, r).unwrap(), &vec![[0; UNIT]; s.into()]).unwrap();
-                assert!(coder.codecs.len() <= MAX_CODECS);
+                assert!(coder.codecs.lock().unwrap().len() <= MAX_CODECS);
             }
         }
     }

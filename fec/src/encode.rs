@@ -17,21 +17,30 @@ pub struct Block {
 /// filled up with zeros.
 ///
 /// Errors: a message of another length than the layout's, or a coder that refuses.
-pub fn encode(message: &[u8], layout: &Layout, coder: &mut impl Coder) -> Result<Vec<Block>, EncodeError> {
+pub fn encode(message: &[u8], layout: &Layout, coder: &impl Coder) -> Result<Vec<Block>, EncodeError> {
+    (0..layout.block_count()).map(|block| encode_block(message, layout, block, coder)).collect()
+}
+
+/// One block of those that [`encode`] makes, for callers who share the work out.
+///
+/// Errors: those of [`encode`], or no such block.
+pub fn encode_block(message: &[u8], layout: &Layout, block: u16, coder: &impl Coder) -> Result<Block, EncodeError> {
     if message.len() != layout.message_len() {
         return Err(EncodeError::Length { expected: layout.message_len(), got: message.len() });
     }
-    let mut pieces = message.chunks(UNIT).map(|piece| {
-        let mut unit = [0; UNIT];
-        unit[..piece.len()].copy_from_slice(piece);
-        unit
-    });
-    let encode_block = |&shape: &BlockShape| {
-        let mut units: Vec<Payload> = pieces.by_ref().take(shape.s().into()).collect();
-        units.extend(coder.repair(shape, &units)?);
-        Ok(Block { shape, units })
-    };
-    layout.blocks().iter().map(encode_block).collect()
+    let (before, rest) = layout.blocks().split_at_checked(block.into()).ok_or(EncodeError::NoBlock(block))?;
+    let shape = *rest.first().ok_or(EncodeError::NoBlock(block))?;
+    let first: usize = before.iter().map(|shape| usize::from(shape.s())).sum();
+    let pieces = message[first * UNIT..].chunks(UNIT).take(shape.s().into());
+    let mut units: Vec<Payload> = pieces
+        .map(|piece| {
+            let mut unit = [0; UNIT];
+            unit[..piece.len()].copy_from_slice(piece);
+            unit
+        })
+        .collect();
+    units.extend(coder.repair(shape, &units)?);
+    Ok(Block { shape, units })
 }
 
 /// Why a message cannot be encoded.
@@ -45,6 +54,9 @@ pub enum EncodeError {
         /// Octets of the message.
         got: usize,
     },
+    /// The layout has fewer blocks.
+    #[error("the layout has no block {0}")]
+    NoBlock(u16),
     /// The coder refused.
     #[error(transparent)]
     Code(#[from] CodeError),

@@ -21,7 +21,7 @@ mod scheme;
 
 pub use assembly::{Assembly, AssemblyError, Progress, Unit};
 pub use codec::{CodeError, Coder, ReedSolomon};
-pub use encode::{Block, EncodeError, encode};
+pub use encode::{Block, EncodeError, encode, encode_block};
 pub use layout::{BlockShape, Layout, LayoutError, ShapeError};
 pub use loss::{at_most_one_in_1000, miss_probability};
 pub use reassembly::{MAX_COMPLETED, Reassembly};

@@ -67,7 +67,7 @@ impl<K: Ord + Clone, C: Coder> Reassembly<K, C> {
                 if (message_len, blocks) != (expected_len, expected_blocks) {
                     return Err(AssemblyError::Message { expected_len, expected_blocks, len: message_len, blocks });
                 }
-                assembly.insert(unit, &mut self.coder)?
+                assembly.insert(unit, &self.coder)?
             }
             None => return self.insert_first(key, message_len, blocks, unit),
         };
@@ -102,7 +102,7 @@ impl<K: Ord + Clone, C: Coder> Reassembly<K, C> {
         unit: Unit<'_>,
     ) -> Result<Progress, AssemblyError> {
         let mut assembly = Assembly::new(message_len, blocks)?;
-        let progress = assembly.insert(unit, &mut self.coder)?;
+        let progress = assembly.insert(unit, &self.coder)?;
         if matches!(progress, Progress::Complete { .. }) {
             self.remember(key);
             return Ok(progress);

@@ -14,13 +14,13 @@ fn measured_loss_agrees_with_the_equation() {
     for (tenths, p) in [(1, 0.1), (2, 0.2)] {
         for (s, r) in [(1, 0), (1, 1), (3, 0), (3, 2), (5, 3), (10, 5), (16, 4)] {
             let sent = Sent::one_block(s, r, &mut prng);
-            let mut coder = fec::ReedSolomon::new();
+            let coder = fec::ReedSolomon::new();
             let mut missed = 0;
             for _ in 0..TRIALS {
                 let mut assembly = fec::Assembly::new(sent.message.len(), 1).unwrap();
                 let mut whole = false;
                 for index in (0..s + r).filter(|_| !prng.tenths(tenths)).collect::<Vec<_>>() {
-                    let progress = assembly.insert(sent.unit(0, index), &mut coder).unwrap();
+                    let progress = assembly.insert(sent.unit(0, index), &coder).unwrap();
                     whole |= matches!(progress, Progress::Complete { message, .. } if message == sent.message);
                 }
                 missed += u32::from(!whole);

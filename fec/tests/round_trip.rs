@@ -86,7 +86,7 @@ fn encoding_pads_with_zeros_and_wants_its_own_layout() {
     let sent = Sent::new(vec![7; UNIT + 1], &layout);
     let last = sent.blocks[0].units[1];
     assert_eq!((last[0], last[1..].iter().all(|octet| *octet == 0)), (7, true));
-    let mut coder = fec::ReedSolomon::new();
-    let refused = fec::encode(&[7; UNIT], &layout, &mut coder).unwrap_err();
+    let coder = fec::ReedSolomon::new();
+    let refused = fec::encode(&[7; UNIT], &layout, &coder).unwrap_err();
     assert_eq!(refused, fec::EncodeError::Length { expected: UNIT + 1, got: UNIT });
 }

@@ -105,7 +105,7 @@ impl Recorder {
         for (message, number) in executed.messages.iter().zip(0..) {
             let message = message.encode();
             let layout = Layout::new(message.len(), &RepairScheme::Rs1).unwrap();
-            for (block, at) in fec::encode(&message, &layout, &mut ReedSolomon::new()).unwrap().iter().zip(0..) {
+            for (block, at) in fec::encode(&message, &layout, &ReedSolomon::new()).unwrap().iter().zip(0..) {
                 let header = BlockHeader {
                     epoch: *epoch,
                     message: number,

@@ -105,7 +105,7 @@ impl Server {
         let message = message.encode();
         let layout = Layout::new(message.len(), &self.repair)?;
         let mut datagrams = Vec::with_capacity(layout.total_units());
-        for (block, number) in fec::encode(&message, &layout, &mut self.coder)?.iter().zip(0u16..) {
+        for (block, number) in fec::encode(&message, &layout, &self.coder)?.iter().zip(0u16..) {
             let header = BlockHeader {
                 epoch,
                 message: 0,

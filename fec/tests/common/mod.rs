@@ -50,7 +50,7 @@ pub struct Sent {
 
 impl Sent {
     pub fn new(message: Vec<u8>, layout: &Layout) -> Self {
-        let blocks = encode(&message, layout, &mut ReedSolomon::new()).unwrap();
+        let blocks = encode(&message, layout, &ReedSolomon::new()).unwrap();
         Self { message, blocks }
     }
 
@@ -80,6 +80,6 @@ pub struct Receiver(pub Assembly, pub ReedSolomon);
 
 impl Receiver {
     pub fn insert(&mut self, unit: Unit<'_>) -> Result<Progress, AssemblyError> {
-        self.0.insert(unit, &mut self.1)
+        self.0.insert(unit, &self.1)
     }
 }

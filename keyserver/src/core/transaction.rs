@@ -1,11 +1,11 @@
 //! Intents, transactions, and the pump that turns one into the other: stage, persist, merge, send.
 
+use keygraph::cores;
 use protocol::identity::Identity;
 use protocol::registration::ToRegistrar;
 use protocol::request::Denial;
 use protocol::unit::{BlockHeader, sign_block};
 use protocol::{GroupId, IndividualKey, MemberId, Seed};
-use rayon::prelude::*;
 use zeroize::Zeroizing;
 
 use super::batch::{Queued, Taken};
@@ -222,16 +222,10 @@ impl Core {
         let (destination, members) = (group.destination(), group.tree.len());
         let count = u16::try_from(messages.len()).unwrap_or(u16::MAX);
         let (config, repair) = (&self.config, &group.config.repair);
-        let cut: Vec<_> = match messages.as_slice() {
-            [message] => vec![datagrams(message, (0, 1), header, repair, &mut self.coder, config)],
-            // Many messages are signed on all cores; one coder for each run of them.
-            _ => (messages.par_iter().enumerate())
-                .map_init(fec::ReedSolomon::new, |coder, (number, message)| {
-                    let number = u16::try_from(number).unwrap_or(u16::MAX);
-                    datagrams(message, (number, count), header, repair, coder, config)
-                })
-                .collect(),
-        };
+        let numbered: Vec<(u16, &Vec<u8>)> = (0..count).zip(&messages).collect();
+        let cut = cores::map_all(&numbered, plan.updates.len(), |(number, message)| {
+            datagrams(message, (*number, count), header, repair, &self.coder, config)
+        });
         let (mut sent, mut units, mut repair_units) = (Vec::new(), 0, 0);
         for (datagrams, of_message, of_repair) in cut.into_iter().flatten() {
             sent.extend(datagrams);
@@ -272,13 +266,14 @@ fn datagrams(
     (number, messages): (u16, u16),
     epoch: protocol::EpochHeader,
     repair: &fec::RepairScheme,
-    coder: &mut fec::ReedSolomon,
+    coder: &fec::ReedSolomon,
     config: &Config,
 ) -> Option<(Vec<Vec<u8>>, usize, usize)> {
     let layout = fec::Layout::new(message.len(), repair).ok()?;
-    let blocks: Vec<_> = (0u16..).zip(fec::encode(message, &layout, coder).ok()?).collect();
-    // A signature and a block's digests are as much work as some tens of secrets.
-    let signed = keygraph::cores::map_all(&blocks, 64 * blocks.len(), |(at, block)| {
+    let blocks: Vec<u16> = (0..layout.block_count()).collect();
+    // A block is as much work as some tens of secrets.
+    let signed = cores::map_all(&blocks, 64 * blocks.len(), |at| {
+        let block = fec::encode_block(message, &layout, *at, coder).ok()?;
         let header = BlockHeader {
             epoch,
             message: number,
@@ -292,8 +287,8 @@ fn datagrams(
         sign_block(&header, &block.units, &config.signing).ok()
     });
     let mut signed = signed.into_iter().collect::<Option<Vec<_>>>()?;
-    let units = blocks.iter().map(|(_, block)| usize::from(block.shape.s())).sum();
-    let repair_units = blocks.iter().map(|(_, block)| usize::from(block.shape.r())).sum();
+    let units = layout.blocks().iter().map(|shape| usize::from(shape.s())).sum();
+    let repair_units = layout.total_units() - units;
     let order = layout.send_order();
     let datagrams =
         order.map(|(block, index)| std::mem::take(&mut signed[usize::from(block)][usize::from(index)])).collect();

@@ -174,7 +174,7 @@ impl Server {
 
 fn cut(header: &EpochHeader, message: &[u8], (number, messages): (u16, u16), key: &SigningKey) -> Vec<Vec<u8>> {
     let layout = Layout::new(message.len(), &RepairScheme::default()).unwrap();
-    let blocks = fec::encode(message, &layout, &mut ReedSolomon::new()).unwrap();
+    let blocks = fec::encode(message, &layout, &ReedSolomon::new()).unwrap();
     let sign = |(block, at): (&fec::Block, u16)| {
         let header = BlockHeader {
             epoch: *header,
