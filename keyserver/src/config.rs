@@ -370,3 +370,6 @@ fn unique<T: Ord + std::fmt::Debug>(key: &str, values: impl Iterator<Item = T>) 
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

@@ -16,6 +16,7 @@ use std::process::ExitCode;
 
 use net::exit::Exit;
 use net::shutdown::Shutdown;
+use protocol::Suite;
 
 /// Arguments of the demonstration.
 #[derive(Debug, clap::Args)]
@@ -32,9 +33,17 @@ pub(crate) struct Args {
     /// Per cent of the rekey units and beacons that each receiver loses, 0 to 50.
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u8).range(0..=50))]
     loss: u8,
+    /// Suite of the group: aes256, aes128, rsa; in a build with that feature, paper.
+    #[arg(long, default_value_t = Suite::Aes256, value_parser = suite)]
+    suite: Suite,
     /// Write the result as one JSON object.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
+}
+
+fn suite(name: &str) -> Result<Suite, String> {
+    let known: Vec<&str> = Suite::ALL.iter().map(|suite| suite.name()).collect();
+    Suite::named(name).ok_or_else(|| format!("expected one of {}", known.join(", ")))
 }
 
 pub(crate) fn main(args: &Args) -> ExitCode {

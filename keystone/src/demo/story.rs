@@ -47,9 +47,14 @@ pub(super) async fn tell(args: &Args) -> Result<bool, Failure> {
     let receivers: Vec<String> = (1..=args.members).map(|number| format!("m{number}")).collect();
     let everyone: Vec<String> = [SOURCE.to_owned()].into_iter().chain(receivers.iter().cloned()).collect();
     let report = Report::new();
-    report.say(format!("{octets} octets of {} in {seconds} s, {}% of rekey units lost", input.display(), args.loss));
+    report.say(format!(
+        "{octets} octets of {} in {seconds} s, suite {}, {}% of rekey units lost",
+        input.display(),
+        args.suite,
+        args.loss
+    ));
 
-    let mut world = World::start(&everyone, args.loss).await?;
+    let mut world = World::start(&everyone, args.loss, args.suite).await?;
     report.say("key server and two registrars are up");
     world.start_member(SOURCE, 0)?;
     let mut listening = Vec::new();

@@ -7,7 +7,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use net::entropy::OsEntropy;
-use protocol::Entropy;
+use protocol::{Entropy, Suite};
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::process::{Child, Command};
@@ -34,7 +34,7 @@ pub(super) struct World {
 
 impl World {
     /// Makes folder and PKI, and starts key server and registrars.
-    pub(super) async fn start(members: &[String], loss: u8) -> Result<Self, Failure> {
+    pub(super) async fn start(members: &[String], loss: u8, suite: Suite) -> Result<Self, Failure> {
         let folder = tempfile::Builder::new().prefix("keystone-demo-").tempdir()?;
         let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
         let spec = certs::Spec {
@@ -43,7 +43,7 @@ impl World {
             registrars: names(&["r1", "r2"]),
             members: members.to_vec(),
             days: 1,
-            suites: Vec::new(),
+            suites: vec![suite],
         };
         certs::create(&folder.path().join("pki"), &spec)?;
         // Other demonstrations on this machine have other groups.
@@ -60,7 +60,7 @@ impl World {
             daemons: Vec::new(),
         };
         let registrar_door = free_port()?;
-        world.daemon("keyserver", "keyserver", &world.key_server_config(registrar_door))?;
+        world.daemon("keyserver", "keyserver", &world.key_server_config(registrar_door, suite))?;
         world.wait("the key server", "ks.sock", "/v1/status", |_| true).await?;
         for name in ["r1", "r2"] {
             world.daemon(name, "registrar", &world.registrar_config(name, registrar_door))?;
@@ -69,7 +69,11 @@ impl World {
         Ok(world)
     }
 
-    fn key_server_config(&self, registrar_door: SocketAddr) -> String {
+    fn key_server_config(&self, registrar_door: SocketAddr, suite: Suite) -> String {
+        let signing_key = match suite {
+            Suite::Aes256 | Suite::Aes128 => String::new(),
+            own => format!("signing_key_{own} = \"pki/ks.{own}\"\n"),
+        };
         format!(
             r#"name = "ks"
 listen_requests = "{}"
@@ -79,7 +83,7 @@ store = "ks.store"
 store_key = "ks.store-key"
 noise_key = "pki/ks.noise"
 signing_key = "pki/ks.signing"
-admin_socket = "ks.sock"
+{signing_key}admin_socket = "ks.sock"
 tls = {{ certificate = "pki/ks.pem", key = "pki/ks.key", roots = "pki/ca.pem" }}
 [[registrar]]
 identity = "spiffe://demo/registrar/r1"
@@ -90,6 +94,7 @@ may_register = ["spiffe://demo/member/*"]
 [[group]]
 id = 1
 name = "{GROUP}"
+suite = "{suite}"
 address = "{}"
 allow = ["spiffe://demo/member/*"]
 refresh_s = 7
