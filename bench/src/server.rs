@@ -102,6 +102,8 @@ impl Server {
         let message = message.encode();
         let layout = Layout::new(message.len(), &self.repair)?;
         let message_len = u32::try_from(message.len())?;
+        let root = self.held.get(NodeId::ROOT).ok_or("a root")?;
+        let tag = self.header(self.tree.epoch()).context().tag(root);
         let blocks: Vec<u16> = (0..layout.block_count()).collect();
         // A block is as much work as some tens of secrets.
         let signed = cores::map_all(&blocks, 64 * blocks.len(), |at| {
@@ -116,7 +118,7 @@ impl Server {
                 s: block.shape.s(),
                 r: block.shape.r(),
             };
-            sign_block(&header, &block.units, &self.signing).map_err(|error| error.to_string())
+            sign_block(&header, &block.units, &self.signing, &tag).map_err(|error| error.to_string())
         });
         let mut datagrams = Vec::with_capacity(layout.total_units());
         for block in signed {

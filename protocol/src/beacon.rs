@@ -5,6 +5,7 @@ use crate::codec::{DecodeError, Reader};
 use crate::header::{Commitment, HeaderHash, Incarnation};
 use crate::schedule::EpochContext;
 use crate::sign::{RSA_SIGNATURE, SignatureError, SigningKey, VerifyingKey, verify_any};
+use crate::tag::{TAG, TagKey};
 use crate::unit::{Kind, TYPE_BEACON, kind, prefix};
 use crate::{GroupId, Suite};
 
@@ -28,12 +29,12 @@ pub struct Beacon {
 impl Beacon {
     const UNSIGNED: usize = 4 + 37 + 32 + 32 + 8 + 4 + 4;
     /// Octets of a signed beacon at the most.
-    pub const MAX_LEN: usize = Self::UNSIGNED + RSA_SIGNATURE;
+    pub const MAX_LEN: usize = Self::UNSIGNED + RSA_SIGNATURE + TAG;
 
-    /// Encodes and signs.
+    /// Encodes and signs. `tag` is of the beacon's epoch.
     ///
     /// Errors: the key does not sign for the group's suite.
-    pub fn sign(&self, key: &SigningKey) -> Result<Vec<u8>, SignatureError> {
+    pub fn sign(&self, key: &SigningKey, tag: &TagKey) -> Result<Vec<u8>, SignatureError> {
         let mut out = Vec::with_capacity(Self::MAX_LEN);
         out.extend_from_slice(&prefix(TYPE_BEACON));
         out.push(self.context.suite as u8);
@@ -48,6 +49,7 @@ impl Beacon {
         out.extend_from_slice(&self.resync_wait_ms.to_be_bytes());
         let signature = key.sign(self.context.suite, &signed(&out))?;
         out.extend_from_slice(&signature);
+        tag.append(&mut out);
         Ok(out)
     }
 
@@ -73,6 +75,7 @@ impl Beacon {
             resync_wait_ms: r.u32("re-synchronization wait")?,
         };
         r.take(context.suite.signature_len(), "signature")?;
+        r.take(TAG, "tag")?;
         r.end("beacon")?;
         Ok(beacon)
     }
@@ -80,7 +83,8 @@ impl Beacon {
     /// Verifies the signature of a datagram that [`Beacon::decode`] has read.
     pub fn verify(datagram: &[u8], keys: &[VerifyingKey]) -> Result<(), SignatureError> {
         let suite = Self::decode(datagram).map_err(|_| SignatureError::Invalid)?.context.suite;
-        let (body, signature) = datagram.split_at(Self::UNSIGNED);
+        let (body, rest) = datagram.split_at(Self::UNSIGNED);
+        let (signature, _) = rest.split_at(rest.len() - TAG);
         verify_any(keys, suite, &signed(body), signature)
     }
 }

@@ -24,6 +24,7 @@ pub mod schedule;
 pub mod secret;
 pub mod sign;
 pub mod site;
+pub mod tag;
 pub mod unit;
 
 pub use beacon::Beacon;
@@ -35,6 +36,7 @@ pub use rekey::{Reason, RekeyMessage};
 pub use schedule::EpochContext;
 pub use secret::{DataKey, IndividualKey, NodeSecret, Seed};
 pub use sign::{SigningKey, VerifyingKey};
+pub use tag::TagKey;
 
 /// Version of everything on the wire. A peer that speaks another one is refused.
 pub const WIRE_VERSION: u8 = 1;

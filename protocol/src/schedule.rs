@@ -6,6 +6,7 @@
 //!  node secret (node, version) --|-- advance            the same k-node's next secret
 //!                                |-- derive             its parent's secret
 //!                   root only:   |-- commit             public check value in the rekey message
+//!                                |-- tag                first check of what members receive
 //!                                `-- data               the data processor's key
 //! ```
 //!
@@ -21,6 +22,7 @@ use zeroize::Zeroizing;
 
 use crate::header::{Commitment, Incarnation};
 use crate::secret::{DataKey, NodeSecret, Seed};
+use crate::tag::TagKey;
 use crate::{GroupId, Suite};
 
 /// What all keys of an epoch are bound to.
@@ -95,6 +97,11 @@ impl EpochContext {
     /// Public check value of the root secret.
     pub fn commit(&self, root: &NodeSecret) -> Commitment {
         Commitment(self.expand(root.expose(), b"commit", &[]))
+    }
+
+    /// What those who hold this epoch's group key check units of the next epoch, and beacons of this one, by.
+    pub fn tag(&self, root: &NodeSecret) -> TagKey {
+        TagKey::new(&Zeroizing::new(self.expand(root.expose(), b"tag", &[])))
     }
 
     /// The data processor's key.

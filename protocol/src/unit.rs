@@ -2,8 +2,10 @@
 //! verified alone and before the decoder (Wong and Lam, "Digital Signatures for Flows and Multicasts", 1998).
 //!
 //! ```text
-//! "KS" ver 1 | block header (83) | index | signature (64) | path (16 each) | payload (512)
+//! "KS" ver 1 | block header (83) | index | signature (64) | path (16 each) | payload (512) | tag (8)
 //! ```
+
+use std::collections::{BTreeMap, VecDeque};
 
 use aws_lc_rs::digest::{SHA256, digest};
 use thiserror::Error;
@@ -11,6 +13,7 @@ use thiserror::Error;
 use crate::codec::{DecodeError, Reader};
 use crate::header::EpochHeader;
 use crate::sign::{RSA_SIGNATURE, SignatureError, SigningKey, VerifyingKey, verify_any};
+use crate::tag::{TAG, TagKey};
 use crate::{Suite, WIRE_VERSION};
 
 /// Octets of rekey message, or of repair, in a unit (Keystone §4.1).
@@ -27,7 +30,7 @@ const TYPE_UNIT: u8 = 1;
 pub(crate) const TYPE_BEACON: u8 = 2;
 const PREFIX: usize = 4;
 
-const _: () = assert!(PREFIX + BlockHeader::LEN + 1 + RSA_SIGNATURE + 5 * DIGEST + PAYLOAD <= MAX_DATAGRAM);
+const _: () = assert!(PREFIX + BlockHeader::LEN + 1 + RSA_SIGNATURE + 5 * DIGEST + PAYLOAD + TAG <= MAX_DATAGRAM);
 
 /// What all units of a block share, apart from the signature.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -142,13 +145,14 @@ fn inner(suite: Suite, left: &[u8; DIGEST], right: &[u8; DIGEST]) -> [u8; DIGEST
 }
 
 /// Signs a block and returns its datagrams in the order of their index, `s + r` of them; those of a block of one
-/// unit are equal octet by octet.
+/// unit are equal octet by octet. `tag` is of the epoch before.
 ///
 /// Errors: a header or payloads that do not fit together; no key for the suite. The caller is to blame.
 pub fn sign_block(
     header: &BlockHeader,
     payloads: &[[u8; PAYLOAD]],
     key: &SigningKey,
+    tag: &TagKey,
 ) -> Result<Vec<Vec<u8>>, SignBlockError> {
     header.check()?;
     let expected = usize::from(header.s) + usize::from(header.r);
@@ -179,6 +183,7 @@ pub fn sign_block(
             at /= 2;
         }
         out.extend_from_slice(&payloads[usize::from(index)]);
+        tag.append(&mut out);
         out
     };
     Ok(if leaves == 1 { vec![datagram(0); expected] } else { (0..header.leaves()).map(datagram).collect() })
@@ -253,6 +258,8 @@ impl<'a> Unit<'a> {
         let signature = r.take(header.epoch.suite.signature_len(), "signature")?;
         let path = r.take(header.depth() * DIGEST, "digest path")?;
         let payload = r.take(PAYLOAD, "payload")?;
+        // The tag is checked by whoever has its key, over the whole datagram.
+        r.take(TAG, "tag")?;
         r.end("unit")?;
         let payload = payload.try_into().map_err(|_| DecodeError::Text { what: "payload" })?;
         Ok(Self { header, index, signature, path, payload })
@@ -292,6 +299,9 @@ pub enum UnitError {
     /// The block is known, and this unit does not belong to it.
     #[error("the unit does not belong to the block that was signed")]
     Foreign,
+    /// The block is not known, and the caller spends no signature check on it.
+    #[error("the unit's signature was not looked at")]
+    Unchecked,
 }
 
 /// Verifies units. It remembers the roots of recent blocks, so that only the first unit of a block costs a
@@ -299,17 +309,19 @@ pub enum UnitError {
 #[derive(Debug)]
 pub struct UnitVerifier {
     keys: Vec<VerifyingKey>,
-    /// Oldest first. Only signed blocks enter, so a flood evicts nothing.
-    known: std::collections::VecDeque<(BlockHeader, [u8; DIGEST])>,
+    known: BTreeMap<BlockHeader, [u8; DIGEST]>,
+    /// Of what is known, oldest first. Only signed blocks enter, so a flood of others evicts nothing.
+    order: VecDeque<BlockHeader>,
 }
 
-/// Blocks remembered: some messages of some groups in flight, 102 octets each.
-const KNOWN_BLOCKS: usize = 128;
+/// Blocks remembered, some 200 octets each. The units of a message come interleaved, and the longest one has at most so many
+/// blocks.
+const KNOWN_BLOCKS: usize = 2_048;
 
 impl UnitVerifier {
     /// Trusts `keys`.
     pub fn new(keys: Vec<VerifyingKey>) -> Self {
-        Self { keys, known: std::collections::VecDeque::new() }
+        Self { keys, known: BTreeMap::new(), order: VecDeque::new() }
     }
 
     /// The trusted keys.
@@ -317,18 +329,27 @@ impl UnitVerifier {
         &self.keys
     }
 
-    /// Verifies one unit alone.
-    pub fn verify<'a>(&mut self, unit: &Unit<'a>) -> Result<VerifiedUnit<'a>, UnitError> {
-        let root = unit.root();
-        match self.known.iter().find(|(header, _)| *header == unit.header) {
-            Some((_, known)) if *known == root => {}
+    /// Verifies one unit alone. What is known is checked first; `may_check` is asked before a signature is looked at, and
+    /// counts it.
+    pub fn verify<'a>(
+        &mut self,
+        unit: &Unit<'a>,
+        may_check: impl FnOnce() -> bool,
+    ) -> Result<VerifiedUnit<'a>, UnitError> {
+        match self.known.get(&unit.header) {
+            Some(known) if *known == unit.root() => {}
             Some(_) => return Err(UnitError::Foreign),
+            None if !may_check() => return Err(UnitError::Unchecked),
             None => {
+                let root = unit.root();
                 verify_any(&self.keys, unit.header.epoch.suite, &unit.header.signed(&root), unit.signature)?;
-                if self.known.len() == KNOWN_BLOCKS {
-                    self.known.pop_front();
+                if self.order.len() == KNOWN_BLOCKS
+                    && let Some(oldest) = self.order.pop_front()
+                {
+                    self.known.remove(&oldest);
                 }
-                self.known.push_back((unit.header, root));
+                self.order.push_back(unit.header);
+                self.known.insert(unit.header, root);
             }
         }
         Ok(VerifiedUnit { header: unit.header, index: unit.index, payload: unit.payload })

@@ -25,7 +25,8 @@ fn the_document_shows_the_papers_leave_and_a_beacon() {
         interval_ms: 2_000,
         resync_wait_ms: 1_000,
     };
-    let datagram = beacon.sign(&SigningKey::from_seed(&[0x33; 32]).unwrap()).unwrap();
+    let tag = context(2).tag(after.root().unwrap());
+    let datagram = beacon.sign(&SigningKey::from_seed(&[0x33; 32]).unwrap(), &tag).unwrap();
     let shown = [
         ("leaf", hex::encode(u1.leaf().0.to_be_bytes())),
         ("root before", hex::encode(u1.root().unwrap().expose())),

@@ -5,10 +5,17 @@ mod common;
 
 use common::context;
 use protocol::unit::{BlockHeader, Kind, MAX_DATAGRAM, Unit, UnitError, UnitVerifier, kind, sign_block};
-use protocol::{Beacon, Commitment, EpochHeader, GroupId, HeaderHash, Incarnation, SigningKey, Suite};
+use protocol::{
+    Beacon, Commitment, EpochHeader, GroupId, HeaderHash, Incarnation, NodeSecret, SigningKey, Suite, TagKey,
+};
 
 fn key(seed: u8) -> SigningKey {
     SigningKey::from_seed(&[seed; 32]).unwrap()
+}
+
+/// Of the epoch before.
+fn tag() -> TagKey {
+    context(8).tag(&NodeSecret::new([8; 32]))
 }
 
 fn header(s: u8, r: u8) -> BlockHeader {
@@ -30,7 +37,7 @@ fn header_of(suite: Suite, s: u8, r: u8) -> BlockHeader {
 
 fn datagrams(s: u8, r: u8, by: u8) -> Vec<Vec<u8>> {
     let units: Vec<[u8; 512]> = (0..s + r).map(|i| if s == 1 { [1; 512] } else { [i; 512] }).collect();
-    sign_block(&header(s, r), &units, &key(by)).unwrap()
+    sign_block(&header(s, r), &units, &key(by), &tag()).unwrap()
 }
 
 #[test]
@@ -44,11 +51,11 @@ fn all_shapes_verify_unit_by_unit_in_any_order() {
                 assert!(datagram.len() <= MAX_DATAGRAM);
                 assert_eq!(kind(datagram), Ok(Kind::Unit));
                 let unit = Unit::decode(datagram).unwrap();
-                let verified = verifier.verify(&unit).unwrap();
+                let verified = verifier.verify(&unit, || true).unwrap();
                 let expected = if s == 1 { (0, 1) } else { (index, u8::try_from(index).unwrap()) };
                 assert_eq!((usize::from(verified.index), verified.payload[0]), expected);
                 // And by a verifier that has seen nothing.
-                assert!(UnitVerifier::new(vec![key(1).public()]).verify(&unit).is_ok());
+                assert!(UnitVerifier::new(vec![key(1).public()]).verify(&unit, || true).is_ok());
             }
         }
     }
@@ -61,17 +68,19 @@ fn no_bit_can_be_changed_and_no_octet_left_out_or_added() {
     let mut known = UnitVerifier::new(vec![key(1).public()]);
     let signed = datagrams(3, 2, 1);
     for datagram in &signed {
-        known.verify(&Unit::decode(datagram).unwrap()).unwrap();
+        known.verify(&Unit::decode(datagram).unwrap(), || true).unwrap();
     }
     let datagram = &signed[2];
     for at in 0..datagram.len() {
         let mut bad = datagram.clone();
         bad[at] ^= 0x10;
         if let Ok(unit) = Unit::decode(&bad) {
-            assert!(UnitVerifier::new(vec![key(1).public()]).verify(&unit).is_err(), "octet {at}");
-            // A verifier that knows the block needs no signature, so a change in it alone harms nobody.
-            let in_signature = (88..152).contains(&at);
-            assert_eq!(known.verify(&unit).is_ok(), in_signature, "octet {at}");
+            let alone = UnitVerifier::new(vec![key(1).public()]).verify(&unit, || true).map(|_| ());
+            // The tag is not signed: it is for those who hold the group key.
+            assert_eq!(alone.is_ok(), at >= datagram.len() - 8, "octet {at}");
+            // A verifier that knows the block needs no signature, so a change in it alone harms nobody; nor in the tag.
+            let harmless = (88..152).contains(&at) || at >= datagram.len() - 8;
+            assert_eq!(known.verify(&unit, || panic!("the block is known")).is_ok(), harmless, "octet {at}");
         }
     }
     for length in 0..datagram.len() {
@@ -84,11 +93,35 @@ fn no_bit_can_be_changed_and_no_octet_left_out_or_added() {
 fn another_signer_and_another_block_under_the_same_header_are_refused() {
     let mut verifier = UnitVerifier::new(vec![key(1).public()]);
     let foreign = datagrams(2, 2, 2);
-    assert!(matches!(verifier.verify(&Unit::decode(&foreign[0]).unwrap()), Err(UnitError::Signature(_))));
+    assert!(matches!(verifier.verify(&Unit::decode(&foreign[0]).unwrap(), || true), Err(UnitError::Signature(_))));
     let good = datagrams(2, 2, 1);
-    verifier.verify(&Unit::decode(&good[0]).unwrap()).unwrap();
-    let forked = sign_block(&header(2, 2), &[[9; 512]; 4], &key(1)).unwrap();
-    assert_eq!(verifier.verify(&Unit::decode(&forked[0]).unwrap()), Err(UnitError::Foreign));
+    verifier.verify(&Unit::decode(&good[0]).unwrap(), || true).unwrap();
+    let forked = sign_block(&header(2, 2), &[[9; 512]; 4], &key(1), &tag()).unwrap();
+    assert_eq!(verifier.verify(&Unit::decode(&forked[0]).unwrap(), || true), Err(UnitError::Foreign));
+}
+
+#[test]
+fn a_tag_is_of_one_epoch_and_one_datagram() {
+    let other = context(9).tag(&NodeSecret::new([8; 32]));
+    let stranger = context(8).tag(&NodeSecret::new([9; 32]));
+    for datagram in datagrams(3, 2, 1) {
+        assert!(tag().is_on(&datagram) && !other.is_on(&datagram) && !stranger.is_on(&datagram));
+        for at in 0..datagram.len() {
+            let mut bad = datagram.clone();
+            bad[at] ^= 0x80;
+            assert!(!tag().is_on(&bad) && !tag().is_on(&datagram[..at]), "octet {at}");
+        }
+    }
+}
+
+#[test]
+fn no_signature_is_looked_at_without_leave() {
+    let mut verifier = UnitVerifier::new(vec![key(1).public()]);
+    let signed = datagrams(2, 1, 1);
+    let unit = Unit::decode(&signed[0]).unwrap();
+    assert_eq!(verifier.verify(&unit, || false), Err(UnitError::Unchecked));
+    verifier.verify(&unit, || true).unwrap();
+    verifier.verify(&Unit::decode(&signed[1]).unwrap(), || false).unwrap();
 }
 
 #[test]
@@ -105,7 +138,7 @@ fn headers_that_promise_too_much_are_refused() {
     ];
     for header in bad {
         let count = usize::from(header.s.saturating_add(header.r)).min(40);
-        assert!(sign_block(&header, &units[..count], &key(1)).is_err(), "{header:?}");
+        assert!(sign_block(&header, &units[..count], &key(1), &tag()).is_err(), "{header:?}");
     }
 }
 
@@ -119,8 +152,8 @@ fn a_beacon_is_what_was_signed_or_nothing() {
         interval_ms: 2_000,
         resync_wait_ms: 500,
     };
-    let datagram = beacon.sign(&key(1)).unwrap();
-    assert_eq!(datagram.len(), 185);
+    let datagram = beacon.sign(&key(1), &tag()).unwrap();
+    assert_eq!(datagram.len(), 193);
     assert_eq!(kind(&datagram), Ok(Kind::Beacon));
     assert_eq!(Beacon::decode(&datagram), Ok(beacon));
     let trusted = [key(1).public()];
@@ -129,7 +162,9 @@ fn a_beacon_is_what_was_signed_or_nothing() {
     for at in 0..datagram.len() {
         let mut bad = datagram.clone();
         bad[at] ^= 1;
-        assert!(Beacon::decode(&bad).is_err() || Beacon::verify(&bad, &trusted).is_err(), "octet {at}");
+        let signed = Beacon::decode(&bad).is_ok() && Beacon::verify(&bad, &trusted).is_ok();
+        assert_eq!(signed, at >= datagram.len() - 8, "octet {at}");
+        assert!(!tag().is_on(&bad), "octet {at}");
         assert!(Beacon::decode(&datagram[..at]).is_err());
     }
     assert!(Unit::decode(&datagram).is_err());
@@ -152,7 +187,7 @@ fn every_suite_signs_units_and_beacons_with_its_own_algorithm() {
     let all = signing.all_public();
     for suite in Suite::ALL {
         assert!(signing.signs(*suite));
-        let signed = sign_block(&header_of(*suite, 3, 2), &[[7; 512]; 5], &signing).unwrap();
+        let signed = sign_block(&header_of(*suite, 3, 2), &[[7; 512]; 5], &signing, &tag()).unwrap();
         let beacon = Beacon {
             context: header_of(*suite, 1, 0).epoch.context(),
             commitment: Commitment([1; 32]),
@@ -161,23 +196,24 @@ fn every_suite_signs_units_and_beacons_with_its_own_algorithm() {
             interval_ms: 1_000,
             resync_wait_ms: 500,
         };
-        let beacon = beacon.sign(&signing).unwrap();
+        let beacon = beacon.sign(&signing, &tag()).unwrap();
         for datagram in &signed {
             assert!(datagram.len() <= MAX_DATAGRAM);
             let unit = Unit::decode(datagram).unwrap();
-            assert!(UnitVerifier::new(all.clone()).verify(&unit).is_ok(), "{suite}");
+            assert!(UnitVerifier::new(all.clone()).verify(&unit, || true).is_ok(), "{suite}");
             // By no key of another algorithm, although the site trusts it.
             let others = all.iter().filter(|key| key.verify(*suite, b"", &[]).is_err()).cloned();
             let others: Vec<_> =
                 others.filter(|key| Beacon::verify(&beacon, std::slice::from_ref(key)).is_err()).collect();
             assert_eq!(others.len(), all.len() - 1, "{suite}");
-            assert!(UnitVerifier::new(others).verify(&unit).is_err(), "{suite}");
+            assert!(UnitVerifier::new(others).verify(&unit, || true).is_err(), "{suite}");
             // No octet of the signature can be changed, nor the suite.
             let length = suite.signature_len();
             for at in (4..5).chain(88..88 + length) {
                 let mut bad = datagram.clone();
                 bad[at] ^= 1;
-                let refused = Unit::decode(&bad).map(|unit| UnitVerifier::new(all.clone()).verify(&unit).is_err());
+                let refused =
+                    Unit::decode(&bad).map(|unit| UnitVerifier::new(all.clone()).verify(&unit, || true).is_err());
                 assert!(refused.unwrap_or(true), "{suite}: octet {at}");
             }
         }
@@ -192,7 +228,7 @@ fn every_suite_signs_units_and_beacons_with_its_own_algorithm() {
 
 #[test]
 fn a_suite_without_its_key_is_not_signed_for() {
-    let missing = sign_block(&header_of(Suite::Rsa, 1, 0), &[[0; 512]], &key(1)).unwrap_err();
+    let missing = sign_block(&header_of(Suite::Rsa, 1, 0), &[[0; 512]], &key(1), &tag()).unwrap_err();
     assert_eq!(missing.to_string(), "there is no key that signs for suite `rsa`");
     assert!(!key(1).signs(Suite::Rsa) && key(1).signs(Suite::Aes128));
     assert!(key(1).with_rsa(&[1, 2, 3]).is_err());

@@ -14,7 +14,7 @@ use keygraph::{Change, Degree, KeyRef, MemberId, NodeId, Plan, Source, Strategy}
 use protocol::execute::Executed;
 use protocol::schedule::expand;
 use protocol::unit::{BlockHeader, sign_block};
-use protocol::{Beacon, EpochContext, EpochHeader, HeaderHash, KeyPath, NodeSecret, SigningKey, Suite};
+use protocol::{Beacon, EpochContext, EpochHeader, HeaderHash, KeyPath, NodeSecret, SigningKey, Suite, TagKey};
 use serde_json::{Value, json};
 
 /// Members whose paths are shown before and after each epoch.
@@ -61,6 +61,7 @@ impl Recorder {
         let member = |id: &u32| self.server.tree.contains(MemberId(*id)).then(|| self.server.path(MemberId(*id)));
         let before: BTreeMap<u32, Value> =
             SHOWN.iter().filter_map(|id| Some((*id, path(&member(id)?, &self.server)))).collect();
+        let tag = self.server.context(epoch - 1).tag(&self.server.held.0[&NodeId::ROOT].1);
         let (executed, plan) = self.server.change(changes, u8::try_from(epoch).unwrap());
         for (node, secret) in &executed.secrets {
             self.secrets.insert(KeyRef { node: *node, version: epoch }, secret.clone());
@@ -90,7 +91,7 @@ impl Recorder {
             "previous": hex::encode(header.previous.0),
             "header_hash": hex::encode(self.previous.0),
             "messages": executed.messages.iter().map(|message| hex::encode(message.encode())).collect::<Vec<_>>(),
-            "datagrams": self.datagrams(&header, &executed),
+            "datagrams": self.datagrams(&header, &executed, &tag),
             "commitment": hex::encode(executed.commitment.0),
             "data_key": hex::encode(context.data(root).expose()),
             "secrets": secrets(&plan, &executed, length),
@@ -100,7 +101,7 @@ impl Recorder {
     }
 
     /// Each once, however often it is sent.
-    fn datagrams(&self, epoch: &EpochHeader, executed: &Executed) -> Vec<String> {
+    fn datagrams(&self, epoch: &EpochHeader, executed: &Executed, tag: &TagKey) -> Vec<String> {
         let mut all = Vec::new();
         for (message, number) in executed.messages.iter().zip(0..) {
             let message = message.encode();
@@ -116,7 +117,7 @@ impl Recorder {
                     s: block.shape.s(),
                     r: block.shape.r(),
                 };
-                all.extend(sign_block(&header, &block.units, &self.signing).unwrap().iter().map(hex::encode));
+                all.extend(sign_block(&header, &block.units, &self.signing, tag).unwrap().iter().map(hex::encode));
             }
         }
         all.dedup();
@@ -208,6 +209,7 @@ fn vectors(suite: Suite, degree: Degree, strategy: Strategy, splicing: bool) -> 
         interval_ms: 2_000,
         resync_wait_ms: 1_000,
     };
+    let tag = last.tag(&recorder.server.held.0[&NodeId::ROOT].1);
     let announcement = announcement();
     json!({
         "suite": suite.name(),
@@ -224,7 +226,7 @@ fn vectors(suite: Suite, degree: Degree, strategy: Strategy, splicing: bool) -> 
         "signing_key": public,
         "first_root": first_root,
         "epochs": epochs,
-        "beacon": hex::encode(beacon.sign(&recorder.signing).unwrap()),
+        "beacon": hex::encode(beacon.sign(&recorder.signing, &tag).unwrap()),
     })
 }
 

@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
 UNIT = 512
+TAG = 8
 SPLICED = 2**64 - 1
 STAR = 2**31 - 1
 
@@ -125,6 +126,11 @@ def unwrap(context: Context, secret: bytes, kek: Name, target: Name, wrapped: by
 
 def commitment(context: Context, root: bytes) -> bytes:
     return expand(root, b"commit", context.octets(), b"", 32)
+
+
+def tag(context: Context, root: bytes, octets: bytes) -> bytes:
+    """What stands at the end of a datagram, by those who hold the group key of this epoch."""
+    return hmac.new(expand(root, b"tag", context.octets(), b"", 32), octets, hashlib.sha256).digest()[:8]
 
 
 def data_key(context: Context, root: bytes) -> bytes:
@@ -382,6 +388,7 @@ class Verifier:
         signature = r.take(SUITES[header.context.suite].signature)
         path = [r.take(16) for _ in range((leaves - 1).bit_length())]
         payload = r.take(UNIT)
+        r.take(TAG)
         r.end()
         if index >= leaves:
             raise Refused("index")
@@ -405,6 +412,7 @@ class Verifier:
         context = Context.read(r)
         beacon = Beacon(context, r.take(32), r.take(32), r.number(8), r.number(4), r.number(4))
         body, signature = datagram[:r.at], r.take(SUITES[context.suite].signature)
+        r.take(TAG)
         r.end()
         self.signed(b"keystone/1 beacon\0" + body, signature)
         return beacon
@@ -528,6 +536,9 @@ class Member:
             beacon = self.verifier.beacon(datagram)
             self.behind = (beacon.context.term, beacon.context.epoch) > (self.context.term, self.context.epoch)
             return []
+        if datagram[:4] == b"KS\x01\x01" and len(datagram) >= 88 and Header.read(datagram[4:87]).previous == self.hash:
+            if tag(self.context, self.path.root(), datagram[:-TAG]) != datagram[-TAG:]:
+                raise Refused("tag")
         header, index, payload = self.verifier.unit(datagram)
         if header.context.epoch <= self.context.epoch:
             return []

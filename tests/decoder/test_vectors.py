@@ -123,10 +123,26 @@ class Vectors(unittest.TestCase):
                 self.assertEqual([whole[number] for number in sorted(whole)], epoch["messages"])
                 repaired += reassembly.repaired
             forged = bytearray.fromhex(epoch["datagrams"][0])
-            forged[-1] ^= 1
+            forged[-keystone.TAG - 1] ^= 1
             with self.assertRaises(keystone.Refused):
                 verifier.unit(bytes(forged))
         self.assertGreater(repaired, 3)
+
+    def test_tags(self):
+        checked = 0
+        for name, history in histories():
+            root = (history["epochs"][0]["epoch"] - 1, bytes.fromhex(history["first_root"]))
+            for epoch in history["epochs"]:
+                before = context(history, root[0])
+                for datagram in map(bytes.fromhex, epoch["datagrams"]):
+                    with self.subTest(file=name, epoch=epoch["epoch"]):
+                        self.assertEqual(keystone.tag(before, root[1], datagram[:-keystone.TAG]), datagram[-keystone.TAG:])
+                        checked += 1
+                roots = [secret for secret in epoch["secrets"] if secret["name"][0] == 0]
+                root = (epoch["epoch"], bytes.fromhex(roots[-1]["secret"]))
+            beacon = bytes.fromhex(history["beacon"])
+            self.assertEqual(keystone.tag(context(history, root[0]), root[1], beacon[:-keystone.TAG]), beacon[-keystone.TAG:])
+        self.assertGreater(checked, 100)
 
     def test_beacons(self):
         for name, history in histories():

@@ -104,6 +104,7 @@ impl Server {
         };
         let message = message.encode();
         let layout = Layout::new(message.len(), &self.repair)?;
+        let tag = header(self.tree.epoch()).context().tag(self.held.get(NodeId::ROOT).ok_or("a root")?);
         let mut datagrams = Vec::with_capacity(layout.total_units());
         for (block, number) in fec::encode(&message, &layout, &self.coder)?.iter().zip(0u16..) {
             let header = BlockHeader {
@@ -116,7 +117,7 @@ impl Server {
                 s: block.shape.s(),
                 r: block.shape.r(),
             };
-            datagrams.extend(sign_block(&header, &block.units, &self.signing)?);
+            datagrams.extend(sign_block(&header, &block.units, &self.signing, &tag)?);
         }
         Ok(Sent { executed, message: message.len(), datagrams })
     }
@@ -151,7 +152,7 @@ impl Receiver {
     /// Verifies and decodes datagrams until the message is whole, and follows it.
     fn receive(&mut self, datagrams: &[Vec<u8>]) -> Result<KeyPath, Failure> {
         for datagram in datagrams {
-            let unit = self.verifier.verify(&Unit::decode(datagram)?)?;
+            let unit = self.verifier.verify(&Unit::decode(datagram)?, || true)?;
             let BlockHeader { epoch, message_len, blocks, block, s, r, .. } = unit.header;
             let piece = fec::Unit { block, index: unit.index, s, r, payload: unit.payload };
             let progress = self.reassembly.insert(epoch.epoch, usize::try_from(message_len)?, blocks, piece)?;

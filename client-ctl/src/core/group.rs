@@ -9,6 +9,7 @@ use protocol::request::Resync;
 use protocol::unit::UnitVerifier;
 use protocol::{Entropy, GroupId, MemberId};
 
+use super::budget::Budget;
 use super::fence::Fence;
 use super::member::Member;
 use super::output::{Counters, Event, GroupStatus, LiveKey, Output, Snapshot, Status};
@@ -47,6 +48,24 @@ struct Ending {
     at: Now,
 }
 
+/// Signature checks of one group.
+struct Budgets {
+    /// Units whose tag is right: of members, who could forge it, or of the key server. At its default rate the key server
+    /// begins less than 700 blocks a second; saved up are the blocks of the longest message.
+    tagged: Budget,
+    /// Units of epochs whose tag this member cannot check, because a message before them is missing. Re-synchronization
+    /// helps it whatever becomes of them.
+    untagged: Budget,
+    /// Beacons of such epochs. The key server sends a few in a second at the most.
+    beacons: Budget,
+}
+
+impl Budgets {
+    fn new() -> Self {
+        Self { tagged: Budget::new(2_000, 2_048), untagged: Budget::new(50, 64), beacons: Budget::new(20, 20) }
+    }
+}
+
 pub(super) struct Group {
     name: String,
     status: Status,
@@ -57,6 +76,7 @@ pub(super) struct Group {
     /// Failures in a row.
     attempt: u32,
     fence: Fence,
+    budgets: Budgets,
     member: Option<Member>,
     ending: Option<Ending>,
     joined_epoch: Option<u64>,
@@ -76,6 +96,7 @@ impl Group {
             asking: None,
             attempt: 0,
             fence: Fence::default(),
+            budgets: Budgets::new(),
             member: None,
             ending: None,
             joined_epoch: None,

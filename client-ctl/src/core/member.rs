@@ -9,7 +9,7 @@ use protocol::codec::DecodeError;
 use protocol::member::ApplyError;
 use protocol::rekey::Announcement;
 use protocol::unit::VerifiedUnit;
-use protocol::{Beacon, Commitment, EpochContext, EpochHeader, HeaderHash, KeyPath, RekeyMessage};
+use protocol::{Beacon, Commitment, EpochContext, EpochHeader, HeaderHash, KeyPath, RekeyMessage, TagKey};
 use thiserror::Error;
 
 use super::Now;
@@ -41,6 +41,8 @@ pub(super) struct Member {
     commitment: Commitment,
     header_hash: HeaderHash,
     path: KeyPath,
+    /// Of the installed epoch.
+    tag: Option<TagKey>,
     interval: Duration,
     heard: Now,
     /// Silences since the last beacon that came by multicast.
@@ -60,7 +62,7 @@ struct Whole {
 
 /// What a unit has brought.
 pub(super) enum Taken {
-    Nothing,
+    Nothing { is_new: bool },
     Whole { recovered: bool },
 }
 
@@ -101,6 +103,7 @@ impl Member {
             resync_wait_ms: 0,
             commitment: beacon.commitment,
             header_hash: beacon.header_hash,
+            tag: path.root().map(|root| beacon.context.tag(root)),
             path,
             interval: INTERVALS[0],
             heard: now,
@@ -124,6 +127,12 @@ impl Member {
 
     pub(super) fn at(&self) -> (u64, u64) {
         (self.context.term, self.context.epoch)
+    }
+
+    /// Whether a datagram ends with the tag of those who hold the group key of the epoch with this header; `None` if this
+    /// member cannot tell, because it is not the installed one.
+    pub(super) fn is_tagged(&self, header: HeaderHash, datagram: &[u8]) -> Option<bool> {
+        self.tag.as_ref().filter(|_| header == self.header_hash).map(|tag| tag.is_on(datagram))
     }
 
     /// Nothing that is signed contradicts what is installed.
@@ -198,10 +207,10 @@ impl Member {
         let message_key = (key.0, key.1, unit.header.message);
         let progress = self.reassembly.insert(message_key, len, unit.header.blocks, piece)?;
         if progress == Progress::Stale {
-            return Ok(Taken::Nothing);
+            return Ok(Taken::Nothing { is_new: false });
         }
         self.headers.insert(key, header);
-        let mut taken = Taken::Nothing;
+        let mut taken = Taken::Nothing { is_new: progress == Progress::Incomplete };
         if let Progress::Complete { message, recovered } = progress {
             let recovered = recovered > 0;
             let octets = message.len();
@@ -238,6 +247,7 @@ impl Member {
             self.header_hash = header.hash(&message.commitment);
             self.commitment = message.commitment;
             self.announcement = message.announcement;
+            self.tag = path.root().map(|root| context.tag(root));
             (self.path, self.context) = (path, context);
             self.tidy();
             return Some(Ok(recovered));

@@ -10,6 +10,7 @@
 //! signed beacon commits to the keys in it and is not older than anything seen.
 
 mod backoff;
+mod budget;
 mod fence;
 mod group;
 mod keys;
@@ -215,16 +216,16 @@ impl Core {
         match kind(octets) {
             Ok(Kind::Unit) => {
                 if let Ok(unit) = Unit::decode(octets)
-                    && let Some(name) = self.name_of(unit.header.epoch.group)
+                    && self.with_id(now, unit.header.epoch.group, |group, env| group.unit(env, &unit, octets))
                 {
-                    return self.with(now, &name, |group, env| group.unit(env, &unit));
+                    return;
                 }
             }
             Ok(Kind::Beacon) => {
                 if let Ok(beacon) = Beacon::decode(octets)
-                    && let Some(name) = self.name_of(beacon.context.group)
+                    && self.with_id(now, beacon.context.group, |group, env| group.beacon(env, &beacon, octets))
                 {
-                    return self.with(now, &name, |group, env| group.beacon(env, &beacon, octets));
+                    return;
                 }
             }
             Err(_) => {}
@@ -232,8 +233,11 @@ impl Core {
         self.foreign += 1;
     }
 
-    fn name_of(&self, id: GroupId) -> Option<String> {
-        self.groups.iter().find(|(_, group)| group.id() == Some(id)).map(|(name, _)| name.clone())
+    /// `false` if this client is no member of such a group.
+    fn with_id(&mut self, now: Now, id: GroupId, f: impl FnOnce(&mut Group, &mut Env<'_>)) -> bool {
+        let group = self.groups.values_mut().find(|group| group.id() == Some(id));
+        let (entropy, verifier, outputs) = (&mut self.entropy, &mut self.verifier, &mut self.outputs);
+        group.map(|group| f(group, &mut Env { now, entropy, verifier, outputs })).is_some()
     }
 
     fn join(&mut self, now: Now, name: &str) {

@@ -229,6 +229,12 @@ pub struct Snapshot {
 pub struct Counters {
     /// Units of this group.
     pub units_received: u64,
+    /// Units without the tag that everybody with the group key could make: an outsider's.
+    pub units_bad_tag: u64,
+    /// Units of later epochs beyond the signature checks that a group is given: in a flood, or after a gap.
+    pub units_unchecked: u64,
+    /// Verified units that brought nothing new.
+    pub units_duplicate: u64,
     /// Units that no trusted key signed, or that do not belong to the block that was signed.
     pub units_bad_signature: u64,
     /// Units of epochs that are installed or beyond the membership.
@@ -245,6 +251,10 @@ pub struct Counters {
     pub resyncs: u64,
     /// New beacons.
     pub beacons: u64,
+    /// Beacons of the present epoch without the tag that everybody with the group key could make.
+    pub beacons_bad_tag: u64,
+    /// Beacons of other epochs beyond the signature checks that a group is given.
+    pub beacons_unchecked: u64,
     /// Beacons that no trusted key signed.
     pub beacons_bad_signature: u64,
     /// Beacons whose counter was not new.

@@ -12,7 +12,7 @@ use protocol::request::{EarlierKey, MAX_EARLIER, Membership, RequestId};
 use protocol::sign::SigningKey;
 use protocol::{
     Commitment, DataKey, DecodeError, EpochContext, EpochHeader, GroupId, HeaderHash, Incarnation, KeyPath, MemberId,
-    NodeSecret, Reason, RekeyMessage, Seed,
+    NodeSecret, Reason, RekeyMessage, Seed, TagKey,
 };
 use thiserror::Error;
 
@@ -91,6 +91,8 @@ pub(super) struct StagedEpoch {
     pub(super) header: EpochHeader,
     pub(super) messages: Vec<Vec<u8>>,
     pub(super) digest: [u8; 32],
+    /// Of the epoch before: for the units.
+    pub(super) tag: TagKey,
     staged: Staged,
     executed: Executed,
 }
@@ -236,7 +238,14 @@ impl Group {
         let executed = execute(plan, &header.context(), &recipe.seed, &named, recipe.announcement)?;
         let messages: Vec<Vec<u8>> = executed.messages.iter().map(RekeyMessage::encode).collect();
         let digest = self.digest(&header, plan, &messages);
-        Ok(StagedEpoch { recipe, header, messages, digest, staged, executed })
+        let tag = self.tag();
+        Ok(StagedEpoch { recipe, header, messages, digest, tag, staged, executed })
+    }
+
+    /// What those who hold the present group key check multicasts by.
+    fn tag(&self) -> TagKey {
+        // The root always stands.
+        self.at.context.tag(self.held.get(NodeId::ROOT).unwrap_or(&NodeSecret::default()))
     }
 
     /// Digest of the tree after a change: of the one before, the header, the members' places and the messages.
@@ -385,7 +394,7 @@ impl Group {
             resync_wait_ms: millis(self.config.resync_wait),
         };
         // A start without a key for the group's suite is refused.
-        self.beacon = beacon.sign(key).unwrap_or_default();
+        self.beacon = beacon.sign(key, &self.tag()).unwrap_or_default();
         self.next_beacon = Some(now + self.config.beacon);
         self.beacon.clone()
     }

@@ -5,7 +5,7 @@ use protocol::identity::Identity;
 use protocol::registration::ToRegistrar;
 use protocol::request::Denial;
 use protocol::unit::{BlockHeader, sign_block};
-use protocol::{GroupId, IndividualKey, MemberId, Seed};
+use protocol::{GroupId, IndividualKey, MemberId, Seed, SigningKey, TagKey};
 use zeroize::Zeroizing;
 
 use super::batch::{Queued, Taken};
@@ -14,7 +14,7 @@ use super::group::{StageError, StagedEpoch};
 use super::outbox::Eviction as Sent;
 use super::registrars::refusal;
 use super::requests::Ask;
-use super::{AdminError, AdminReply, Config, Core, EpochEvent, Event, MAX_INTENTS, Now, Output, RECORDS_PER_SNAPSHOT};
+use super::{AdminError, AdminReply, Core, EpochEvent, Event, MAX_INTENTS, Now, Output, RECORDS_PER_SNAPSHOT};
 
 /// Something that was accepted and waits for its turn.
 pub(super) enum Intent {
@@ -212,6 +212,7 @@ impl Core {
             return;
         };
         let messages = std::mem::take(&mut epoch.messages);
+        let tag = epoch.tag.clone();
         let (header, reason) = (epoch.header, epoch.recipe.announcement.reason);
         let Ok(plan) = group.merge(now, epoch) else {
             // Staged against another tree than the one it is merged into: a fault of ours. The store has it, the
@@ -224,7 +225,7 @@ impl Core {
         let (config, repair) = (&self.config, &group.config.repair);
         let numbered: Vec<(u16, &Vec<u8>)> = (0..count).zip(&messages).collect();
         let cut = cores::map_all(&numbered, plan.updates.len(), |(number, message)| {
-            datagrams(message, (*number, count), header, repair, &self.coder, config)
+            datagrams(message, (*number, count), header, repair, &self.coder, (&config.signing, &tag))
         });
         let (mut sent, mut units, mut repair_units) = (Vec::new(), 0, 0);
         for (datagrams, of_message, of_repair) in cut.into_iter().flatten() {
@@ -267,7 +268,7 @@ fn datagrams(
     epoch: protocol::EpochHeader,
     repair: &fec::RepairScheme,
     coder: &fec::ReedSolomon,
-    config: &Config,
+    (signing, tag): (&SigningKey, &TagKey),
 ) -> Option<(Vec<Vec<u8>>, usize, usize)> {
     let layout = fec::Layout::new(message.len(), repair).ok()?;
     let blocks: Vec<u16> = (0..layout.block_count()).collect();
@@ -284,7 +285,7 @@ fn datagrams(
             s: block.shape.s(),
             r: block.shape.r(),
         };
-        sign_block(&header, &block.units, &config.signing).ok()
+        sign_block(&header, &block.units, signing, tag).ok()
     });
     let mut signed = signed.into_iter().collect::<Option<Vec<_>>>()?;
     let units = layout.blocks().iter().map(|shape| usize::from(shape.s())).sum();

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use protocol::Beacon;
-use protocol::unit::Unit;
+use protocol::unit::{Unit, UnitError};
 
 use super::super::fence::Conflict;
 use super::super::member::{Broken, Taken, Unusable};
@@ -12,8 +12,9 @@ use super::super::requests::Ask;
 use super::{Env, Group, Want};
 
 impl Group {
-    /// An unverified unit of this group.
-    pub(in super::super) fn unit(&mut self, env: &mut Env<'_>, unit: &Unit<'_>) {
+    /// An unverified unit of this group, and the datagram that it came in. The cheapest checks come first: epoch, tag, whether
+    /// its block is known, digests; then the signature.
+    pub(in super::super) fn unit(&mut self, env: &mut Env<'_>, unit: &Unit<'_>, datagram: &[u8]) {
         let Some(member) = &mut self.member else {
             return;
         };
@@ -25,9 +26,22 @@ impl Group {
             self.counters.units_old += 1;
             return;
         }
-        let Ok(unit) = env.verifier.verify(unit) else {
-            self.counters.units_bad_signature += 1;
+        let tagged = member.is_tagged(header.previous, datagram);
+        if tagged == Some(false) {
+            self.counters.units_bad_tag += 1;
             return;
+        }
+        let budget = if tagged.is_some() { &mut self.budgets.tagged } else { &mut self.budgets.untagged };
+        let unit = match env.verifier.verify(unit, || budget.spend(env.now)) {
+            Ok(unit) => unit,
+            Err(UnitError::Unchecked) => {
+                self.counters.units_unchecked += 1;
+                return;
+            }
+            Err(UnitError::Foreign | UnitError::Signature(_)) => {
+                self.counters.units_bad_signature += 1;
+                return;
+            }
         };
         if let Err(conflict) = self.fence.same_reign(&header.context()) {
             return self.conflict(env, conflict);
@@ -40,7 +54,10 @@ impl Group {
                 self.fence.raise(&header.context());
                 return self.need(env, "a signed unit that makes no sense");
             }
-            Ok(Taken::Nothing) => self.fence.raise(&header.context()),
+            Ok(Taken::Nothing { is_new }) => {
+                self.counters.units_duplicate += u64::from(!is_new);
+                self.fence.raise(&header.context());
+            }
             Ok(Taken::Whole { recovered }) => {
                 self.fence.raise(&header.context());
                 self.counters.messages += 1;
@@ -61,6 +78,17 @@ impl Group {
         if self.fence.is_replay(beacon) {
             self.counters.beacon_replays += 1;
             return;
+        }
+        match member.is_tagged(beacon.header_hash, datagram) {
+            Some(false) => {
+                self.counters.beacons_bad_tag += 1;
+                return;
+            }
+            None if !self.budgets.beacons.spend(env.now) => {
+                self.counters.beacons_unchecked += 1;
+                return;
+            }
+            _ => {}
         }
         if Beacon::verify(datagram, env.verifier.keys()).is_err() {
             self.counters.beacons_bad_signature += 1;

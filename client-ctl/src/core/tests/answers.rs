@@ -10,15 +10,15 @@ fn replies_that_do_not_match_are_refused() {
         ("commitment", |server, m| {
             let mut beacon = server.describe();
             beacon.commitment = Commitment([0; 32]);
-            m.beacon = beacon.sign(&server.key).unwrap();
+            m.beacon = beacon.sign(&server.key, &server.tag).unwrap();
         }),
         ("not signed", |server, m| {
-            m.beacon = server.describe().sign(&SigningKey::from_seed(&[66; 32]).unwrap()).unwrap()
+            m.beacon = server.describe().sign(&SigningKey::from_seed(&[66; 32]).unwrap(), &server.tag).unwrap()
         }),
         ("commitment", |server, m| {
             let mut beacon = server.describe();
             beacon.context.group = GroupId(7);
-            m.beacon = beacon.sign(&server.key).unwrap();
+            m.beacon = beacon.sign(&server.key, &server.tag).unwrap();
         }),
         ("malformed", |_, m| m.beacon.truncate(50)),
         ("malformed", |_, m| m.beacon.clear()),

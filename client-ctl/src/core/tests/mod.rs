@@ -1,6 +1,7 @@
 //! The core against a key server made by hand from the same parts as the real one.
 
 mod answers;
+mod floods;
 mod requests;
 mod truth;
 
@@ -14,7 +15,7 @@ use protocol::request::{EarlierKey, Membership, Operations, Outcome, Reply, Requ
 use protocol::unit::{BlockHeader, sign_block};
 use protocol::{
     Commitment, EpochContext, EpochHeader, HeaderHash, Incarnation, KeyPath, NodeSecret, Reason, RekeyMessage, Seed,
-    SigningKey, Suite,
+    SigningKey, Suite, TagKey,
 };
 
 use super::*;
@@ -55,6 +56,8 @@ pub(crate) struct Server {
     pub(crate) commitment: Commitment,
     pub(crate) counter: u64,
     pub(crate) joined_epoch: u64,
+    /// Of those who hold the present group key.
+    pub(crate) tag: TagKey,
     pub(crate) earlier: Vec<EarlierKey>,
     announcement: Announcement,
     tree: Tree,
@@ -76,6 +79,7 @@ impl Server {
         let mut server = Self {
             key: SigningKey::from_seed(&[3; 32]).unwrap(),
             commitment: context.commit(&root),
+            tag: context.tag(&root),
             context,
             hash: HeaderHash::NONE,
             counter: 0,
@@ -124,9 +128,12 @@ impl Server {
             self.joined_epoch = epoch;
         }
         let messages = u16::try_from(made.messages.len()).unwrap();
-        let cut =
-            |(message, number): (&RekeyMessage, u16)| cut(&header, &message.encode(), (number, messages), &self.key);
-        made.messages.iter().zip(0..).flat_map(cut).collect()
+        let cut = |(message, number): (&RekeyMessage, u16)| {
+            cut(&header, &message.encode(), (number, messages), (&self.key, &self.tag))
+        };
+        let datagrams = made.messages.iter().zip(0..).flat_map(cut).collect();
+        self.tag = self.context.tag(&self.held.0[&NodeId(0)].1);
+        datagrams
     }
 
     pub(crate) fn refresh(&mut self) -> Vec<Vec<u8>> {
@@ -146,7 +153,7 @@ impl Server {
 
     pub(crate) fn beacon(&mut self) -> Vec<u8> {
         self.counter += 1;
-        self.describe().sign(&self.key).unwrap()
+        self.describe().sign(&self.key, &self.tag).unwrap()
     }
 
     pub(crate) fn data_key(&self) -> DataKey {
@@ -172,7 +179,12 @@ impl Server {
     }
 }
 
-fn cut(header: &EpochHeader, message: &[u8], (number, messages): (u16, u16), key: &SigningKey) -> Vec<Vec<u8>> {
+fn cut(
+    header: &EpochHeader,
+    message: &[u8],
+    (number, messages): (u16, u16),
+    (key, tag): (&SigningKey, &TagKey),
+) -> Vec<Vec<u8>> {
     let layout = Layout::new(message.len(), &RepairScheme::default()).unwrap();
     let blocks = fec::encode(message, &layout, &ReedSolomon::new()).unwrap();
     let sign = |(block, at): (&fec::Block, u16)| {
@@ -186,7 +198,7 @@ fn cut(header: &EpochHeader, message: &[u8], (number, messages): (u16, u16), key
             s: block.shape.s(),
             r: block.shape.r(),
         };
-        sign_block(&header, &block.units, key).unwrap()
+        sign_block(&header, &block.units, key, tag).unwrap()
     };
     blocks.iter().zip(0u16..).flat_map(sign).collect()
 }

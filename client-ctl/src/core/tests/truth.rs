@@ -116,11 +116,11 @@ fn forged_units_change_nothing() {
         }
     }
     let header = Unit::decode(&genuine[0]).unwrap().header.epoch;
-    forged.extend(cut(&header, &[0; 700], (0, 1), &stranger));
+    forged.extend(cut(&header, &[0; 700], (0, 1), (&stranger, &server.tag)));
     let mut beacon = server.describe();
     beacon.counter = 1_000;
     beacon.context.epoch += 5;
-    forged.push(beacon.sign(&stranger).unwrap());
+    forged.push(beacon.sign(&stranger, &server.tag).unwrap());
     client.datagrams(&forged);
     assert_eq!(client.feeds["g"], before);
     assert_eq!(client.events.iter().filter(|e| matches!(e, Event::Waiting { .. } | Event::Conflict { .. })).count(), 0);
@@ -148,7 +148,7 @@ fn false_beacon(server: &mut Server, alter: impl Fn(&mut Beacon)) -> Vec<u8> {
     server.counter += 1;
     let mut beacon = server.describe();
     alter(&mut beacon);
-    beacon.sign(&server.key).unwrap()
+    beacon.sign(&server.key, &server.tag).unwrap()
 }
 
 #[test]
@@ -216,7 +216,7 @@ fn one_epoch_has_one_header() {
     let datagrams = server.change(Reason::Batch, &leavers);
     let mut header = Unit::decode(&datagrams[0]).unwrap().header.epoch;
     header.previous = HeaderHash([5; 32]);
-    let contradiction = cut(&header, &[0; 700], (0, 1), &server.key);
+    let contradiction = cut(&header, &[0; 700], (0, 1), (&server.key, &server.tag));
     client.datagrams(&datagrams[..1]);
     client.datagrams(&contradiction[..1]);
     assert_eq!(client.group().counters.conflicts, 1);
