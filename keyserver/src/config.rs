@@ -35,6 +35,10 @@ pub struct FileConfig {
     /// Datagrams sent per second at the most: 10 to 1,000,000; default 2,000 (12 Mbit/s). More fills slow links.
     #[serde(default = "units_per_second")]
     pub units_per_second: u32,
+    /// Re-synchronizations served per second at the most, 1 to 1,000,000; default 4,000, about half of what one core can do.
+    /// Members beyond are told when to come back.
+    #[serde(default = "resyncs_per_second")]
+    pub resyncs_per_second: u32,
     /// The store: one file, made when it is missing. Required.
     pub store: PathBuf,
     /// File of mode 0600 with the key that seals the store; made together with the store. Required.
@@ -114,11 +118,15 @@ pub struct GroupFileConfig {
     /// Seconds between refreshes of the group key, 1 to 31,536,000; 0 for never; default 3,600.
     #[serde(default = "refresh_s")]
     pub refresh_s: u64,
-    /// Milliseconds between beacons, 50 to 600,000; default 2,000. Shorter finds losses sooner and costs datagrams.
+    /// Milliseconds from a change to the next beacon, 50 to 600,000; default 1,000. Shorter finds losses sooner and costs
+    /// datagrams. It doubles with every beacon without a change,
     #[serde(default = "beacon_ms")]
     pub beacon_ms: u64,
-    /// Bound of the random wait before a re-synchronize request in milliseconds, 0 to 600,000; default 1,000. Longer
-    /// spreads the requests of a large group.
+    /// up to this, `beacon_ms` to 600,000; default 8,000, or `beacon_ms` if that is more.
+    #[serde(default)]
+    pub beacon_max_ms: Option<u64>,
+    /// Bound of the random wait before a re-synchronize request in milliseconds, 0 to 600,000; default 1,000. It is longer in
+    /// groups of more members than `resyncs_per_second` serves in that time, up to 30,000.
     #[serde(default = "resync_wait_ms")]
     pub resync_wait_ms: u64,
     /// Milliseconds that senders wait before they use a new key, 0 to 60,000; default 500.
@@ -183,7 +191,10 @@ fn refresh_s() -> u64 {
     3_600
 }
 fn beacon_ms() -> u64 {
-    2_000
+    1_000
+}
+fn resyncs_per_second() -> u32 {
+    4_000
 }
 fn resync_wait_ms() -> u64 {
     1_000
@@ -197,6 +208,9 @@ fn keep_old_ms() -> u64 {
 fn keep_old_revoked_ms() -> u64 {
     1_000
 }
+
+/// Default of `beacon_max_ms`: silence, three times as long, is noticed within half a minute.
+const BEACON_MAX_MS: u64 = 8_000;
 
 /// Ten thousand groups a server is the size that the design is for; each costs timers and beacons.
 const MAX_GROUPS: usize = 10_000;
@@ -299,6 +313,7 @@ impl FileConfig {
             registrars,
             groups,
             units_per_second: self.units_per_second,
+            resyncs_per_second: in_range("resyncs_per_second", self.resyncs_per_second, 1..=1_000_000)?,
             signing,
         })
     }
@@ -338,6 +353,12 @@ impl GroupFileConfig {
             max_members: in_range(key("max_members"), self.max_members, 1..=1_000_000)?,
             refresh: (self.refresh_s > 0).then(|| Duration::from_secs(self.refresh_s)),
             beacon: millis("beacon_ms", self.beacon_ms, 50, 600_000)?,
+            beacon_max: millis(
+                "beacon_max_ms",
+                self.beacon_max_ms.unwrap_or_else(|| self.beacon_ms.max(BEACON_MAX_MS)),
+                self.beacon_ms,
+                600_000,
+            )?,
             resync_wait: millis("resync_wait_ms", self.resync_wait_ms, 0, 600_000)?,
             send_delay: millis("send_delay_ms", self.send_delay_ms, 0, 60_000)?,
             keep_old: millis("keep_old_ms", self.keep_old_ms, 0, 600_000)?,

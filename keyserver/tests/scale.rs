@@ -56,6 +56,7 @@ fn group(id: u32, batch: Duration) -> GroupConfig {
         max_members: 1_000_000,
         refresh: None,
         beacon: Duration::from_secs(600),
+        beacon_max: Duration::from_secs(600),
         resync_wait: Duration::from_secs(1),
         send_delay: Duration::from_millis(500),
         keep_old: Duration::from_secs(5),
@@ -71,6 +72,7 @@ impl Shell {
             registrars: vec![(identity.clone(), vec![IdentityPattern::parse("spiffe://scale/member/*").unwrap()])],
             groups: (1..=groups).map(|id| group(id, batch)).collect(),
             units_per_second: 1_000_000,
+            resyncs_per_second: 4_000,
             signing: SigningKey::from_seed(&[1; 32]).unwrap(),
         };
         let core = Core::start(config, Box::new(Count(0)), None, &[]).unwrap();

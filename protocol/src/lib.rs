@@ -9,6 +9,7 @@
 //! ```
 
 pub mod beacon;
+pub mod budget;
 mod cipher;
 pub mod codec;
 pub mod execute;
@@ -28,6 +29,7 @@ pub mod tag;
 pub mod unit;
 
 pub use beacon::Beacon;
+pub use budget::Budget;
 pub use codec::DecodeError;
 pub use header::{Commitment, EpochHeader, HeaderHash, Incarnation};
 pub use keygraph::MemberId;

@@ -275,6 +275,11 @@ pub enum Outcome {
     },
     /// No.
     Denied(Denial),
+    /// Not now: too many ask at once. Nothing was done; ask with a new request when the time is over.
+    Later {
+        /// Milliseconds.
+        after_ms: u32,
+    },
 }
 
 /// Acknowledgment and individual rekey in one, sealed by the session.
@@ -306,6 +311,10 @@ impl Reply {
                     out.push(3);
                     out.push(*denial as u8);
                 }
+                Outcome::Later { after_ms } => {
+                    out.push(4);
+                    out.extend_from_slice(&after_ms.to_be_bytes());
+                }
             }
         }
         out
@@ -321,6 +330,7 @@ impl Reply {
                     1 => Outcome::Granted(Box::new(Membership::decode(&mut r)?)),
                     2 => Outcome::Left { epoch: r.u64("epoch")? },
                     3 => Outcome::Denied(r.u8("denial")?.try_into()?),
+                    4 => Outcome::Later { after_ms: r.u32("time to return")? },
                     other => {
                         return Err(DecodeError::Value { what: "outcome", value: other.into() });
                     }

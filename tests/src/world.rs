@@ -165,6 +165,7 @@ impl World {
             max_members: 100,
             refresh: Some(Duration::from_secs(17)),
             beacon: Duration::from_secs(1),
+            beacon_max: Duration::from_secs(1),
             resync_wait: Duration::from_millis(500),
             send_delay: Duration::from_millis(200),
             keep_old: Duration::from_secs(3),
@@ -175,6 +176,7 @@ impl World {
             registrars: vec![(identity("registrar/r"), vec![IdentityPattern::parse("spiffe://sim/member/*").unwrap()])],
             groups: vec![group(1, GROUPS[0]), group(2, GROUPS[1])],
             units_per_second: 1_000,
+            resyncs_per_second: 4_000,
             signing: SigningKey::from_seed(&[5; 32]).unwrap(),
         };
         let loaded = self.store.load().unwrap();

@@ -66,6 +66,7 @@ impl Live {
             max_members: 1_000,
             refresh: None,
             beacon: Duration::from_millis(200),
+            beacon_max: Duration::from_millis(200),
             resync_wait: Duration::from_millis(100),
             send_delay: Duration::ZERO,
             keep_old: Duration::from_secs(1),
@@ -76,6 +77,7 @@ impl Live {
             registrars: vec![(identity("registrar"), allow)],
             groups: vec![group],
             units_per_second: 10_000,
+            resyncs_per_second: 4_000,
             signing: SigningKey::from_seed(&[5; 32]).unwrap(),
         };
         let dice = Dice::new(7);

@@ -7,9 +7,8 @@ use std::collections::{BTreeMap, VecDeque};
 
 use protocol::request::Resync;
 use protocol::unit::UnitVerifier;
-use protocol::{Entropy, GroupId, MemberId};
+use protocol::{Budget, Entropy, GroupId, MemberId};
 
-use super::budget::Budget;
 use super::fence::Fence;
 use super::member::Member;
 use super::output::{Counters, Event, GroupStatus, LiveKey, Output, Snapshot, Status};

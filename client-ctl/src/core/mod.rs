@@ -10,7 +10,6 @@
 //! signed beacon commits to the keys in it and is not older than anything seen.
 
 mod backoff;
-mod budget;
 mod fence;
 mod group;
 mod keys;

@@ -5,11 +5,9 @@ use std::net::SocketAddr;
 
 use aws_lc_rs::digest::{SHA256, digest};
 use keygraph::{Change, ChangeError, KeyRef, NodeId, Pages, Plan, Staged, Strategy, Tree};
-use protocol::beacon::Beacon;
 use protocol::execute::{ExecuteError, Executed, Secrets, execute};
 use protocol::rekey::Announcement;
 use protocol::request::{EarlierKey, MAX_EARLIER, Membership, RequestId};
-use protocol::sign::SigningKey;
 use protocol::{
     Commitment, DataKey, DecodeError, EpochContext, EpochHeader, GroupId, HeaderHash, Incarnation, KeyPath, MemberId,
     NodeSecret, Reason, RekeyMessage, Seed, TagKey,
@@ -17,6 +15,7 @@ use protocol::{
 use thiserror::Error;
 
 use super::batch::Batch;
+use super::beacons::Beacons;
 use super::{GroupConfig, Now};
 
 /// Data keys of past epochs are kept this long, for members that ask late and hold packets that came early.
@@ -116,9 +115,7 @@ pub(super) struct Group {
     pub(super) earlier: VecDeque<Earlier>,
     /// Rekey messages, and units and repair units, that were multicast in this reign.
     pub(super) sent: (u64, u64),
-    beacon: Vec<u8>,
-    beacon_counter: u64,
-    next_beacon: Option<Now>,
+    pub(super) beacons: Beacons,
     next_refresh: Option<Now>,
     /// What stands in the core's list of timers.
     pub(super) armed: Option<Now>,
@@ -158,9 +155,7 @@ impl Group {
             eviction: None,
             earlier: VecDeque::new(),
             sent: (0, 0),
-            beacon: Vec::new(),
-            beacon_counter: 0,
-            next_beacon: None,
+            beacons: Beacons::default(),
             next_refresh: None,
             armed: None,
         }
@@ -243,7 +238,7 @@ impl Group {
     }
 
     /// What those who hold the present group key check multicasts by.
-    fn tag(&self) -> TagKey {
+    pub(super) fn tag(&self) -> TagKey {
         // The root always stands.
         self.at.context.tag(self.held.get(NodeId::ROOT).unwrap_or(&NodeSecret::default()))
     }
@@ -353,18 +348,13 @@ impl Group {
             announcement: self.at.announcement,
             path,
             earlier,
-            beacon: self.beacon.clone(),
+            beacon: self.beacons.newest().to_vec(),
         })
-    }
-
-    /// Whether this reign has signed a beacon for the group.
-    pub(super) fn is_announced(&self) -> bool {
-        !self.beacon.is_empty()
     }
 
     /// When something is due by itself, a beacon or a refresh.
     pub(super) fn next_due(&self) -> Option<Now> {
-        [self.next_beacon, self.next_refresh].into_iter().flatten().min()
+        [self.beacons.next(), self.next_refresh].into_iter().flatten().min()
     }
 
     /// Whether a refresh is due; if so, its timer starts anew, so that it is asked for once.
@@ -374,29 +364,6 @@ impl Group {
             self.next_refresh = self.config.refresh.map(|period| now + period);
         }
         due
-    }
-
-    /// A beacon, if one is due.
-    pub(super) fn beacon_due(&mut self, now: Now, key: &SigningKey) -> Option<Vec<u8>> {
-        self.next_beacon.is_some_and(|at| at <= now).then(|| self.new_beacon(now, key))
-    }
-
-    /// Signs a beacon of the present epoch and starts the timer of the next.
-    pub(super) fn new_beacon(&mut self, now: Now, key: &SigningKey) -> Vec<u8> {
-        let millis = |time: Now| u32::try_from(time.as_millis()).unwrap_or(u32::MAX);
-        self.beacon_counter += 1;
-        let beacon = Beacon {
-            context: self.at.context,
-            commitment: self.at.commitment,
-            header_hash: self.at.header_hash,
-            counter: self.beacon_counter,
-            interval_ms: millis(self.config.beacon),
-            resync_wait_ms: millis(self.config.resync_wait),
-        };
-        // A start without a key for the group's suite is refused.
-        self.beacon = beacon.sign(key, &self.tag()).unwrap_or_default();
-        self.next_beacon = Some(now + self.config.beacon);
-        self.beacon.clone()
     }
 }
 

@@ -9,10 +9,12 @@
 
 mod admin;
 mod batch;
+mod beacons;
 mod clients;
 mod codec;
 mod group;
 mod outbox;
+mod recovery;
 mod registrars;
 mod requests;
 mod restore;
@@ -37,6 +39,7 @@ pub use restore::RestoreError;
 use clients::Clients;
 use group::Group;
 use outbox::Outbox;
+use recovery::Recovery;
 use registrars::Link;
 use requests::Waiting;
 use transaction::{Intent, Transaction};
@@ -61,6 +64,8 @@ pub struct Config {
     pub groups: Vec<GroupConfig>,
     /// Units and beacons sent per second at the most.
     pub units_per_second: u32,
+    /// Re-synchronizations served per second at the most; who asks beyond is told when to come back.
+    pub resyncs_per_second: u32,
     /// Key that signs rekey messages and beacons.
     pub signing: SigningKey,
 }
@@ -94,9 +99,11 @@ pub struct GroupConfig {
     pub max_members: usize,
     /// Time between refreshes of the group key; `None` for never.
     pub refresh: Option<Duration>,
-    /// Time between beacons.
+    /// Time from a change to the next beacon. It doubles with every beacon without a change,
     pub beacon: Duration,
-    /// Bound of the random wait before a re-synchronize request.
+    /// up to this.
+    pub beacon_max: Duration,
+    /// Bound of the random wait before a re-synchronize request, at the least: it grows with the group.
     pub resync_wait: Duration,
     /// Time that a sender waits before it uses a new key.
     pub send_delay: Duration,
@@ -314,6 +321,7 @@ pub struct Core {
     /// Whether a due batch goes before an intent.
     batch_next: bool,
     in_flight: Option<Transaction>,
+    recovery: Recovery,
     records: usize,
     halted: bool,
     outbox: Outbox,
@@ -378,7 +386,7 @@ impl Core {
             };
             group.armed = None;
             let refresh = group.refresh_due(now);
-            if let Some(datagram) = group.beacon_due(now, &self.config.signing) {
+            if let Some(datagram) = group.beacon_due(now, &self.config.signing, &self.recovery) {
                 self.outbox.push(group.destination(), datagram);
             }
             if refresh {

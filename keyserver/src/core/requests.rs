@@ -170,7 +170,10 @@ impl Core {
             Some(group) if !group.contains(client) => Denial::NotMember,
             // The client holds something that this key server signed and does not remember.
             Some(group) if resync.seen > (self.term, group.epoch()) => Denial::Behind,
-            Some(_) => return self.grant(now, &resync.group, client, resync.have),
+            Some(_) => match self.recovery.admit(now) {
+                Ok(()) => return self.grant(now, &resync.group, client, resync.have),
+                Err(after) => return Outcome::Later { after_ms: u32::try_from(after.as_millis()).unwrap_or(u32::MAX) },
+            },
         };
         self.deny(&resync.group, client, denial)
     }

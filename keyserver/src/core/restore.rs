@@ -12,6 +12,7 @@ use super::clients::{Client, Clients};
 use super::codec::{Record, STATE_VERSION, Shape, identity};
 use super::group::Group;
 use super::outbox::Outbox;
+use super::recovery::Recovery;
 use super::transaction::Transaction;
 use super::{Config, Core, GroupConfig, Now, Output};
 
@@ -72,10 +73,12 @@ impl Core {
             return Err(RestoreError::NoKey { group: group.id, suite: group.suite });
         }
         let outbox = Outbox::new(config.units_per_second);
+        let recovery = Recovery::new(config.resyncs_per_second);
         let mut core = Self {
             config,
             entropy,
             coder: fec::ReedSolomon::new(),
+            recovery,
             term: 0,
             incarnation: Incarnation([0; 16]),
             clients: Clients::default(),
@@ -187,6 +190,7 @@ impl Core {
             max_members: 0,
             refresh: None,
             beacon: Now::ZERO,
+            beacon_max: Now::ZERO,
             resync_wait: Now::ZERO,
             send_delay: Now::ZERO,
             keep_old: Now::ZERO,

@@ -219,7 +219,7 @@ impl Core {
             // memory has not; only a replay brings them together.
             return self.halt();
         };
-        let beacon = group.new_beacon(now, &self.config.signing);
+        let beacon = group.changed(now, &self.config.signing, &self.recovery);
         let (destination, members) = (group.destination(), group.tree.len());
         let count = u16::try_from(messages.len()).unwrap_or(u16::MAX);
         let (config, repair) = (&self.config, &group.config.repair);

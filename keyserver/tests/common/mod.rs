@@ -42,6 +42,7 @@ pub(crate) fn group(id: u32, name: &str, allow: &str) -> GroupConfig {
         max_members: 5,
         refresh: Some(Duration::from_secs(100)),
         beacon: Duration::from_secs(2),
+        beacon_max: Duration::from_secs(2),
         resync_wait: Duration::from_secs(1),
         send_delay: Duration::from_millis(500),
         keep_old: Duration::from_secs(5),
@@ -77,6 +78,7 @@ impl World {
             )],
             groups: vec![group(1, "news", "spiffe://demo/member/*"), group(2, "vip", "spiffe://demo/member/m1")],
             units_per_second: 1_000,
+            resyncs_per_second: 4_000,
             signing: SigningKey::from_seed(&[1; 32]).unwrap(),
         };
         config.groups.iter_mut().for_each(change);

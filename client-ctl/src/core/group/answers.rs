@@ -13,6 +13,9 @@ use super::super::reply::{self, ReplyError};
 use super::super::requests::Ask;
 use super::{Ending, Env, Group, Want};
 
+/// A time to return is no shorter, or asking would be a storm, and no longer, or a slip would lock a member out.
+const LATER_MS: [u64; 2] = [10, 60_000];
+
 impl Group {
     /// A join or re-synchronization was granted by a sealed reply.
     pub(in super::super) fn granted(&mut self, env: &mut Env<'_>, ask: Ask, membership: Membership) {
@@ -86,6 +89,19 @@ impl Group {
         }
         self.attempt = self.attempt.saturating_add(1);
         self.set(self.status, why);
+    }
+
+    /// The key server has too much to do, and has said when to come back. Some come a little later than they were told, so that
+    /// clocks that agree do not make a crowd.
+    pub(in super::super) fn later(&mut self, env: &mut Env<'_>, after_ms: u32) {
+        self.asking = None;
+        let after_ms = u64::from(after_ms).clamp(LATER_MS[0], LATER_MS[1]);
+        let wait_ms = after_ms + env.entropy.below(after_ms / 8 + 1);
+        if self.want.is_none() {
+            let at = env.now + Duration::from_millis(wait_ms);
+            self.want = Some(Want { ask: Ask::Resync, at, again: true });
+        }
+        env.event(Event::Waiting { group: self.name.clone(), wait_ms, why: "the key server is busy" });
     }
 
     /// The key server has said no.
