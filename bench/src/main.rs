@@ -2,10 +2,12 @@
 #![allow(clippy::disallowed_methods, reason = "a measurement reads the clock")]
 
 mod batch;
+mod keyserver;
 mod memory;
 mod paper;
 mod primitives;
 mod server;
+mod storm;
 mod table;
 mod tree;
 
@@ -48,6 +50,12 @@ enum Command {
     /// The paper's tables: encryptions and messages of every strategy; with the cargo feature `paper`, the time of a join or
     /// leave with DES, MD5 and RSA-512 too.
     Paper,
+    /// Everybody misses the same message: the cost of a re-synchronization beside its bare cryptography, and a storm of them.
+    Storm {
+        /// Members, 1,000 to 1,000,000.
+        #[arg(long, value_name = "N", default_value = "100000", value_parser = value_parser!(u32).range(1_000..=1_000_000))]
+        members: u32,
+    },
     /// Octets of memory for each member.
     Memory {
         /// Group size as a power of two, 4 to 20.
@@ -62,6 +70,7 @@ fn main() -> ExitCode {
         Command::Tree { sizes } => tree::rows(sizes),
         Command::Batch { size } => batch::rows(*size),
         Command::Paper => paper::rows(),
+        Command::Storm { members } => storm::rows(*members),
         Command::Memory { size } => memory::rows(*size),
     };
     match rows.and_then(|rows| finish(&rows, json.as_deref())) {

@@ -35,7 +35,7 @@ pub struct FileConfig {
     /// Datagrams sent per second at the most: 10 to 1,000,000; default 2,000 (12 Mbit/s). More fills slow links.
     #[serde(default = "units_per_second")]
     pub units_per_second: u32,
-    /// Re-synchronizations served per second at the most, 1 to 1,000,000; default 4,000, about half of what one core can do.
+    /// Re-synchronizations served per second at the most, 1 to 1,000,000; default 4,000, about what one core can do.
     /// Members beyond are told when to come back.
     #[serde(default = "resyncs_per_second")]
     pub resyncs_per_second: u32,

@@ -1,0 +1,206 @@
+//! A key server's core with members, driven as its shell drives it, without a network and with a store that forgets.
+
+use std::time::Duration;
+
+use keygraph::{Degree, Strategy};
+use keyserver::core::{Admin, Config, Core, GroupConfig, Input, Output};
+use protocol::identity::{Identity, IdentityPattern};
+use protocol::registration::{FromRegistrar, ToRegistrar};
+use protocol::request::{Act, Operations, Outcome, Preamble, Reply, Request, RequestId, Resync};
+use protocol::{Entropy, GroupId, IndividualKey, MemberId, SigningKey, Suite};
+use zeroize::Zeroizing;
+
+use crate::Failure;
+
+/// Name of the only group.
+const GROUP: &str = "g";
+/// Joins that one batch takes.
+const BATCH: usize = 9_000;
+
+struct Count(u64);
+
+impl Entropy for Count {
+    fn fill(&mut self, out: &mut [u8]) {
+        for chunk in out.chunks_mut(8) {
+            self.0 += 1;
+            chunk.copy_from_slice(&self.0.to_be_bytes()[..chunk.len()]);
+        }
+    }
+}
+
+pub(crate) struct KeyServer {
+    core: Core,
+    now: Duration,
+    sessions: u64,
+    number: Option<(MemberId, u64)>,
+    replies: Vec<Zeroizing<Vec<u8>>>,
+    /// The newest.
+    beacon: Vec<u8>,
+    members: Vec<(MemberId, u64)>,
+}
+
+impl KeyServer {
+    /// One group with so many members, strategy `chain`, degree 2, and the defaults of the configuration.
+    pub(crate) fn with_members(count: u32) -> Result<Self, Failure> {
+        let registrar = Identity::parse("spiffe://bench/registrar")?;
+        let everybody = || IdentityPattern::parse("spiffe://bench/member/*");
+        let group = GroupConfig {
+            id: GroupId(1),
+            name: GROUP.into(),
+            destination: ([239, 0, 0, 1], 7_000).into(),
+            degree: Degree::new(2)?,
+            suite: Suite::Aes256,
+            strategy: Strategy::Chain,
+            splicing: false,
+            batch: Duration::from_secs(1),
+            compaction: 64,
+            repair: fec::RepairScheme::default(),
+            allow: vec![everybody()?],
+            max_members: 1_000_000,
+            refresh: None,
+            beacon: Duration::from_secs(1),
+            beacon_max: Duration::from_secs(8),
+            resync_wait: Duration::from_secs(1),
+            send_delay: Duration::from_millis(500),
+            keep_old: Duration::from_secs(5),
+            keep_old_revoked: Duration::from_secs(1),
+        };
+        let config = Config {
+            name: "ks".into(),
+            registrars: vec![(registrar.clone(), vec![everybody()?])],
+            groups: vec![group],
+            units_per_second: 1_000_000,
+            resyncs_per_second: 4_000,
+            signing: SigningKey::from_seed(&[1; 32])?,
+        };
+        let mut server = Self {
+            core: Core::start(config, Box::new(Count(0)), None, &[])?,
+            now: Duration::from_secs(1),
+            sessions: 0,
+            number: None,
+            replies: Vec::new(),
+            beacon: Vec::new(),
+            members: Vec::new(),
+        };
+        server.drain();
+        server.handle(Input::RegistrarUp { link: 1, identity: registrar });
+        server.settle();
+        for number in 0..count {
+            let client = server.register(number)?;
+            server.members.push(client);
+        }
+        for at in 0..server.members.len() {
+            server.ask(server.members[at], Operations::Changes(vec![(Act::Join, GROUP.into())]));
+            if (at + 1).is_multiple_of(BATCH) {
+                server.settle();
+            }
+        }
+        server.settle();
+        server.replies.clear();
+        Ok(server)
+    }
+
+    /// The client with this number; the first again after the last.
+    pub(crate) fn client(&self, number: usize) -> (MemberId, u64) {
+        self.members[number % self.members.len()]
+    }
+
+    pub(crate) fn key(&self, preamble: &Preamble) -> IndividualKey {
+        self.core.individual_key(preamble.client, preamble.registration).unwrap_or_else(|| IndividualKey::new([0; 32]))
+    }
+
+    pub(crate) fn now(&self) -> Duration {
+        self.now
+    }
+
+    pub(crate) fn advance_to(&mut self, now: Duration) {
+        self.now = self.now.max(now);
+        if self.core.poll_timeout().is_some_and(|(at, _)| at <= self.now) {
+            self.handle(Input::Timeout);
+        }
+    }
+
+    /// A change of the group's key. Its beacon.
+    pub(crate) fn change(&mut self) -> Result<Vec<u8>, Failure> {
+        self.handle(Input::Admin { ticket: 1, command: Admin::Refresh { group: GROUP.into() } });
+        self.settle();
+        if self.beacon.is_empty() { Err("no beacon".into()) } else { Ok(self.beacon.clone()) }
+    }
+
+    /// A re-synchronize request, encoded.
+    pub(crate) fn resync(&mut self, have: u64) -> Vec<u8> {
+        let resync = Resync { group: GROUP.into(), seen: (0, 0), have };
+        self.request(Operations::Resyncs(vec![resync])).encode()
+    }
+
+    /// Answers a request as the shell of a key server would, that is not in a hurry.
+    pub(crate) fn answer(&mut self, preamble: &Preamble, message: &[u8]) -> Zeroizing<Vec<u8>> {
+        self.now += Duration::from_millis(10);
+        self.sessions += 1;
+        let (session, client, registration) = (self.sessions, preamble.client, preamble.registration);
+        self.handle(Input::Request { session, client, registration, message });
+        self.replies.pop().unwrap_or_default()
+    }
+
+    /// The answer to a re-synchronize request of this client.
+    pub(crate) fn ask_resync(&mut self, number: usize) -> Result<Option<Outcome>, Failure> {
+        let resync = Resync { group: GROUP.into(), seen: (0, 0), have: u64::MAX };
+        self.ask(self.client(number), Operations::Resyncs(vec![resync]));
+        let Some(message) = self.replies.pop() else {
+            return Ok(None);
+        };
+        Ok(Reply::decode(&message)?.outcomes.pop())
+    }
+
+    fn request(&mut self, operations: Operations) -> Request {
+        self.sessions += 1;
+        let mut id = [0; 16];
+        id[..8].copy_from_slice(&self.sessions.to_be_bytes());
+        Request { id: RequestId(id), operations }
+    }
+
+    fn ask(&mut self, (client, registration): (MemberId, u64), operations: Operations) {
+        let message = self.request(operations).encode();
+        self.handle(Input::Request { session: self.sessions, client, registration, message: &message });
+    }
+
+    fn register(&mut self, number: u32) -> Result<(MemberId, u64), Failure> {
+        let identity = Identity::parse(&format!("spiffe://bench/member/m{number}"))?;
+        self.handle(Input::FromRegistrar { link: 1, frame: &FromRegistrar::FetchNumber { tag: 1, identity }.encode() });
+        let (client, registration) = self.number.take().ok_or("no number")?;
+        let frame = FromRegistrar::HandOver { tag: 2, client, registration, key: IndividualKey::new([9; 32]) }.encode();
+        self.handle(Input::FromRegistrar { link: 1, frame: &frame });
+        Ok((client, registration))
+    }
+
+    /// Time passes until nothing waits.
+    fn settle(&mut self) {
+        while !self.core.is_idle()
+            && let Some((at, _)) = self.core.poll_timeout()
+        {
+            self.now = self.now.max(at);
+            self.handle(Input::Timeout);
+        }
+    }
+
+    fn handle(&mut self, input: Input<'_>) {
+        self.core.handle(self.now, input);
+        self.drain();
+    }
+
+    fn drain(&mut self) {
+        while let Some(output) = self.core.poll_output() {
+            match output {
+                Output::Persist(_) | Output::Snapshot(_) => self.core.handle(self.now, Input::Persisted(true)),
+                Output::ToRegistrar { frame, .. } => {
+                    if let Ok(ToRegistrar::Number { client, registration, .. }) = ToRegistrar::decode(&frame) {
+                        self.number = Some((client, registration));
+                    }
+                }
+                Output::Reply { message, .. } => self.replies.push(message),
+                Output::Datagram { octets, .. } if protocol::Beacon::decode(&octets).is_ok() => self.beacon = octets,
+                _ => {}
+            }
+        }
+    }
+}
