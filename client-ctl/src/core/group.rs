@@ -242,6 +242,17 @@ impl Group {
         env.event(Event::Applied { group: self.name.clone(), consumer, epoch });
     }
 
+    /// Somebody sends under a key that this member does not have, or says so. That alone is no reason to ask: the next beacon
+    /// tells, and it is waited for no longer than until it is due.
+    pub(super) fn missing(&mut self, env: &Env<'_>, epoch: u64) {
+        if let Some(member) = &mut self.member
+            && epoch > member.context.epoch
+        {
+            self.counters.keys_missing += 1;
+            member.doubt(env.now);
+        }
+    }
+
     fn set(&mut self, status: Status, detail: &str) {
         self.changed |= self.status != status || self.detail != detail;
         self.status = status;

@@ -47,6 +47,8 @@ pub(super) struct Member {
     heard: Now,
     /// Silences since the last beacon that came by multicast.
     silences: u32,
+    /// Since when a data processor misses a key, if no beacon was heard since.
+    doubted: Option<Now>,
     headers: BTreeMap<EpochKey, EpochHeader>,
     reassembly: Reassembly<MessageKey>,
     later: BTreeMap<MessageKey, Whole>,
@@ -108,6 +110,7 @@ impl Member {
             interval: INTERVALS[0],
             heard: now,
             silences: 0,
+            doubted: None,
             headers: BTreeMap::new(),
             reassembly: Reassembly::new(MAX_AHEAD),
             later: BTreeMap::new(),
@@ -164,20 +167,27 @@ impl Member {
 
     fn announced(&mut self, now: Now, beacon: &Beacon) {
         let [least, most] = INTERVALS;
-        self.heard = now;
+        (self.heard, self.doubted) = (now, None);
         self.interval = Duration::from_millis(beacon.interval_ms.into()).clamp(least, most);
         self.resync_wait_ms = beacon.resync_wait_ms;
     }
 
-    /// When three announced intervals without a beacon are over; later if that was so before.
+    /// When three announced intervals without a beacon are over, or one since a key is missing; later if that was so before.
     pub(super) fn silent_at(&self) -> Now {
-        let three = self.interval * 3;
-        let backed_off = three.saturating_mul(2u32.saturating_pow(self.silences.min(16)));
-        self.heard + backed_off.min(three.max(MAX_SILENCE))
+        let backed_off =
+            |time: Duration| time.saturating_mul(2u32.saturating_pow(self.silences.min(16))).min(time.max(MAX_SILENCE));
+        let silent = self.heard + backed_off(self.interval * 3);
+        self.doubted.map_or(silent, |since| silent.min(since + backed_off(self.interval)))
+    }
+
+    /// A data processor misses a key.
+    pub(super) fn doubt(&mut self, now: Now) {
+        self.doubted.get_or_insert(now);
     }
 
     pub(super) fn silence(&mut self) {
         self.silences += 1;
+        self.doubted = None;
     }
 
     /// Beacon interval, longest wait and two seconds for the request itself.

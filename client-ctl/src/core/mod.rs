@@ -103,6 +103,13 @@ pub enum Input<'a> {
         /// The epoch.
         epoch: u64,
     },
+    /// A data processor holds data under the key of this epoch, which it does not have. Anybody can make such data.
+    Missing {
+        /// The group.
+        group: String,
+        /// The epoch.
+        epoch: u64,
+    },
     /// The time of `poll_timeout` has come.
     Timeout,
 }
@@ -168,6 +175,7 @@ impl Core {
                     self.with(now, &group, |group, env| group.applied(env, consumer, epoch));
                 }
             }
+            Input::Missing { group, epoch } => self.with(now, &group, |group, env| group.missing(env, epoch)),
             Input::Timeout => {}
         }
         self.advance(now);

@@ -261,6 +261,8 @@ pub struct Counters {
     pub beacon_replays: u64,
     /// Silences noticed.
     pub silences: u64,
+    /// Reports of data processors that hold data under a key that is not there.
+    pub keys_missing: u64,
     /// Contradicting signed statements.
     pub conflicts: u64,
     /// Sealed replies that were not believed.

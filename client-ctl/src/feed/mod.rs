@@ -5,6 +5,7 @@
 //! GET  /v1/groups/{group}/keys     all that is known of a group: one JSON object
 //! GET  /v1/groups/{group}/watch    the same at once, then again with every change, one per line
 //! POST /v1/groups/{group}/applied  {"consumer":"name","epoch":n}: this data processor uses that key -> 204
+//! POST /v1/groups/{group}/missing  {"epoch":n}: it holds data under that key, which it does not have -> 204
 //! POST /v1/groups/{group}/join     -> 202
 //! POST /v1/groups/{group}/leave    -> 202
 //! GET  /v1/status                  identity, registration, counters
@@ -68,6 +69,13 @@ pub enum Command {
         group: String,
         /// Its name for itself.
         consumer: String,
+        /// The epoch of the key.
+        epoch: u64,
+    },
+    /// A data processor holds data under a key that it does not have.
+    Missing {
+        /// The group.
+        group: String,
         /// The epoch of the key.
         epoch: u64,
     },
@@ -185,6 +193,7 @@ fn router(shared: Shared) -> Router {
         .route("/v1/groups/{group}/keys", get(keys))
         .route("/v1/groups/{group}/watch", get(watched))
         .route("/v1/groups/{group}/applied", post(applied))
+        .route("/v1/groups/{group}/missing", post(missing))
         .route("/v1/groups/{group}/join", post(join))
         .route("/v1/groups/{group}/leave", post(leave))
         .route("/v1/status", get(status))
@@ -262,6 +271,30 @@ async fn applied(
         return (StatusCode::BAD_REQUEST, why).into_response();
     }
     match shared.send(Command::Applied { group, consumer, epoch }).await {
+        Ok(()) => StatusCode::NO_CONTENT.into_response(),
+        Err(code) => code.into_response(),
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct MissingKey {
+    epoch: u64,
+}
+
+async fn missing(
+    State(shared): State<Shared>,
+    Part(group): Part<String>,
+    report: Result<Json<MissingKey>, JsonRejection>,
+) -> Response {
+    if shared.watch(&group).is_none() {
+        return unknown();
+    }
+    let epoch = match report {
+        Ok(Json(MissingKey { epoch })) => epoch,
+        Err(rejection) => return rejection.into_response(),
+    };
+    match shared.send(Command::Missing { group, epoch }).await {
         Ok(()) => StatusCode::NO_CONTENT.into_response(),
         Err(code) => code.into_response(),
     }

@@ -203,6 +203,7 @@ impl Shell {
             Command::Join(group) => core.handle(now, Input::Join(group)),
             Command::Leave(group) => core.handle(now, Input::Leave(group)),
             Command::Applied { group, consumer, epoch } => core.handle(now, Input::Applied { group, consumer, epoch }),
+            Command::Missing { group, epoch } => core.handle(now, Input::Missing { group, epoch }),
             // Who asked may have gone.
             Command::Status(answer) => _ = answer.send(self.status(core)),
         }

@@ -83,6 +83,11 @@ impl Hold {
         epochs
     }
 
+    /// The lowest epoch of which packets are held.
+    pub(super) fn first_epoch(&self) -> Option<u64> {
+        self.packets.first_key_value().map(|((epoch, _), _)| *epoch)
+    }
+
     /// Arrival of the oldest.
     pub(super) fn oldest(&self) -> Option<Duration> {
         self.ages.first_key_value().map(|(_, (_, at))| *at)

@@ -115,6 +115,12 @@ impl Receiver {
         }
     }
 
+    /// The first epoch after the newest key of which data is held. A forger can name any.
+    pub(super) fn missing(&self) -> Option<u64> {
+        let newest = self.epoch();
+        self.hold.first_epoch().filter(|epoch| Some(*epoch) > newest)
+    }
+
     /// Gives up what has waited for long enough.
     pub(super) fn tick(&mut self, now: Duration) {
         self.expire_keys(now);

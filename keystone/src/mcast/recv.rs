@@ -195,6 +195,7 @@ impl<W: AsyncWrite + Unpin> Run<W> {
                     let (length, _) = received.map_err(Stop::Network)?;
                     let now = clock.now();
                     receiver.datagram(now, &buffer[..length]);
+                    self.feed.missing(receiver.missing());
                     idle_at = self.idle.map(|idle| now + idle);
                 }
                 () = clock.sleep_until(receiver.timeout()) => receiver.tick(clock.now()),

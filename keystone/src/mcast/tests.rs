@@ -77,10 +77,12 @@ async fn serve(
             None => {}
         }
     }
-    if request.starts_with("POST /v1/groups/demo/applied ") {
+    if request.starts_with("POST /v1/groups/demo/") {
         let mut body = vec![0; length];
         stream.read_exact(&mut body).await.unwrap();
-        posts.lock().unwrap().push(String::from_utf8(body).unwrap());
+        if request.starts_with("POST /v1/groups/demo/applied ") {
+            posts.lock().unwrap().push(String::from_utf8(body).unwrap());
+        }
         let _ = stream.write_all(b"HTTP/1.1 204 No Content\r\nconnection: close\r\n\r\n").await;
         return;
     }

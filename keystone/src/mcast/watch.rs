@@ -10,6 +10,7 @@ use hyper::body::{Bytes, Incoming};
 use hyper::client::conn::http1;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
+use serde_json::json;
 use thiserror::Error;
 use tokio::net::UnixStream;
 use tokio::sync::watch;
@@ -61,6 +62,7 @@ pub(super) struct Link {
 pub(super) struct Feed {
     link: watch::Receiver<Link>,
     applied: watch::Sender<Option<u64>>,
+    missing: watch::Sender<Option<u64>>,
     tasks: [AbortHandle; 2],
 }
 
@@ -75,10 +77,11 @@ impl Feed {
     pub(super) fn open(socket: PathBuf, group: String, consumer: String, clock: Clock) -> Self {
         let place = Place { socket, group };
         let (link, links) = watch::channel(Link::default());
-        let (applied, epochs) = watch::channel(None);
+        let (applied, used) = watch::channel(None);
+        let (missing, lacked) = watch::channel(None);
         let read = tokio::spawn(place.clone().keep_reading(link, clock));
-        let report = tokio::spawn(place.keep_reporting(consumer, epochs));
-        Self { link: links, applied, tasks: [read.abort_handle(), report.abort_handle()] }
+        let report = tokio::spawn(place.keep_reporting(consumer, used, lacked));
+        Self { link: links, applied, missing, tasks: [read.abort_handle(), report.abort_handle()] }
     }
 
     /// What is known now; it counts as seen.
@@ -107,6 +110,11 @@ impl Feed {
     /// Tells `client-ctl` which epoch this process uses, once for each.
     pub(super) fn applied(&self, epoch: u64) {
         self.applied.send_if_modified(|last| last.replace(epoch) != Some(epoch));
+    }
+
+    /// Tells `client-ctl` that data under the key of this epoch is held and the key is not here; once for each.
+    pub(super) fn missing(&self, epoch: Option<u64>) {
+        self.missing.send_if_modified(|last| std::mem::replace(last, epoch) != epoch);
     }
 }
 
@@ -169,20 +177,30 @@ impl Place {
         Ok(())
     }
 
-    async fn keep_reporting(self, consumer: String, mut epochs: watch::Receiver<Option<u64>>) {
-        while epochs.changed().await.is_ok() {
-            let Some(epoch) = *epochs.borrow_and_update() else {
-                continue;
+    async fn keep_reporting(
+        self,
+        consumer: String,
+        mut used: watch::Receiver<Option<u64>>,
+        mut lacked: watch::Receiver<Option<u64>>,
+    ) {
+        loop {
+            let (what, body) = tokio::select! {
+                Ok(()) = used.changed() => {
+                    ("applied", used.borrow_and_update().map(|epoch| json!({ "consumer": consumer, "epoch": epoch })))
+                }
+                Ok(()) = lacked.changed() => ("missing", lacked.borrow_and_update().map(|epoch| json!({ "epoch": epoch }))),
+                else => return,
             };
-            let body = serde_json::json!({ "consumer": consumer, "epoch": epoch }).to_string();
-            if let Err(why) = self.report(body).await {
-                tracing::debug!(%why, epoch, "client-ctl was not told of the epoch in use");
+            if let Some(body) = body
+                && let Err(why) = self.report(what, body.to_string()).await
+            {
+                tracing::debug!(%why, %body, "client-ctl was not told what is {what}");
             }
         }
     }
 
-    async fn report(&self, body: String) -> Result<(), WatchError> {
-        let request = self.request(Method::POST, "applied", body.into())?;
+    async fn report(&self, what: &str, body: String) -> Result<(), WatchError> {
+        let request = self.request(Method::POST, what, body.into())?;
         timeout(ANSWER, self.ask(request)).await?.map(|_| ())
     }
 

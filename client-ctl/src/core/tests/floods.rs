@@ -107,3 +107,31 @@ fn headers_that_promise_too_much_cost_nothing() {
     assert_eq!(client.group().counters.units_bad_signature, 0);
     assert_eq!(client.status(), Status::Member);
 }
+
+#[test]
+fn data_under_an_unknown_key_calls_no_storm() {
+    let (mut client, mut server) = Client::member(4, 9);
+    let interval = u64::from(INTERVAL_MS);
+    // Forged every 10 ms for ten intervals, in which a beacon comes on time: nobody asks.
+    let end = client.now + Duration::from_millis(10 * interval);
+    let mut beacon_at = client.now;
+    while client.now < end {
+        client.handle(Input::Missing { group: "g".into(), epoch: server.context.epoch + 1 });
+        if client.now >= beacon_at {
+            let beacon = server.beacon();
+            client.handle(Input::Datagram(&beacon));
+            beacon_at += Duration::from_millis(interval - 50);
+        }
+        client.now += Duration::from_millis(10);
+    }
+    let asked = client.group().counters.resyncs;
+    assert_eq!((asked, client.group().counters.silences), (0, 0));
+    let beacon = server.beacon();
+    client.handle(Input::Datagram(&beacon));
+    // Of an epoch that is here, it means nothing.
+    client.handle(Input::Missing { group: "g".into(), epoch: server.context.epoch });
+    assert!(!client.resyncs_within(interval));
+    // Without beacons it shortens the silence: one interval, then the random wait.
+    client.handle(Input::Missing { group: "g".into(), epoch: server.context.epoch + 1 });
+    assert!(client.resyncs_within(interval + u64::from(WAIT_MS) + 10));
+}
