@@ -100,10 +100,11 @@ impl Controller {
             return;
         }
         self.reports += 1;
-        let start = Record::expecting(self.estimate(), report.gap);
-        let record = self.members.entry(member).or_insert(start);
+        let known = self.members.get(&member).copied();
+        let mut record = known.unwrap_or_else(|| Record::expecting(self.estimate(), report.gap));
         record.take(report);
         record.heard = self.reports;
+        self.members.insert(member, record);
     }
 
     /// Forgets a member, who has left.
@@ -159,18 +160,23 @@ impl Controller {
     /// The estimate, `margin` standard errors to the worse.
     fn channel(&self, margin: f64) -> TwoState {
         let records = || self.members.values();
-        let Some(loss) = bounded_mean(records().map(|record| (record.loss.min(MAX_LOSS), 1.0)).collect()) else {
+        let losses = records().map(|record| (record.loss.min(MAX_LOSS), 1.0)).collect();
+        let Some(loss) = bounded_mean(losses, DEFAULT_LOSS) else {
             return TwoState::independent(DEFAULT_LOSS);
         };
         // How often a unit is lost after one that was. A member's vote weighs as much as the losses that it has seen, up
         // to the average.
         let seen = |record: &Record| (record.repeats / record.followers, record.followers.min(loss));
-        let after = bounded_mean(records().filter(|record| record.followers > 0.0).map(seen).collect()).unwrap_or(loss);
+        let afters = records().filter(|record| record.followers > 0.0).map(seen).collect();
+        // Four standard deviations of what an honest member may have seen by chance.
+        let chance = 4.0 * (0.25 / (f64::from(MEMORY) * loss).max(1.0)).sqrt();
+        let after = bounded_mean(afters, chance).unwrap_or(loss);
         let units = records().map(|_| f64::from(MEMORY)).sum::<f64>();
         let error = |share: f64, of: f64| margin * (share * (1.0 - share) / of.max(1.0)).sqrt();
         let correlation = |after: f64| ((after - loss) / (1.0 - loss)).clamp(0.0, 0.99);
         let known = correlation(after);
-        let worst = correlation(after + error(after, units * loss));
+        // Losses may be independent, but only narrow gaps can show it: the estimate falls no faster than gaps narrow.
+        let worst = correlation(after.max(loss) + error(after, units * loss));
         let loss = loss + error(loss, units * (1.0 - known) / (1.0 + known));
         // The correlation over a gap is that over one unit-time to its power.
         let gap = records().map(|record| record.gap).sum::<f64>() * f64::from(MEMORY) / units;
@@ -204,9 +210,9 @@ impl Record {
     }
 }
 
-/// The mean of votes (value, weight), none of which counts for more than twice the median or the default loss. `None` if
-/// there is none.
-fn bounded_mean(mut votes: Vec<(f64, f64)>) -> Option<f64> {
+/// The mean of votes (value, weight), none of which counts for more than twice the median, or than `free` where that is more.
+/// `None` if there is none.
+fn bounded_mean(mut votes: Vec<(f64, f64)>, free: f64) -> Option<f64> {
     votes.sort_by(|a, b| a.0.total_cmp(&b.0));
     let total: f64 = votes.iter().map(|(_, weight)| weight).sum();
     let mut below = 0.0;
@@ -214,7 +220,7 @@ fn bounded_mean(mut votes: Vec<(f64, f64)>) -> Option<f64> {
         below += weight;
         below >= total / 2.0
     })?;
-    let limit = (2.0 * median).max(DEFAULT_LOSS);
+    let limit = (2.0 * median).max(free);
     let sum: f64 = votes.iter().map(|(value, weight)| value.min(limit) * weight).sum();
     (total > 0.0).then_some(sum / total)
 }

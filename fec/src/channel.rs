@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use crate::{SplitMix64, TwoState};
+use crate::{Report, Schedule, SplitMix64, TwoState};
 
 /// Which units of one receiver get lost. Time is in *unit-times*: what one unit takes when units are sent back to back.
 #[derive(Debug, Clone)]
@@ -52,8 +52,45 @@ impl Channel {
         bad || self.outages.iter().any(|outage| outage.contains(&self.now))
     }
 
+    /// What arrives of a message that is sent as `schedule` says, `pause` unit-times after the last unit of the one before.
+    pub fn receive(&mut self, schedule: &Schedule<'_>, pause: u32) -> Reception {
+        let blocks = schedule.layout().blocks();
+        // For each block how many units have arrived, and whether the last one was lost.
+        let mut state = vec![(0u8, false); blocks.len()];
+        let (mut expected, mut lost, mut bursts) = (0, 0, 0);
+        let mut last = 0;
+        for ((block, _), time) in schedule.times() {
+            let gone = self.lost(f64::from(if expected == 0 { pause } else { time - last }));
+            let (arrived, before) = &mut state[usize::from(block)];
+            expected += 1;
+            lost += u32::from(gone);
+            bursts += u32::from(gone && !*before);
+            *arrived += u8::from(!gone);
+            *before = gone;
+            last = time;
+        }
+        let missed = blocks.iter().zip(&state).filter(|(shape, (arrived, _))| *arrived < shape.s()).count();
+        let report = Report {
+            units_expected: expected,
+            units_lost: lost,
+            bursts,
+            blocks: schedule.layout().block_count().into(),
+            gap: schedule.distance(),
+        };
+        Reception { missed, report }
+    }
+
     /// Unit-times from the start to the last unit.
     pub fn now(&self) -> f64 {
         self.now
     }
+}
+
+/// What a receiver has got of a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Reception {
+    /// Blocks of which fewer units arrived than the block has units of message: it is lost unless this is 0.
+    pub missed: usize,
+    /// What the receiver reports.
+    pub report: Report,
 }

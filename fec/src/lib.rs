@@ -29,7 +29,7 @@ mod spacing;
 
 pub use adaptive::{Controller, MAX_BURST, MAX_LOSS, Plan, Report, SAMPLE};
 pub use assembly::{Assembly, AssemblyError, Progress, Unit};
-pub use channel::Channel;
+pub use channel::{Channel, Reception};
 pub use codec::{CodeError, Coder, ReedSolomon};
 pub use encode::{Block, EncodeError, encode, encode_block};
 pub use layout::{BlockShape, Layout, LayoutError, ShapeError};

@@ -136,7 +136,9 @@ fn number(text: &str) -> Result<f64, SchemeError> {
 #[derive(Debug, Clone, PartialEq, Error)]
 pub enum SchemeError {
     /// The text is none of the known forms.
-    #[error("repair scheme {0:?} is unknown: expected rs1, rs2, adaptive, alpha=<0 to 1> or loss=<0 to 0.5>,miss=<1e-9 to 0.5>")]
+    #[error(
+        "repair scheme {0:?} is unknown: expected rs1, rs2, adaptive, alpha=<0 to 1> or loss=<0 to 0.5>,miss=<1e-9 to 0.5>"
+    )]
     Unknown(String),
     /// A part of a target is no number.
     #[error("repair scheme: {0:?} is not a number")]

@@ -36,6 +36,11 @@ impl<'a> Schedule<'a> {
         Self { layout, rounds, gap }
     }
 
+    /// The message's layout.
+    pub fn layout(&self) -> &'a Layout {
+        self.layout
+    }
+
     /// Unit-times between one unit of a block and the next, at least: the gap asked for unless it was too long.
     pub fn gap(&self) -> u32 {
         self.gap
