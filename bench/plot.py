@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Plots what `bench NAME --json FILE` wrote: plot.py NAME FILE FIGURE.svg. Needs the pip package matplotlib.
+"""Plots what `bench NAME --json FILE` wrote: plot.py NAME FILE FIGURE.svg (what
+`bench loss` wrote has a second figure, NAME `controller`). Needs the pip package matplotlib.
 
 A PNG beside it, to look at: plot.py NAME FILE FIGURE.png
 """
@@ -110,10 +111,59 @@ def paper(rows: list[dict]) -> plt.Figure:
     return figure
 
 
+def loss(rows: list[dict]) -> plt.Figure:
+    """Messages not recovered: independent losses beside the equation; bursts; what the adaptive scheme costs."""
+    figure, (independent, bursts, octets) = plt.subplots(1, 3, figsize=(12, 3.8), layout="constrained")
+    for scheme in ["alpha=0", "alpha=0.5", "alpha=1", "rs1", "rs2"]:
+        points = [(int(s), row["value"] / 1e6, row["against_value"] / 1e6) for (s,), row in
+                  matching(rows, rf"loss 0\.1 s=(\d+) {scheme} unrecovered")]
+        units, value, expected = zip(*points)
+        line, = independent.plot(units, expected, "-", linewidth=1, label=f"{scheme}, $P_m$")
+        independent.plot(units, [v or None for v in value], "o", color=line.get_color(), markersize=4)
+    independent.set(title="independent loss 0.1; dots: counted", xlabel="units of message", ylabel="share not recovered",
+                    yscale="log", ylim=(1e-7, 1))
+    for burst in ["2", "5", "10"]:
+        for scheme, style in [("rs1", "o:"), ("adaptive", "o-")]:
+            points = [(int(s), row["value"] / 1e6) for (s,), row in
+                      matching(rows, rf"burst {burst} s=(\d+) {scheme} unrecovered")]
+            color = None if scheme == "rs1" else line.get_color()
+            line, = bursts.plot(*zip(*points), style, color=color, label=f"bursts of {burst}, {scheme}")
+        points = [(int(s), row["ratio"]) for (s,), row in matching(rows, rf"burst {burst} s=(\d+) adaptive octets")]
+        octets.plot(*zip(*points), "o-", color=line.get_color(), label=f"bursts of {burst}")
+    bursts.axhline(1e-3, color="grey", linewidth=0.8)
+    bursts.annotate("promise", (1, 1e-3), xytext=(0, 3), textcoords="offset points", color="grey")
+    bursts.set(title="bursts, loss 0.1 on average", xlabel="units of message", yscale="log", ylim=(1e-4, 1))
+    octets.axhline(1.5, color="grey", linewidth=0.8)
+    octets.set(title="octets by adaptive over those by rs1", xlabel="units of message", ylim=(0, 1.6))
+    for axes in (bursts, octets):
+        axes.set_xscale("log", base=2)
+    return figure
+
+
+def controller(rows: list[dict]) -> plt.Figure:
+    """What the controller estimates through steps and a ramp, and what it sends."""
+    figure, plots = plt.subplots(4, 1, figsize=(8, 8), sharex=True, layout="constrained")
+    for axes, (what, label) in zip(plots, [("loss", "loss, %"), ("burst", "burst, unit-times"), ("units", "units sent"),
+                                           ("unrecovered", "not recovered, in $10^6$")]):
+        points = [(int(at), row["value"], row["against_value"]) for (at,), row in
+                  matching(rows, rf"controller message (\d+) {what}")]
+        at, value, against = zip(*points)
+        other = {"units": "rs1", "unrecovered": "promise"}.get(what, "channel")
+        axes.step(at, against, "-", where="pre", color="grey", linewidth=1, label=other)
+        axes.plot(at, value, ".-", label="estimate" if other == "channel" else "adaptive")
+        axes.set(ylabel=label, ylim=(0, None))
+    plots[-1].set_yscale("symlog", linthresh=1000)
+    plots[-1].set_ylim(0, 1e6)
+    plots[0].set_title("messages of 10 units to 64 members, who report each of them")
+    plots[-1].set_xlabel("message")
+    return figure
+
+
 def main(name: str, source: str, target: str) -> None:
     with open(source, encoding="utf-8") as file:
         rows = json.load(file)["rows"]
-    figure = {"tree": tree, "batch": batch, "memory": memory, "paper": paper}[name](rows)
+    figure = {"tree": tree, "batch": batch, "memory": memory, "paper": paper, "loss": loss,
+              "controller": controller}[name](rows)
     for axes in figure.axes:
         axes.grid(alpha=0.3)
         axes.legend(fontsize=7)

@@ -3,6 +3,7 @@
 
 mod batch;
 mod keyserver;
+mod loss;
 mod memory;
 mod paper;
 mod primitives;
@@ -56,6 +57,9 @@ enum Command {
         #[arg(long, value_name = "N", default_value = "100000", value_parser = value_parser!(u32).range(1_000..=1_000_000))]
         members: u32,
     },
+    /// Messages that are not recovered: independent losses beside the paper's equation, bursts with the adaptive repair scheme
+    /// beside rs1, and how that scheme follows changes. Takes about two minutes on two cores.
+    Loss,
     /// Octets of memory for each member.
     Memory {
         /// Group size as a power of two, 4 to 20.
@@ -71,6 +75,7 @@ fn main() -> ExitCode {
         Command::Batch { size } => batch::rows(*size),
         Command::Paper => paper::rows(),
         Command::Storm { members } => storm::rows(*members),
+        Command::Loss => loss::rows(),
         Command::Memory { size } => memory::rows(*size),
     };
     match rows.and_then(|rows| finish(&rows, json.as_deref())) {

@@ -57,19 +57,24 @@ pub struct Layout {
 }
 
 impl Layout {
-    /// Cuts a message of `message_len` octets into as few blocks as `scheme` allows.
+    /// Cuts a message of `message_len` octets into as few blocks as `scheme` allows, for members who need all of them.
     ///
     /// The sizes of any two blocks differ by one unit at most, larger ones first. More blocks than
-    /// the fewest (of at most 16 units) are made only where `s + r` would pass 32; a target's
-    /// bound on each block is for the number of blocks in the result.
+    /// the fewest (of at most 16 units) are made only where `s + r` would pass 32.
     ///
     /// Errors: an empty or too long message, a scheme out of range, or a target that not even blocks
     /// of one unit meet.
     pub fn new(message_len: usize, scheme: &RepairScheme) -> Result<Self, LayoutError> {
+        Self::for_needs(message_len, scheme, u16::MAX)
+    }
+
+    /// As [`Layout::new`], for members who need at most `blocks_needed` blocks each, which makes a target cheaper.
+    pub fn for_needs(message_len: usize, scheme: &RepairScheme, blocks_needed: u16) -> Result<Self, LayoutError> {
         scheme.check()?;
         let units = count_units(message_len)?;
+        let shapes = |blocks| even_blocks(units, blocks, |s| scheme.shape(s, needed(blocks_needed, blocks)));
         let blocks = (units.div_ceil(MAX_BLOCK_DATA)..=units)
-            .find_map(|blocks| even_blocks(units, blocks, scheme))
+            .find_map(shapes)
             .ok_or(LayoutError::OutOfReach { scheme: *scheme, units })?;
         Ok(Self { message_len, blocks })
     }
@@ -107,7 +112,7 @@ impl Layout {
     }
 
     /// Every (block, index) once, in the order to send them: index 0 of all blocks, then index 1 of
-    /// all, and so on, so that a burst of losses is spread over the blocks.
+    /// all, and so on, so that a burst of losses is spread over the blocks. [`Schedule`](crate::Schedule) says when.
     pub fn send_order(&self) -> impl Iterator<Item = (u16, u8)> + '_ {
         let longest = self.blocks.iter().map(|shape| shape.total()).max().unwrap_or(0);
         (0..longest).flat_map(move |index| {
@@ -128,9 +133,19 @@ pub(crate) fn count_units(message_len: usize) -> Result<usize, LayoutError> {
     }
 }
 
-fn even_blocks(units: usize, blocks: usize, scheme: &RepairScheme) -> Option<Vec<BlockShape>> {
+/// Nobody needs more blocks than there are.
+pub(crate) fn needed(blocks_needed: u16, blocks: usize) -> u16 {
+    u16::try_from(blocks).map_or(blocks_needed, |blocks| blocks_needed.min(blocks))
+}
+
+/// `units` in so many blocks, larger ones first, each of the shape that `shape` has for its size; `None` if that has none.
+pub(crate) fn even_blocks(
+    units: usize,
+    blocks: usize,
+    shape: impl Fn(u8) -> Option<BlockShape>,
+) -> Option<Vec<BlockShape>> {
     let (size, larger) = (units / blocks, units % blocks);
-    let shape = |s: usize| scheme.shape(u8::try_from(s).ok()?, u16::try_from(blocks).ok()?);
+    let shape = |s: usize| shape(u8::try_from(s).ok()?);
     let mut shapes = Vec::with_capacity(blocks);
     if larger > 0 {
         shapes.resize(larger, shape(size + 1)?);

@@ -9,23 +9,36 @@
 //! spoils its whole block, and nothing here can tell. The caller checks the signature over every
 //! unit first, so that what this crate refuses is the fault of the key server that signed it.
 //!
-//! The crate is pure: no input or output, no clock, no randomness.
+//! How many repair units, and when each unit is sent ([`Schedule`]), follows from a [`RepairScheme`] or from what members
+//! lose ([`Controller`]). [`Channel`] and [`Link`] are the networks to try it on.
+//!
+//! The crate is pure: no input or output, no clock, no randomness but [`SplitMix64`] from a seed.
 
+mod adaptive;
 mod assembly;
+mod channel;
 mod codec;
 mod encode;
 mod layout;
+mod link;
 mod loss;
+mod random;
 mod reassembly;
 mod scheme;
+mod spacing;
 
+pub use adaptive::{Controller, MAX_BURST, MAX_LOSS, Plan, Report, SAMPLE};
 pub use assembly::{Assembly, AssemblyError, Progress, Unit};
+pub use channel::{Channel, Reception};
 pub use codec::{CodeError, Coder, ReedSolomon};
 pub use encode::{Block, EncodeError, encode, encode_block};
 pub use layout::{BlockShape, Layout, LayoutError, ShapeError};
-pub use loss::{at_most_one_in_1000, miss_probability};
+pub use link::{Faults, Link, LinkCounters};
+pub use loss::{TwoState, at_most_one_in_1000, miss_probability};
+pub use random::SplitMix64;
 pub use reassembly::{MAX_COMPLETED, Reassembly};
 pub use scheme::{RepairScheme, SchemeError};
+pub use spacing::{MAX_LENGTHENING, Schedule};
 
 /// Octets of rekey message in a unit (Keystone paper §4.1).
 pub const UNIT: usize = 512;

@@ -16,13 +16,19 @@ const LOSSES: RangeInclusive<f64> = 0.0..=0.5;
 /// one unit sent 32 times at loss one half is missed with probability 2e-10.
 const MISSES: RangeInclusive<f64> = 1e-9..=0.5;
 
+/// The loss that is assumed while nothing is known: the paper's lower one, of Table 3.
+pub(crate) const DEFAULT_LOSS: f64 = 0.1;
+
+/// How often a member may miss a block that it needs, unless a target says otherwise: as in the paper's Table 3.
+pub(crate) const DEFAULT_MISS: f64 = 0.001;
+
 /// How far a block may pass its bound, as a part of it: more than floating point errs by, less than
 /// anybody can measure, so that a bound met exactly (1/1000 at s = 1, r = 2, loss 0.1) counts as met.
 const TOLERANCE: f64 = 1e-9;
 
 /// The rule that says how many repair units a block gets.
 ///
-/// As text, for configuration: `rs1`, `rs2`, `alpha=0.5`, `loss=0.1,miss=0.001`.
+/// As text, for configuration: `rs1`, `rs2`, `alpha=0.5`, `loss=0.1,miss=0.001`, `adaptive`.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum RepairScheme {
     /// The paper's first: each block is missed with probability at most 1/1000 at loss 1/10 (Table 3).
@@ -32,16 +38,18 @@ pub enum RepairScheme {
     /// The paper's simplest: so many repair units for each unit of message, 0 to 1, rounded up in each block. It promises
     /// nothing about losses; 0 is no repair unit at all.
     Alpha(f64),
-    /// The whole message, however many blocks it has, is missed with probability at most `miss` by a
-    /// receiver that loses each unit independently with probability `loss`. Each of `b` blocks
-    /// gets the bound `miss / b` (the probability of a union is at most the sum), met up to a
-    /// billionth of it.
+    /// Any block that a receiver needs is missed with probability at most `miss` by a receiver that loses each unit
+    /// independently with probability `loss`. If it needs `b` blocks, each block gets the bound `miss / b` (the probability
+    /// of a union is at most the sum), met up to a billionth of it.
     Target {
         /// Probability that a unit is lost, 0 to 0.5.
         loss: f64,
         /// Probability that the message is missed, 1e-9 to 0.5.
         miss: f64,
     },
+    /// A target of 1/1000 at the loss and the bursts that members report: see [`Controller`](crate::Controller), which
+    /// makes its layouts. Without reports it is the default target.
+    Adaptive,
 }
 
 impl RepairScheme {
@@ -58,27 +66,33 @@ impl RepairScheme {
         }
     }
 
-    /// The shape with the fewest repair units for a block of `s` units in a message of `blocks`
-    /// blocks; `None` if `s` is not 1 to 16 or `s + r` would pass 32.
-    pub fn shape(&self, s: u8, blocks: u16) -> Option<BlockShape> {
-        (0..=u8::MAX).map_while(|r| BlockShape::new(s, r).ok()).find(|shape| self.suffices(*shape, blocks))
+    /// The shape with the fewest repair units for a block of `s` units when a member needs `blocks_needed` blocks of the
+    /// message (only a target asks; 0 counts as 1); `None` if `s` is not 1 to 16 or `s + r` would pass 32.
+    pub fn shape(&self, s: u8, blocks_needed: u16) -> Option<BlockShape> {
+        (0..=u8::MAX).map_while(|r| BlockShape::new(s, r).ok()).find(|shape| self.suffices(*shape, blocks_needed))
     }
 
-    fn suffices(&self, shape: BlockShape, blocks: u16) -> bool {
+    fn suffices(&self, shape: BlockShape, blocks_needed: u16) -> bool {
         let (s, r) = (shape.s(), shape.r());
         match *self {
             Self::Rs1 => at_most_one_in_1000(s, r, 10) == Some(true),
             Self::Rs2 => at_most_one_in_1000(s, r, 5) == Some(true),
             Self::Alpha(alpha) => f64::from(r) >= alpha * f64::from(s) - TOLERANCE,
-            Self::Target { loss, miss } => miss_probability(s, r, loss) <= miss / f64::from(blocks) * (1.0 + TOLERANCE),
+            Self::Target { loss, miss } => miss_probability(s, r, loss) <= share(miss, blocks_needed),
+            Self::Adaptive => Self::default().suffices(shape, blocks_needed),
         }
     }
+}
+
+/// The bound on each block so that any of those needed is missed with probability at most `miss`.
+pub(crate) fn share(miss: f64, blocks_needed: u16) -> f64 {
+    miss / f64::from(blocks_needed.max(1)) * (1.0 + TOLERANCE)
 }
 
 /// Loss 0.1, miss 0.001.
 impl Default for RepairScheme {
     fn default() -> Self {
-        Self::Target { loss: 0.1, miss: 0.001 }
+        Self::Target { loss: DEFAULT_LOSS, miss: DEFAULT_MISS }
     }
 }
 
@@ -89,6 +103,7 @@ impl fmt::Display for RepairScheme {
             Self::Rs2 => f.write_str("rs2"),
             Self::Alpha(alpha) => write!(f, "alpha={alpha}"),
             Self::Target { loss, miss } => write!(f, "loss={loss},miss={miss}"),
+            Self::Adaptive => f.write_str("adaptive"),
         }
     }
 }
@@ -100,6 +115,7 @@ impl FromStr for RepairScheme {
         let scheme = match text {
             "rs1" => Self::Rs1,
             "rs2" => Self::Rs2,
+            "adaptive" => Self::Adaptive,
             _ if text.starts_with("alpha=") => Self::Alpha(number(&text["alpha=".len()..])?),
             _ => {
                 let unknown = || SchemeError::Unknown(text.to_owned());
@@ -120,7 +136,9 @@ fn number(text: &str) -> Result<f64, SchemeError> {
 #[derive(Debug, Clone, PartialEq, Error)]
 pub enum SchemeError {
     /// The text is none of the known forms.
-    #[error("repair scheme {0:?} is unknown: expected rs1, rs2, alpha=<0 to 1> or loss=<0 to 0.5>,miss=<1e-9 to 0.5>")]
+    #[error(
+        "repair scheme {0:?} is unknown: expected rs1, rs2, adaptive, alpha=<0 to 1> or loss=<0 to 0.5>,miss=<1e-9 to 0.5>"
+    )]
     Unknown(String),
     /// A part of a target is no number.
     #[error("repair scheme: {0:?} is not a number")]
@@ -144,7 +162,8 @@ mod tests {
     fn texts_come_back() {
         let fine = RepairScheme::Target { loss: 0.12, miss: 1e-9 };
         let alphas = [0.0, 0.5, 1.0].map(RepairScheme::Alpha);
-        for scheme in [RepairScheme::Rs1, RepairScheme::Rs2, RepairScheme::default(), fine].into_iter().chain(alphas) {
+        let words = [RepairScheme::Rs1, RepairScheme::Rs2, RepairScheme::Adaptive];
+        for scheme in words.into_iter().chain([RepairScheme::default(), fine]).chain(alphas) {
             assert_eq!(scheme.to_string().parse(), Ok(scheme));
         }
         assert_eq!("loss=0.1,miss=0.001".parse(), Ok(RepairScheme::default()));

@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::{Prng, Receiver, Sent};
+use common::{Receiver, Sent};
 use fec::{Assembly, AssemblyError, BlockShape, Layout, LayoutError, MAX_MESSAGE, Progress, RepairScheme, UNIT, Unit};
 
 /// 20 units in two blocks of 10, and 7 octets of padding.
@@ -11,7 +11,7 @@ fn sent() -> Sent {
     let len = 20 * UNIT - 7;
     let layout = Layout::new(len, &RepairScheme::Rs1).unwrap();
     assert_eq!(layout.blocks(), [BlockShape::new(10, 6).unwrap(); 2]);
-    Sent::new(Prng::new().message(len), &layout)
+    Sent::new(common::message(len, &mut common::prng()), &layout)
 }
 
 /// The rest of the message, which must complete it.

@@ -3,15 +3,15 @@
 
 mod common;
 
-use common::{Prng, Sent};
+use common::Sent;
 use fec::{Layout, Progress, RepairScheme, UNIT, miss_probability};
 
 /// Measured against `P_m`, within four standard deviations of the binomial.
 #[test]
 fn measured_loss_agrees_with_the_equation() {
     const TRIALS: u32 = 20_000;
-    let mut prng = Prng::new();
-    for (tenths, p) in [(1, 0.1), (2, 0.2)] {
+    let mut prng = common::prng();
+    for p in [0.1, 0.2] {
         for (s, r) in [(1, 0), (1, 1), (3, 0), (3, 2), (5, 3), (10, 5), (16, 4)] {
             let sent = Sent::one_block(s, r, &mut prng);
             let coder = fec::ReedSolomon::new();
@@ -19,7 +19,7 @@ fn measured_loss_agrees_with_the_equation() {
             for _ in 0..TRIALS {
                 let mut assembly = fec::Assembly::new(sent.message.len(), 1).unwrap();
                 let mut whole = false;
-                for index in (0..s + r).filter(|_| !prng.tenths(tenths)).collect::<Vec<_>>() {
+                for index in (0..s + r).filter(|_| !prng.chance(p)).collect::<Vec<_>>() {
                     let progress = assembly.insert(sent.unit(0, index), &coder).unwrap();
                     whole |= matches!(progress, Progress::Complete { message, .. } if message == sent.message);
                 }
@@ -37,9 +37,9 @@ fn measured_loss_agrees_with_the_equation() {
 /// (blocks x fewest repair units) units harmless wherever it falls.
 #[test]
 fn interleaving_survives_a_burst() {
-    let mut prng = Prng::new();
+    let mut prng = common::prng();
     let layout = Layout::new(64 * UNIT - 5, &RepairScheme::default()).unwrap();
-    let sent = Sent::new(prng.message(64 * UNIT - 5), &layout);
+    let sent = Sent::new(common::message(64 * UNIT - 5, &mut prng), &layout);
     let order: Vec<(u16, u8)> = layout.send_order().collect();
     let fewest = layout.blocks().iter().map(|shape| usize::from(shape.r())).min().unwrap();
     let burst = layout.blocks().len() * fewest;

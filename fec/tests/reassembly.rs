@@ -3,13 +3,13 @@
 
 mod common;
 
-use common::{Prng, Sent};
+use common::Sent;
 use fec::{AssemblyError, Layout, MAX_COMPLETED, Progress, Reassembly, RepairScheme, UNIT, Unit};
 
 /// Two units in one block.
 fn sent() -> Sent {
     let layout = Layout::new(2 * UNIT, &RepairScheme::Rs1).unwrap();
-    Sent::new(Prng::new().message(2 * UNIT), &layout)
+    Sent::new(common::message(2 * UNIT, &mut common::prng()), &layout)
 }
 
 fn insert(table: &mut Reassembly<u32>, key: u32, sent: &Sent, index: u8) -> Result<Progress, AssemblyError> {

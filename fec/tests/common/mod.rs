@@ -2,43 +2,26 @@
 #![allow(dead_code, unreachable_pub, reason = "each test file is a crate of its own and uses its own part")]
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "helpers of tests: a failure fails the test")]
 
-use fec::{Assembly, AssemblyError, Block, BlockShape, Layout, Progress, ReedSolomon, UNIT, Unit, encode};
+use fec::{Assembly, AssemblyError, Block, BlockShape, Layout, Progress, ReedSolomon, SplitMix64, UNIT, Unit, encode};
 
-/// SplitMix64 (Steele, Lea, Flood 2014).
-pub struct Prng(u64);
+/// Seeded by the environment's `FEC_SEED`, or always the same; prints the seed for replay.
+pub fn prng() -> SplitMix64 {
+    let seed = std::env::var("FEC_SEED").map_or(20260101, |text| text.parse().expect("FEC_SEED is a number"));
+    println!("FEC_SEED={seed}");
+    SplitMix64::new(seed)
+}
 
-impl Prng {
-    /// Seeded by the environment's `FEC_SEED`, or always the same; prints the seed for replay.
-    pub fn new() -> Self {
-        let seed = std::env::var("FEC_SEED").map_or(20260101, |text| text.parse().expect("FEC_SEED is a number"));
-        println!("FEC_SEED={seed}");
-        Self(seed)
-    }
+pub fn message(len: usize, prng: &mut SplitMix64) -> Vec<u8> {
+    (0..len).map(|_| prng.bits().to_be_bytes()[0]).collect()
+}
 
-    pub fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
+pub fn below(bound: usize, prng: &mut SplitMix64) -> usize {
+    usize::try_from(prng.below(u64::try_from(bound).unwrap())).unwrap()
+}
 
-    pub fn below(&mut self, bound: usize) -> usize {
-        usize::try_from(self.next() % u64::try_from(bound).unwrap()).unwrap()
-    }
-
-    /// True with probability `tenths / 10`.
-    pub fn tenths(&mut self, tenths: usize) -> bool {
-        self.below(10) < tenths
-    }
-
-    pub fn message(&mut self, len: usize) -> Vec<u8> {
-        (0..len).map(|_| self.next().to_be_bytes()[0]).collect()
-    }
-
-    pub fn shuffle<T>(&mut self, items: &mut [T]) {
-        for i in (1..items.len()).rev() {
-            items.swap(i, self.below(i + 1));
-        }
+pub fn shuffle<T>(items: &mut [T], prng: &mut SplitMix64) {
+    for i in (1..items.len()).rev() {
+        items.swap(i, below(i + 1, prng));
     }
 }
 
@@ -55,10 +38,10 @@ impl Sent {
     }
 
     /// One block of `s + r` units, the last one filled in part.
-    pub fn one_block(s: u8, r: u8, prng: &mut Prng) -> Self {
-        let len = usize::from(s) * UNIT - prng.below(UNIT);
+    pub fn one_block(s: u8, r: u8, prng: &mut SplitMix64) -> Self {
+        let len = usize::from(s) * UNIT - below(UNIT, prng);
         let layout = Layout::with_blocks(len, vec![BlockShape::new(s, r).unwrap()]).unwrap();
-        Self::new(prng.message(len), &layout)
+        Self::new(message(len, prng), &layout)
     }
 
     pub fn block_count(&self) -> u16 {
