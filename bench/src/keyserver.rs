@@ -6,7 +6,7 @@ use keygraph::{Degree, Strategy};
 use keyserver::core::{Admin, Config, Core, GroupConfig, Input, Output};
 use protocol::identity::{Identity, IdentityPattern};
 use protocol::registration::{FromRegistrar, ToRegistrar};
-use protocol::request::{Act, Operations, Outcome, Preamble, Reply, Request, RequestId, Resync};
+use protocol::request::{Act, Losses, Operations, Outcome, Preamble, Reply, Request, RequestId, Resync};
 use protocol::{Entropy, GroupId, IndividualKey, MemberId, SigningKey, Suite};
 use zeroize::Zeroizing;
 
@@ -69,7 +69,7 @@ impl KeyServer {
             name: "ks".into(),
             registrars: vec![(registrar.clone(), vec![everybody()?])],
             groups: vec![group],
-            units_per_second: 1_000_000,
+            bits_per_second: 8_000_000_000,
             resyncs_per_second: 4_000,
             signing: SigningKey::from_seed(&[1; 32])?,
         };
@@ -129,7 +129,7 @@ impl KeyServer {
 
     /// A re-synchronize request, encoded.
     pub(crate) fn resync(&mut self, have: u64) -> Vec<u8> {
-        let resync = Resync { group: GROUP.into(), seen: (0, 0), have };
+        let resync = Resync { group: GROUP.into(), seen: (0, 0), have, losses: Losses::default() };
         self.request(Operations::Resyncs(vec![resync])).encode()
     }
 
@@ -144,7 +144,7 @@ impl KeyServer {
 
     /// The answer to a re-synchronize request of this client.
     pub(crate) fn ask_resync(&mut self, number: usize) -> Result<Option<Outcome>, Failure> {
-        let resync = Resync { group: GROUP.into(), seen: (0, 0), have: u64::MAX };
+        let resync = Resync { group: GROUP.into(), seen: (0, 0), have: u64::MAX, losses: Losses::default() };
         self.ask(self.client(number), Operations::Resyncs(vec![resync]));
         let Some(message) = self.replies.pop() else {
             return Ok(None);

@@ -32,9 +32,10 @@ pub struct FileConfig {
     /// Hops that multicast may travel: 1 (default, this link) to 255.
     #[serde(default = "ttl")]
     pub ttl: u8,
-    /// Datagrams sent per second at the most: 10 to 1,000,000; default 2,000 (12 Mbit/s). More fills slow links.
-    #[serde(default = "units_per_second")]
-    pub units_per_second: u32,
+    /// Bits that multicasts may take per second, 64,000 to 100,000,000,000; default 12,000,000, some 2,000 units. More fills
+    /// slow links.
+    #[serde(default = "bits_per_second")]
+    pub bits_per_second: u64,
     /// Re-synchronizations served per second at the most, 1 to 1,000,000; default 4,000, about what one core can do.
     /// Members beyond are told when to come back.
     #[serde(default = "resyncs_per_second")]
@@ -107,7 +108,8 @@ pub struct GroupFileConfig {
     /// Leaves that a batch moves at the most while the tree is too high for its members, 0 (never) to 4,096; default 64.
     #[serde(default = "compaction")]
     pub compaction: u32,
-    /// `rs1`, `rs2`, `alpha=0.5`, or a target such as the default `loss=0.1,miss=0.001`.
+    /// `rs1`, `rs2`, `alpha=0.5`, a target such as the default `loss=0.1,miss=0.001`, or `adaptive`: what members report to
+    /// have lost decides.
     #[serde(default = "repair")]
     pub repair: String,
     /// Who may join: identities, or prefixes `spiffe://domain/path/*`. Required, not empty.
@@ -166,8 +168,8 @@ impl GraphConfig {
 fn ttl() -> u8 {
     1
 }
-fn units_per_second() -> u32 {
-    2_000
+fn bits_per_second() -> u64 {
+    12_000_000
 }
 fn group_degree() -> GraphConfig {
     GraphConfig::Degree(2)
@@ -280,7 +282,6 @@ impl FileConfig {
     fn core(&self, signing: SigningKey) -> Result<core::Config, ConfigError> {
         name("name", &self.name)?;
         in_range("ttl", self.ttl, 1..=255)?;
-        in_range("units_per_second", self.units_per_second, 10..=1_000_000)?;
         in_range("number of [[registrar]] tables", self.registrar.len(), 1..=1_000)?;
         in_range("number of [[group]] tables", self.group.len(), 1..=MAX_GROUPS)?;
         let registrars = (self.registrar.iter())
@@ -312,7 +313,7 @@ impl FileConfig {
             name: self.name.clone(),
             registrars,
             groups,
-            units_per_second: self.units_per_second,
+            bits_per_second: in_range("bits_per_second", self.bits_per_second, 64_000..=100_000_000_000)?,
             resyncs_per_second: in_range("resyncs_per_second", self.resyncs_per_second, 1..=1_000_000)?,
             signing,
         })

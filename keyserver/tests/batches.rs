@@ -159,7 +159,7 @@ fn a_strategy_changes_at_a_rekey_and_a_suite_or_degree_never() {
             name: "ks".into(),
             registrars: vec![],
             groups,
-            units_per_second: 1_000,
+            bits_per_second: 8_000_000,
             resyncs_per_second: 4_000,
             signing,
         };

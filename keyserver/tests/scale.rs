@@ -71,7 +71,7 @@ impl Shell {
             name: "ks".into(),
             registrars: vec![(identity.clone(), vec![IdentityPattern::parse("spiffe://scale/member/*").unwrap()])],
             groups: (1..=groups).map(|id| group(id, batch)).collect(),
-            units_per_second: 1_000_000,
+            bits_per_second: 8_000_000_000,
             resyncs_per_second: 4_000,
             signing: SigningKey::from_seed(&[1; 32]).unwrap(),
         };

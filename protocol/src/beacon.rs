@@ -24,10 +24,12 @@ pub struct Beacon {
     pub interval_ms: u32,
     /// A member waits a random time below this, in milliseconds, before it asks to re-synchronize.
     pub resync_wait_ms: u32,
+    /// Members whose ID number this divides report what they lose; nobody, if it is 0.
+    pub report_one_in: u32,
 }
 
 impl Beacon {
-    const UNSIGNED: usize = 4 + 37 + 32 + 32 + 8 + 4 + 4;
+    const UNSIGNED: usize = 4 + 37 + 32 + 32 + 8 + 4 + 4 + 4;
     /// Octets of a signed beacon at the most.
     pub const MAX_LEN: usize = Self::UNSIGNED + RSA_SIGNATURE + TAG;
 
@@ -47,6 +49,7 @@ impl Beacon {
         out.extend_from_slice(&self.counter.to_be_bytes());
         out.extend_from_slice(&self.interval_ms.to_be_bytes());
         out.extend_from_slice(&self.resync_wait_ms.to_be_bytes());
+        out.extend_from_slice(&self.report_one_in.to_be_bytes());
         let signature = key.sign(self.context.suite, &signed(&out))?;
         out.extend_from_slice(&signature);
         tag.append(&mut out);
@@ -73,6 +76,7 @@ impl Beacon {
             counter: r.u64("counter")?,
             interval_ms: r.u32("interval")?,
             resync_wait_ms: r.u32("re-synchronization wait")?,
+            report_one_in: r.u32("sample")?,
         };
         r.take(context.suite.signature_len(), "signature")?;
         r.take(TAG, "tag")?;

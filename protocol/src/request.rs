@@ -65,6 +65,37 @@ pub enum Act {
     Leave = 2,
 }
 
+/// What a member has received of the rekey messages since it last said so: for the repair scheme `adaptive`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Losses {
+    /// Units and repair units of the blocks of which some arrived.
+    pub expected: u32,
+    /// Of these, those that did not arrive.
+    pub lost: u32,
+    /// Runs of lost units, in each block by index.
+    pub bursts: u32,
+    /// Those blocks.
+    pub blocks: u32,
+}
+
+impl Losses {
+    fn encode(&self, out: &mut Vec<u8>) {
+        for count in [self.expected, self.lost, self.bursts, self.blocks] {
+            out.extend_from_slice(&count.to_be_bytes());
+        }
+    }
+
+    fn decode(r: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        let mut count = |what| r.u32(what);
+        Ok(Self {
+            expected: count("units")?,
+            lost: count("units lost")?,
+            bursts: count("bursts")?,
+            blocks: count("blocks")?,
+        })
+    }
+}
+
 /// A re-synchronize operation: the keys of my path, please.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Resync {
@@ -74,15 +105,19 @@ pub struct Resync {
     pub seen: (u64, u64),
     /// Newest epoch whose data key the client holds; data keys after it are sent along, as far as they are kept.
     pub have: u64,
+    /// What was lost.
+    pub losses: Losses,
 }
 
-/// Joins and leaves mixed, or only re-synchronizes: never both.
+/// Joins and leaves mixed, or only re-synchronizes, or only reports: never two kinds.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Operations {
     /// Joins and leaves, in this order.
     Changes(Vec<(Act, String)>),
     /// Re-synchronizes.
     Resyncs(Vec<Resync>),
+    /// What was lost, by group: nothing is asked.
+    Reports(Vec<(String, Losses)>),
 }
 
 /// What a client asks. Every group stands in it at most once.
@@ -116,6 +151,15 @@ impl Request {
                     out.extend_from_slice(&resync.seen.0.to_be_bytes());
                     out.extend_from_slice(&resync.seen.1.to_be_bytes());
                     out.extend_from_slice(&resync.have.to_be_bytes());
+                    resync.losses.encode(&mut out);
+                }
+            }
+            Operations::Reports(reports) => {
+                out.push(3);
+                out.put_count(reports.len());
+                for (group, losses) in reports {
+                    out.put_text(group);
+                    losses.encode(&mut out);
                 }
             }
         }
@@ -150,9 +194,15 @@ impl Request {
                             group: group_name(&mut r)?,
                             seen: (r.u64("term")?, r.u64("epoch")?),
                             have: r.u64("epoch")?,
+                            losses: Losses::decode(&mut r)?,
                         })
                     })
                     .collect::<Result<_, _>>()?,
+            ),
+            3 => Operations::Reports(
+                (0..count)
+                    .map(|_| Ok((group_name(&mut r)?, Losses::decode(&mut r)?)))
+                    .collect::<Result<_, DecodeError>>()?,
             ),
             _ => {
                 return Err(DecodeError::Value { what: "kind of operations", value: kind.into() });
@@ -176,6 +226,7 @@ impl Request {
         match &self.operations {
             Operations::Changes(changes) => changes.iter().map(|(_, group)| group.as_str()).collect(),
             Operations::Resyncs(resyncs) => resyncs.iter().map(|resync| resync.group.as_str()).collect(),
+            Operations::Reports(reports) => reports.iter().map(|(group, _)| group.as_str()).collect(),
         }
     }
 }
@@ -280,6 +331,8 @@ pub enum Outcome {
         /// Milliseconds.
         after_ms: u32,
     },
+    /// A report was taken in.
+    Noted,
 }
 
 /// Acknowledgment and individual rekey in one, sealed by the session.
@@ -315,6 +368,7 @@ impl Reply {
                     out.push(4);
                     out.extend_from_slice(&after_ms.to_be_bytes());
                 }
+                Outcome::Noted => out.push(5),
             }
         }
         out
@@ -331,6 +385,7 @@ impl Reply {
                     2 => Outcome::Left { epoch: r.u64("epoch")? },
                     3 => Outcome::Denied(r.u8("denial")?.try_into()?),
                     4 => Outcome::Later { after_ms: r.u32("time to return")? },
+                    5 => Outcome::Noted,
                     other => {
                         return Err(DecodeError::Value { what: "outcome", value: other.into() });
                     }

@@ -145,7 +145,7 @@ fn inner(suite: Suite, left: &[u8; DIGEST], right: &[u8; DIGEST]) -> [u8; DIGEST
 }
 
 /// Signs a block and returns its datagrams in the order of their index, `s + r` of them; those of a block of one
-/// unit are equal octet by octet. `tag` is of the epoch before.
+/// unit are copies with a number. `tag` is of the epoch before.
 ///
 /// Errors: a header or payloads that do not fit together; no key for the suite. The caller is to blame.
 pub fn sign_block(
@@ -177,16 +177,16 @@ pub fn sign_block(
         header.encode(&mut out);
         out.push(index);
         out.extend_from_slice(&signature);
-        let mut at = usize::from(index);
+        let (mut at, payload) = if leaves == 1 { (0, 0) } else { (usize::from(index), usize::from(index)) };
         for level in &levels[..levels.len() - 1] {
             out.extend_from_slice(&level[at ^ 1]);
             at /= 2;
         }
-        out.extend_from_slice(&payloads[usize::from(index)]);
+        out.extend_from_slice(&payloads[payload]);
         tag.append(&mut out);
         out
     };
-    Ok(if leaves == 1 { vec![datagram(0); expected] } else { (0..header.leaves()).map(datagram).collect() })
+    Ok((0..header.s + header.r).map(datagram).collect())
 }
 
 /// Why a block was not signed.
@@ -236,7 +236,7 @@ pub(crate) fn prefix(kind: u8) -> [u8; PREFIX] {
 pub struct Unit<'a> {
     /// What it says of its block.
     pub header: BlockHeader,
-    /// Its index in the block.
+    /// Its index in the block; of a block of one unit, the number of the copy.
     pub index: u8,
     signature: &'a [u8],
     path: &'a [u8],
@@ -252,7 +252,7 @@ impl<'a> Unit<'a> {
         let mut r = Reader::new(&datagram[PREFIX..]);
         let header = BlockHeader::decode(&mut r)?;
         let index = r.u8("index")?;
-        if index >= header.leaves() {
+        if index >= header.s + header.r {
             return Err(DecodeError::Value { what: "index", value: index.into() });
         }
         let signature = r.take(header.epoch.suite.signature_len(), "signature")?;
@@ -268,8 +268,10 @@ impl<'a> Unit<'a> {
     /// The root of the digest tree that this unit's path leads to.
     fn root(&self) -> [u8; DIGEST] {
         let suite = self.header.epoch.suite;
-        let mut at = usize::from(self.index);
-        let mut digest = self.header.leaf(self.index, self.payload);
+        // Copies are one leaf.
+        let leaf = if self.header.s == 1 { 0 } else { self.index };
+        let mut at = usize::from(leaf);
+        let mut digest = self.header.leaf(leaf, self.payload);
         let (siblings, _) = self.path.as_chunks::<DIGEST>();
         for sibling in siblings {
             digest = if at % 2 == 0 { inner(suite, &digest, sibling) } else { inner(suite, sibling, &digest) };
@@ -322,6 +324,11 @@ impl UnitVerifier {
     /// Trusts `keys`.
     pub fn new(keys: Vec<VerifyingKey>) -> Self {
         Self { keys, known: BTreeMap::new(), order: VecDeque::new() }
+    }
+
+    /// Whether this header belongs to a block that was signed, and is remembered.
+    pub fn knows(&self, header: &BlockHeader) -> bool {
+        self.known.contains_key(header)
     }
 
     /// The trusted keys.

@@ -24,6 +24,7 @@ fn the_document_shows_the_papers_leave_and_a_beacon() {
         counter: 5,
         interval_ms: 2_000,
         resync_wait_ms: 1_000,
+        report_one_in: 0,
     };
     let tag = context(2).tag(after.root().unwrap());
     let datagram = beacon.sign(&SigningKey::from_seed(&[0x33; 32]).unwrap(), &tag).unwrap();

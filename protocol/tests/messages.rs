@@ -11,7 +11,7 @@ use proptest::prelude::*;
 use protocol::identity::Identity;
 use protocol::registration::{ClientEntry, FromClient, FromRegistrar, Refusal, RefusalCode, ToClient, ToRegistrar};
 use protocol::request::{
-    Act, Denial, EarlierKey, Membership, Operations, Outcome, Preamble, Reply, Request, RequestId, Resync,
+    Act, Denial, EarlierKey, Losses, Membership, Operations, Outcome, Preamble, Reply, Request, RequestId, Resync,
 };
 use protocol::{DataKey, DecodeError, IndividualKey, RekeyMessage};
 
@@ -63,8 +63,13 @@ fn requests_and_replies() {
     check(&preamble, &preamble.encode(), Preamble::decode);
     let id = RequestId([4; 16]);
     let changes = Operations::Changes(vec![(Act::Join, "a".into()), (Act::Leave, "b".into())]);
-    let resyncs = Operations::Resyncs(vec![Resync { group: "a".into(), seen: (2, 3), have: 1 }]);
-    for operations in [changes, resyncs] {
+    let resyncs =
+        Operations::Resyncs(vec![Resync { group: "a".into(), seen: (2, 3), have: 1, losses: Losses::default() }]);
+    let losses = Losses { expected: 40, lost: 5, bursts: 2, blocks: 3 };
+    let resync = Resync { group: "b".into(), seen: (2, 3), have: 1, losses };
+    let with_losses = Operations::Resyncs(vec![resync]);
+    let reports = Operations::Reports(vec![("a".into(), losses), ("b".into(), Losses::default())]);
+    for operations in [changes, resyncs, with_losses, reports] {
         let request = Request { id, operations };
         check(&request, &request.encode(), Request::decode);
     }
@@ -85,6 +90,8 @@ fn requests_and_replies() {
         Outcome::Granted(Box::new(six)),
         Outcome::Left { epoch: 8 },
         Outcome::Denied(Denial::Policy),
+        Outcome::Later { after_ms: 70_000 },
+        Outcome::Noted,
     ];
     let reply = Reply { id, outcomes };
     check(&reply, &reply.encode(), Reply::decode);
@@ -102,8 +109,8 @@ fn a_request_mixes_nothing_and_names_each_group_once() {
     assert!(request(Operations::Changes(vec![(Act::Join, String::new())])).is_err());
     // The kind stands once before all operations, so a request with both kinds cannot even be written.
     let mut octets = Request { id, operations: Operations::Changes(vec![(Act::Join, "a".into())]) }.encode();
-    octets[17] = 3;
-    assert_eq!(Request::decode(&octets), Err(DecodeError::Value { what: "kind of operations", value: 3 }));
+    octets[17] = 4;
+    assert_eq!(Request::decode(&octets), Err(DecodeError::Value { what: "kind of operations", value: 4 }));
 }
 
 proptest! {

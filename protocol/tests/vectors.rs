@@ -208,6 +208,7 @@ fn vectors(suite: Suite, degree: Degree, strategy: Strategy, splicing: bool) -> 
         counter: 5,
         interval_ms: 2_000,
         resync_wait_ms: 1_000,
+        report_one_in: 0,
     };
     let tag = last.tag(&recorder.server.held.0[&NodeId::ROOT].1);
     let announcement = announcement();

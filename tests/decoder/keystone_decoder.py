@@ -390,9 +390,11 @@ class Verifier:
         payload = r.take(UNIT)
         r.take(TAG)
         r.end()
-        if index >= leaves:
+        if index >= header.s + header.r:
             raise Refused("index")
-        node, at = digest(b"\0" + header.octets + bytes([index]) + payload), index
+        # Copies of a single unit are one leaf.
+        at = 0 if header.s == 1 else index
+        node = digest(b"\0" + header.octets + bytes([at]) + payload)
         for sibling in path:
             node = digest(b"\1" + (node + sibling if at % 2 == 0 else sibling + node))
             at //= 2
@@ -410,7 +412,7 @@ class Verifier:
         if r.take(4) != b"KS\x01\x02":
             raise Refused("not a beacon")
         context = Context.read(r)
-        beacon = Beacon(context, r.take(32), r.take(32), r.number(8), r.number(4), r.number(4))
+        beacon = Beacon(context, r.take(32), r.take(32), r.number(8), r.number(4), r.number(4), r.number(4))
         body, signature = datagram[:r.at], r.take(SUITES[context.suite].signature)
         r.take(TAG)
         r.end()
@@ -426,6 +428,7 @@ class Beacon:
     counter: int
     interval: int
     wait: int
+    sample: int
 
 
 # §7: Reed-Solomon over GF(2^8), polynomial 0x11D.

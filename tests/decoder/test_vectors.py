@@ -151,7 +151,7 @@ class Vectors(unittest.TestCase):
                 last = history["epochs"][-1]
                 self.assertEqual(beacon.context, context(history, last["epoch"]))
                 self.assertEqual((beacon.commitment.hex(), beacon.header_hash.hex()), (last["commitment"], last["header_hash"]))
-                self.assertEqual((beacon.counter, beacon.interval, beacon.wait), (5, 2_000, 1_000))
+                self.assertEqual((beacon.counter, beacon.interval, beacon.wait, beacon.sample), (5, 2_000, 1_000, 0))
 
     def test_the_code_of_the_document(self):
         self.assertEqual(keystone.code(5, 4)[5], [7, 7, 6, 6, 1])

@@ -175,7 +175,7 @@ impl World {
             name: "ks".into(),
             registrars: vec![(identity("registrar/r"), vec![IdentityPattern::parse("spiffe://sim/member/*").unwrap()])],
             groups: vec![group(1, GROUPS[0]), group(2, GROUPS[1])],
-            units_per_second: 1_000,
+            bits_per_second: 8_000_000,
             resyncs_per_second: 4_000,
             signing: SigningKey::from_seed(&[5; 32]).unwrap(),
         };

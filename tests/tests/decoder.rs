@@ -15,7 +15,7 @@ use keygraph::{Degree, Strategy};
 use keyserver::core::{Admin, Config, Core, GroupConfig, Input, Output};
 use protocol::identity::{Identity, IdentityPattern};
 use protocol::registration::{FromRegistrar, ToRegistrar};
-use protocol::request::{Act, Operations, Outcome, Reply, Request, RequestId, Resync};
+use protocol::request::{Act, Losses, Operations, Outcome, Reply, Request, RequestId, Resync};
 use protocol::unit::{Unit, kind};
 use protocol::{Beacon, Entropy, GroupId, IndividualKey, MemberId, SigningKey, Suite};
 use serde_json::{Value, json};
@@ -76,7 +76,7 @@ impl Live {
             name: "ks".into(),
             registrars: vec![(identity("registrar"), allow)],
             groups: vec![group],
-            units_per_second: 10_000,
+            bits_per_second: 80_000_000,
             resyncs_per_second: 4_000,
             signing: SigningKey::from_seed(&[5; 32]).unwrap(),
         };
@@ -165,7 +165,7 @@ impl Live {
 
     /// Epoch and SHA-256 of the data key, as the key server tells a member.
     fn truth(&mut self, who: (MemberId, u64)) -> (u64, String) {
-        let resync = Resync { group: "live".into(), seen: (0, 0), have: 0 };
+        let resync = Resync { group: "live".into(), seen: (0, 0), have: 0, losses: Losses::default() };
         let reply = Reply::decode(&self.ask(who, Operations::Resyncs(vec![resync]))).unwrap();
         let Outcome::Granted(membership) = &reply.outcomes[0] else { panic!("{reply:?}") };
         let context = Beacon::decode(&membership.beacon).unwrap().context;

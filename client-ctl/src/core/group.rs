@@ -4,14 +4,16 @@ mod answers;
 mod hear;
 
 use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
 
-use protocol::request::Resync;
+use protocol::request::{Losses, Resync};
 use protocol::unit::UnitVerifier;
 use protocol::{Budget, Entropy, GroupId, MemberId};
 
 use super::fence::Fence;
 use super::member::Member;
 use super::output::{Counters, Event, GroupStatus, LiveKey, Output, Snapshot, Status};
+use super::tally::{REPORT_MS, Tally};
 use super::{Now, requests::Ask};
 
 /// Data processors whose reports are remembered: far more than share one host's keys.
@@ -76,6 +78,9 @@ pub(super) struct Group {
     attempt: u32,
     fence: Fence,
     budgets: Budgets,
+    tally: Tally,
+    /// When the next report of losses may be sent.
+    report_at: Now,
     member: Option<Member>,
     ending: Option<Ending>,
     joined_epoch: Option<u64>,
@@ -96,6 +101,8 @@ impl Group {
             attempt: 0,
             fence: Fence::default(),
             budgets: Budgets::new(),
+            tally: Tally::default(),
+            report_at: Now::ZERO,
             member: None,
             ending: None,
             joined_epoch: None,
@@ -181,7 +188,20 @@ impl Group {
         let detail = if self.detail.is_empty() { "asking for the present keys" } else { &self.detail };
         let detail = detail.to_owned();
         self.set(Status::Stale, &detail);
-        Some(Resync { group: self.name.clone(), seen: self.fence.seen(), have })
+        Some(Resync { group: self.name.clone(), seen: self.fence.seen(), have, losses: self.tally.take(now) })
+    }
+
+    /// Whether this member is of those who report what they lose; when it may do so next.
+    pub(super) fn reports_at(&self, client: Option<MemberId>) -> Option<Now> {
+        let one_in = self.member.as_ref().filter(|_| self.ending.is_none())?.report_one_in;
+        let sampled = one_in > 0 && client.is_some_and(|client| client.0.is_multiple_of(one_in));
+        sampled.then_some(self.report_at)
+    }
+
+    /// Takes out a report that is due and worth its octets. Either way the next one waits.
+    pub(super) fn take_report(&mut self, now: Now, entropy: &mut impl Entropy) -> Option<(String, Losses)> {
+        self.report_at = now + Duration::from_millis(REPORT_MS + entropy.below(REPORT_MS));
+        Some((self.name.clone(), self.tally.take_report(now)?))
     }
 
     /// What was asked goes on being asked elsewhere, or never again.

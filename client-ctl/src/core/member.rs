@@ -38,6 +38,8 @@ pub(super) struct Member {
     pub(super) announcement: Announcement,
     pub(super) keys: LiveKeys,
     pub(super) resync_wait_ms: u32,
+    /// Whose ID number this divides reports what it loses; nobody, if it is 0.
+    pub(super) report_one_in: u32,
     commitment: Commitment,
     header_hash: HeaderHash,
     path: KeyPath,
@@ -103,6 +105,7 @@ impl Member {
             announcement,
             keys,
             resync_wait_ms: 0,
+            report_one_in: 0,
             commitment: beacon.commitment,
             header_hash: beacon.header_hash,
             tag: path.root().map(|root| beacon.context.tag(root)),
@@ -170,6 +173,7 @@ impl Member {
         (self.heard, self.doubted) = (now, None);
         self.interval = Duration::from_millis(beacon.interval_ms.into()).clamp(least, most);
         self.resync_wait_ms = beacon.resync_wait_ms;
+        self.report_one_in = beacon.report_one_in;
     }
 
     /// When three announced intervals without a beacon are over, or one since a key is missing; later if that was so before.

@@ -17,6 +17,7 @@ mod member;
 mod output;
 mod reply;
 mod requests;
+mod tally;
 #[cfg(test)]
 pub(crate) mod tests;
 

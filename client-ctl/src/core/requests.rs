@@ -24,6 +24,8 @@ pub(super) enum Ask {
     Join,
     Leave,
     Resync,
+    /// Of what was lost; nothing follows from the answer.
+    Report,
 }
 
 pub(super) enum Registration {
@@ -113,7 +115,11 @@ impl Core {
         }
         match &self.in_flight {
             Some(flight) => Some((flight.at, if flight.is_sent { "no answer" } else { "ask again" })),
-            None => self.groups.values().filter_map(|group| group.wanted_at()).min().map(|at| (at, "ask")),
+            None => {
+                let wanted = self.groups.values().filter_map(|group| group.wanted_at()).map(|at| (at, "ask"));
+                let reports = self.groups.values().filter_map(|group| group.reports_at(self.client));
+                wanted.chain(reports.map(|at| (at, "a report of losses"))).min()
+            }
         }
     }
 
@@ -137,12 +143,15 @@ impl Core {
         if !changes.is_empty() {
             return Some(Operations::Changes(changes));
         }
-        if !self.groups.values().any(|group| group.resync_due(now)) {
-            return None;
+        if self.groups.values().any(|group| group.resync_due(now)) {
+            let resyncs: Vec<_> =
+                self.groups.values_mut().filter_map(|group| group.take_resync(now)).take(MAX_OPERATIONS).collect();
+            return (!resyncs.is_empty()).then_some(Operations::Resyncs(resyncs));
         }
-        let resyncs: Vec<_> =
-            self.groups.values_mut().filter_map(|group| group.take_resync(now)).take(MAX_OPERATIONS).collect();
-        (!resyncs.is_empty()).then_some(Operations::Resyncs(resyncs))
+        let (client, entropy) = (self.client, &mut self.entropy);
+        let due = self.groups.values_mut().filter(|group| group.reports_at(client).is_some_and(|at| at <= now));
+        let reports: Vec<_> = due.filter_map(|group| group.take_report(now, entropy)).take(MAX_OPERATIONS).collect();
+        (!reports.is_empty()).then_some(Operations::Reports(reports))
     }
 
     pub(super) fn request_failed(&mut self, now: Now, id: RequestId, refused: bool) {
@@ -151,6 +160,8 @@ impl Core {
         };
         (flight.is_sent, flight.at) = (false, now + backoff(&mut self.entropy, flight.attempt));
         flight.attempt = flight.attempt.saturating_add(1);
+        // A report is not worth asking again, and must not keep anything else waiting.
+        self.in_flight.take_if(|flight| matches!(flight.request.operations, Operations::Reports(_)));
         self.refusals += u32::from(refused);
         self.event(Event::Unanswered { refused });
         if self.refusals >= REFUSALS {
@@ -182,6 +193,7 @@ impl Core {
 
     fn outcome(&mut self, now: Now, ask: Ask, name: &str, outcome: Outcome) {
         self.with(now, name, |group, env| match (ask, outcome) {
+            (Ask::Report, _) => {}
             (Ask::Join | Ask::Resync, Outcome::Granted(membership)) => group.granted(env, ask, *membership),
             (Ask::Leave, Outcome::Left { epoch }) => group.left(env, Some(epoch)),
             (_, Outcome::Denied(denial)) => group.denied(env, ask, denial),
@@ -221,5 +233,6 @@ fn asked(operations: &Operations) -> Vec<(Ask, String)> {
             .map(|(act, group)| (if *act == Act::Join { Ask::Join } else { Ask::Leave }, group.clone()))
             .collect(),
         Operations::Resyncs(resyncs) => resyncs.iter().map(|r| (Ask::Resync, r.group.clone())).collect(),
+        Operations::Reports(reports) => reports.iter().map(|(group, _)| (Ask::Report, group.clone())).collect(),
     }
 }

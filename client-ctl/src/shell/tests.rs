@@ -103,6 +103,7 @@ impl World {
             }
             Operations::Changes(_) => Outcome::Left { epoch: server.context.epoch + 1 },
             Operations::Resyncs(_) => server.granted(),
+            Operations::Reports(_) => Outcome::Noted,
         };
         self.requests.lock().unwrap().push(request.operations.clone());
         Reply { id: request.id, outcomes: vec![outcome] }

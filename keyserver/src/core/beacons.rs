@@ -8,6 +8,7 @@ use protocol::sign::SigningKey;
 use super::Now;
 use super::group::Group;
 use super::recovery::Recovery;
+use super::sending::Delivery;
 
 /// The beacons of one group in this reign.
 #[derive(Default)]
@@ -60,6 +61,7 @@ impl Group {
             counter: self.beacons.counter,
             interval_ms: millis(self.beacons.interval),
             resync_wait_ms: millis(recovery.wait(self.tree.len(), self.config.resync_wait)),
+            report_one_in: Delivery::report_one_in(&self.config.repair, self.tree.len()),
         };
         // A start without a key for the group's suite is refused.
         self.beacons.newest = beacon.sign(key, &self.tag()).unwrap_or_default();

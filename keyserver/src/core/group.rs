@@ -16,6 +16,7 @@ use thiserror::Error;
 
 use super::batch::Batch;
 use super::beacons::Beacons;
+use super::sending::Delivery;
 use super::{GroupConfig, Now};
 
 /// Data keys of past epochs are kept this long, for members that ask late and hold packets that came early.
@@ -116,6 +117,8 @@ pub(super) struct Group {
     /// Rekey messages, and units and repair units, that were multicast in this reign.
     pub(super) sent: (u64, u64),
     pub(super) beacons: Beacons,
+    /// How messages are cut and spaced.
+    pub(super) delivery: Delivery,
     next_refresh: Option<Now>,
     /// What stands in the core's list of timers.
     pub(super) armed: Option<Now>,
@@ -156,6 +159,7 @@ impl Group {
             earlier: VecDeque::new(),
             sent: (0, 0),
             beacons: Beacons::default(),
+            delivery: Delivery::default(),
             next_refresh: None,
             armed: None,
         }
@@ -284,6 +288,7 @@ impl Group {
                 }
                 Change::Leave(member) => {
                     self.joined.remove(member);
+                    self.delivery.forget(*member);
                     self.unrenewed.remove(member);
                     match recipe.by_choice.binary_search_by_key(member, |(member, _)| *member) {
                         Ok(at) => drop(self.left.insert(*member, (recipe.by_choice[at].1, recipe.epoch))),

@@ -18,6 +18,7 @@ mod recovery;
 mod registrars;
 mod requests;
 mod restore;
+mod sending;
 mod snapshot;
 mod transaction;
 
@@ -62,8 +63,8 @@ pub struct Config {
     pub registrars: Vec<(Identity, Vec<IdentityPattern>)>,
     /// The groups.
     pub groups: Vec<GroupConfig>,
-    /// Units and beacons sent per second at the most.
-    pub units_per_second: u32,
+    /// Bits that multicasts may take per second, without headers of IP and below.
+    pub bits_per_second: u64,
     /// Re-synchronizations served per second at the most; who asks beyond is told when to come back.
     pub resyncs_per_second: u32,
     /// Key that signs rekey messages and beacons.
@@ -387,7 +388,7 @@ impl Core {
             group.armed = None;
             let refresh = group.refresh_due(now);
             if let Some(datagram) = group.beacon_due(now, &self.config.signing, &self.recovery) {
-                self.outbox.push(group.destination(), datagram);
+                self.outbox.push(now, group.destination(), datagram);
             }
             if refresh {
                 self.refresh(now, id, None);

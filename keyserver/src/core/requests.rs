@@ -1,7 +1,7 @@
 //! Requests of clients: decoded, decided operation by operation, answered.
 
 use keygraph::KeyRef;
-use protocol::request::{Act, Denial, Operations, Outcome, Reply, Request, RequestId, Resync};
+use protocol::request::{Act, Denial, Losses, Operations, Outcome, Reply, Request, RequestId, Resync};
 use protocol::{GroupId, MemberId};
 use zeroize::Zeroizing;
 
@@ -36,6 +36,7 @@ fn count(operations: &Operations) -> usize {
     match operations {
         Operations::Changes(changes) => changes.len(),
         Operations::Resyncs(resyncs) => resyncs.len(),
+        Operations::Reports(reports) => reports.len(),
     }
 }
 
@@ -70,6 +71,7 @@ impl Core {
             Operations::Resyncs(resyncs) => {
                 resyncs.iter().map(|resync| Ok(self.not_yet(&resync.group, client).map(|id| (id, None)))).collect()
             }
+            Operations::Reports(reports) => vec![Ok(None); reports.len()],
         };
         for (index, wanted) in wanted.into_iter().enumerate() {
             match wanted {
@@ -118,6 +120,9 @@ impl Core {
                     None => self.resync(now, *client, resync),
                 })
                 .collect(),
+            Operations::Reports(reports) => {
+                reports.iter().map(|(group, losses)| self.lost(group, *client, *losses)).collect()
+            }
         };
         self.reply(session, &Reply { id: *id, outcomes });
     }
@@ -163,6 +168,18 @@ impl Core {
         }
     }
 
+    /// What a member has lost.
+    fn lost(&mut self, name: &str, client: MemberId, losses: Losses) -> Outcome {
+        let group = self.group_id(name).and_then(|id| self.groups.get_mut(&id));
+        match group.filter(|group| group.contains(client)) {
+            Some(group) => {
+                group.delivery.report(client, losses);
+                Outcome::Noted
+            }
+            None => self.deny(name, client, Denial::NotMember),
+        }
+    }
+
     fn resync(&mut self, now: Now, client: MemberId, resync: &Resync) -> Outcome {
         let group = self.group_id(&resync.group).and_then(|id| self.groups.get(&id));
         let denial = match group {
@@ -171,7 +188,10 @@ impl Core {
             // The client holds something that this key server signed and does not remember.
             Some(group) if resync.seen > (self.term, group.epoch()) => Denial::Behind,
             Some(_) => match self.recovery.admit(now) {
-                Ok(()) => return self.grant(now, &resync.group, client, resync.have),
+                Ok(()) => {
+                    self.lost(&resync.group, client, resync.losses);
+                    return self.grant(now, &resync.group, client, resync.have);
+                }
                 Err(after) => return Outcome::Later { after_ms: u32::try_from(after.as_millis()).unwrap_or(u32::MAX) },
             },
         };

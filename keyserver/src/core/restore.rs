@@ -72,7 +72,7 @@ impl Core {
         if let Some(group) = config.groups.iter().find(|group| !config.signing.signs(group.suite)) {
             return Err(RestoreError::NoKey { group: group.id, suite: group.suite });
         }
-        let outbox = Outbox::new(config.units_per_second);
+        let outbox = Outbox::new(config.bits_per_second);
         let recovery = Recovery::new(config.resyncs_per_second);
         let mut core = Self {
             config,

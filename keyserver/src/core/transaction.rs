@@ -4,8 +4,7 @@ use keygraph::cores;
 use protocol::identity::Identity;
 use protocol::registration::ToRegistrar;
 use protocol::request::Denial;
-use protocol::unit::{BlockHeader, sign_block};
-use protocol::{GroupId, IndividualKey, MemberId, Seed, SigningKey, TagKey};
+use protocol::{GroupId, IndividualKey, MemberId, Seed};
 use zeroize::Zeroizing;
 
 use super::batch::{Queued, Taken};
@@ -14,6 +13,7 @@ use super::group::{StageError, StagedEpoch};
 use super::outbox::Eviction as Sent;
 use super::registrars::refusal;
 use super::requests::Ask;
+use super::sending::{Message, datagrams};
 use super::{AdminError, AdminReply, Core, EpochEvent, Event, MAX_INTENTS, Now, Output, RECORDS_PER_SNAPSHOT};
 
 /// Something that was accepted and waits for its turn.
@@ -222,27 +222,29 @@ impl Core {
         let beacon = group.changed(now, &self.config.signing, &self.recovery);
         let (destination, members) = (group.destination(), group.tree.len());
         let count = u16::try_from(messages.len()).unwrap_or(u16::MAX);
-        let (config, repair) = (&self.config, &group.config.repair);
-        let numbered: Vec<(u16, &Vec<u8>)> = (0..count).zip(&messages).collect();
-        let cut = cores::map_all(&numbered, plan.updates.len(), |(number, message)| {
-            datagrams(message, (*number, count), header, repair, &self.coder, (&config.signing, &tag))
+        let planned = (0..count).zip(&messages).filter_map(|(number, octets)| {
+            let plan = group.delivery.plan(&group.config.repair, octets.len()).ok()?;
+            Some(Message { octets, number: (number, count), plan })
         });
-        let (mut sent, mut units, mut repair_units) = (Vec::new(), 0, 0);
-        for (datagrams, of_message, of_repair) in cut.into_iter().flatten() {
-            sent.extend(datagrams);
-            units += of_message;
-            repair_units += of_repair;
-        }
+        let planned: Vec<Message<'_>> = planned.collect();
+        let cut = cores::map_all(&planned, plan.updates.len(), |message| {
+            datagrams(message, header, &self.coder, (&self.config.signing, &tag))
+        });
+        let all: usize = planned.iter().map(|message| message.plan.layout.total_units()).sum();
+        let units = planned.iter().map(|message| message.octets.len().div_ceil(fec::UNIT)).sum();
         if members > 0 {
             group.sent.0 += u64::from(count);
-            group.sent.1 += u64::try_from(sent.len()).unwrap_or(u64::MAX);
+            group.sent.1 += u64::try_from(all).unwrap_or(u64::MAX);
             let mut eviction = evicting.map(|since| Sent { group: id, epoch: header.epoch, since });
-            for datagram in sent.into_iter().chain([beacon]) {
-                match reason.revokes() {
-                    true => self.outbox.push_urgent(destination, datagram, eviction.take()),
-                    false => self.outbox.push(destination, datagram),
-                }
+            let urgent = reason.revokes();
+            let mut at = 0;
+            for mut datagrams in cut.into_iter().flatten() {
+                // One message after the other.
+                datagrams.iter_mut().for_each(|(time, _)| *time += at);
+                at = datagrams.last().map_or(at, |(time, _)| time + 1);
+                self.outbox.push_all(now, destination, datagrams, eviction.take(), urgent);
             }
+            self.outbox.push_all(now, destination, vec![(at, beacon)], None, urgent);
         }
         self.arm(id);
         self.event(Event::Epoch(Box::new(EpochEvent {
@@ -255,43 +257,7 @@ impl Core {
             octets: messages.iter().map(Vec::len).sum(),
             plan,
             units,
-            repair_units,
+            repair_units: all - units,
         })));
     }
-}
-
-/// Cuts a message into units, adds repair units, signs each block: the datagrams in the order of sending, with the
-/// numbers of units and repair units.
-fn datagrams(
-    message: &[u8],
-    (number, messages): (u16, u16),
-    epoch: protocol::EpochHeader,
-    repair: &fec::RepairScheme,
-    coder: &fec::ReedSolomon,
-    (signing, tag): (&SigningKey, &TagKey),
-) -> Option<(Vec<Vec<u8>>, usize, usize)> {
-    let layout = fec::Layout::new(message.len(), repair).ok()?;
-    let blocks: Vec<u16> = (0..layout.block_count()).collect();
-    // A block is as much work as some tens of secrets.
-    let signed = cores::map_all(&blocks, 64 * blocks.len(), |at| {
-        let block = fec::encode_block(message, &layout, *at, coder).ok()?;
-        let header = BlockHeader {
-            epoch,
-            message: number,
-            messages,
-            message_len: u32::try_from(message.len()).ok()?,
-            blocks: layout.block_count(),
-            block: *at,
-            s: block.shape.s(),
-            r: block.shape.r(),
-        };
-        sign_block(&header, &block.units, signing, tag).ok()
-    });
-    let mut signed = signed.into_iter().collect::<Option<Vec<_>>>()?;
-    let units = layout.blocks().iter().map(|shape| usize::from(shape.s())).sum();
-    let repair_units = layout.total_units() - units;
-    let order = layout.send_order();
-    let datagrams =
-        order.map(|(block, index)| std::mem::take(&mut signed[usize::from(block)][usize::from(index)])).collect();
-    Some((datagrams, units, repair_units))
 }

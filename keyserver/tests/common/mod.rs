@@ -8,7 +8,7 @@ use keyserver::core::{Admin, AdminError, AdminReply, Config, Core, Event, GroupC
 use keyserver::store::{MemoryStore, Store};
 use protocol::identity::{Identity, IdentityPattern};
 use protocol::registration::{FromRegistrar, ToRegistrar};
-use protocol::request::{Act, Membership, Operations, Outcome, Reply, Request, RequestId, Resync};
+use protocol::request::{Act, Losses, Membership, Operations, Outcome, Reply, Request, RequestId, Resync};
 use protocol::{Beacon, Entropy, GroupId, IndividualKey, MemberId, SigningKey, Suite};
 
 pub(crate) struct Counter(pub(crate) u64);
@@ -77,7 +77,7 @@ impl World {
                 vec![IdentityPattern::parse("spiffe://demo/member/*").unwrap()],
             )],
             groups: vec![group(1, "news", "spiffe://demo/member/*"), group(2, "vip", "spiffe://demo/member/m1")],
-            units_per_second: 1_000,
+            bits_per_second: 8_000_000,
             resyncs_per_second: 4_000,
             signing: SigningKey::from_seed(&[1; 32]).unwrap(),
         };
@@ -192,7 +192,7 @@ impl World {
     }
 
     pub(crate) fn resync(&mut self, who: (MemberId, u64), seen: (u64, u64)) -> Outcome {
-        let resync = Resync { group: "news".into(), seen, have: 0 };
+        let resync = Resync { group: "news".into(), seen, have: 0, losses: Losses::default() };
         self.ask(who, 2, Operations::Resyncs(vec![resync])).remove(0)
     }
 

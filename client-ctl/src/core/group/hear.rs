@@ -24,6 +24,10 @@ impl Group {
         let (term, epoch) = member.at();
         if over || header.term < term || header.epoch <= epoch || self.fence.is_past(header.term) {
             self.counters.units_old += 1;
+            // Late, and still a unit that was not lost.
+            if env.verifier.knows(&unit.header) {
+                self.tally.note(env.now, &unit.header, unit.index);
+            }
             return;
         }
         let tagged = member.is_tagged(header.previous, datagram);
@@ -43,6 +47,7 @@ impl Group {
                 return;
             }
         };
+        self.tally.note(env.now, &unit.header, unit.index);
         if let Err(conflict) = self.fence.same_reign(&header.context()) {
             return self.conflict(env, conflict);
         }

@@ -148,6 +148,7 @@ impl Server {
             counter: self.counter,
             interval_ms: INTERVAL_MS,
             resync_wait_ms: WAIT_MS,
+            report_one_in: 0,
         }
     }
 
