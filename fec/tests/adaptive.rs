@@ -105,8 +105,8 @@ fn it_follows_a_ramp() {
 /// After the controller has learnt a channel, its next 100 plans keep the promise there, by the exact calculation.
 #[test]
 fn the_promise_is_kept_once_learnt() {
-    for (loss, burst) in [(0.1, 1.1), (0.1, 5.0), (0.1, 10.0), (0.2, 4.0), (0.03, 2.0)] {
-        for units in [1, 2, 5, 16, 40] {
+    for (loss, burst) in [(0.1, 1.1), (0.1, 10.0), (0.2, 4.0), (0.03, 2.0)] {
+        for units in [1, 5, 40] {
             let mut group = Group::new(64);
             group.set(loss, burst);
             group.send(150 + 600 / u32::try_from(units).unwrap(), units);
