@@ -5,8 +5,9 @@
 //! misses a block that it needs with probability at most 1 in 1,000.
 //!
 //! Members may lie. A report moves its member's record by a quarter at most, a record is one vote among those of the
-//! sample, a vote counts for at most twice the median vote, and the channel that is planned for is at most [`MAX_LOSS`] and
-//! [`MAX_BURST`]: whatever is reported, a message of `u` units is sent as at most `64 * ceil(u / 16)`.
+//! sample, a vote is cut to twice the median vote (or to what is no surprise in an honest one), and the channel that is
+//! planned for is at most [`MAX_LOSS`] and [`MAX_BURST`]: whatever is reported, a message of `u` units is sent as at most
+//! `64 * ceil(u / 16)`.
 
 use std::collections::BTreeMap;
 
