@@ -58,7 +58,7 @@ enum Command {
         members: u32,
     },
     /// Messages that are not recovered: independent losses beside the paper's equation, bursts with the adaptive repair scheme
-    /// beside rs1, and how that scheme follows changes. Takes about two minutes on two cores.
+    /// beside rs1, and how that scheme follows changes. Takes about a minute on two cores.
     Loss,
     /// Octets of memory for each member.
     Memory {

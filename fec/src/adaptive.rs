@@ -5,8 +5,9 @@
 //! misses a block that it needs with probability at most 1 in 1,000.
 //!
 //! Members may lie. A report moves its member's record by a quarter at most, a record is one vote among those of the
-//! sample, a vote counts for at most twice the median vote, and the channel that is planned for is at most [`MAX_LOSS`] and
-//! [`MAX_BURST`]: whatever is reported, a message of `u` units is sent as at most `64 * ceil(u / 16)`.
+//! sample, a vote is cut to twice the median vote (or to what is no surprise in an honest one), and the channel that is
+//! planned for is at most [`MAX_LOSS`] and [`MAX_BURST`]: whatever is reported, a message of `u` units is sent as at most
+//! `64 * ceil(u / 16)`.
 
 use std::collections::BTreeMap;
 
@@ -36,6 +37,9 @@ const SILENCE: u64 = 8 * SAMPLE as u64;
 
 /// Standard errors that are added to the estimate before planning for it.
 const MARGIN: f64 = 2.0;
+
+/// Memory of a channel over a gap that no longer matters beside the errors of the estimate.
+const FORGOTTEN: f64 = 1e-3;
 
 /// Unit-times of waiting that are as dear as one more unit to everybody: the whole of [`MAX_LENGTHENING`] is worth five.
 const UNIT_PRICE: f64 = 40.0;
@@ -230,7 +234,10 @@ fn cheapest(message_len: usize, (units, blocks): (usize, usize), channel: TwoSta
     let blocks_times = u32::try_from(blocks).ok()?;
     // With as many rounds as the smaller blocks have units, a longer gap would lengthen the message too much.
     let pauses = u32::try_from(units / blocks).ok()?.saturating_sub(1).max(1);
-    let plans = (1..=blocks_times + MAX_LENGTHENING / pauses).filter_map(|gap| {
+    // And once a gap outlasts what is left of a state, a longer one gains nothing.
+    let useful = |gap: &u32| *gap == 1 || channel.memory(f64::from(gap - 1)) > FORGOTTEN;
+    let gaps = (1..=blocks_times + MAX_LENGTHENING / pauses).take_while(useful);
+    let plans = gaps.filter_map(|gap| {
         let shape = |s: u8| {
             let misses = (1..=MAX_BLOCK_UNITS).zip(channel.miss_probabilities(s, gap.into()));
             let (total, _) = misses.skip_while(|(_, miss)| *miss > bound).find(|(total, _)| *total >= s.into())?;

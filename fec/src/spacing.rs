@@ -109,6 +109,7 @@ mod tests {
     #[test]
     fn the_lengthening_has_a_limit() {
         assert_eq!(Schedule::new(&layout(&[(1, 1)]), u32::MAX).gap(), 201);
+        assert_eq!(Schedule::new(&layout(&[(1, 3)]), u32::MAX).gap(), 67, "three pauses of 67 would be 201");
         assert_eq!(Schedule::new(&layout(&[(1, 0)]), u32::MAX).lengthening(), 0);
         for len in (1..=300 * UNIT).step_by(7 * UNIT) {
             let layout = Layout::new(len, &RepairScheme::Rs1).unwrap();

@@ -102,11 +102,12 @@ fn it_follows_a_ramp() {
     assert!(share < 0.005, "{share} missed");
 }
 
-/// After the controller has learnt a channel, its next 100 plans keep the promise there, by the exact calculation.
+/// After the controller has learnt a channel, its next 100 plans keep the promise there, by the exact calculation, and at a
+/// loss of 1/10 with at most 1.4 times the units of rs1.
 #[test]
 fn the_promise_is_kept_once_learnt() {
-    for (loss, burst) in [(0.1, 1.1), (0.1, 5.0), (0.1, 10.0), (0.2, 4.0), (0.03, 2.0)] {
-        for units in [1, 2, 5, 16, 40] {
+    for (loss, burst) in [(0.1, 1.1), (0.1, 10.0), (0.2, 4.0), (0.03, 2.0)] {
+        for units in [1, 5, 40] {
             let mut group = Group::new(64);
             group.set(loss, burst);
             group.send(150 + 600 / u32::try_from(units).unwrap(), units);
@@ -115,6 +116,8 @@ fn the_promise_is_kept_once_learnt() {
                 let plan = group.controller.plan(units * UNIT, u16::MAX).unwrap();
                 let schedule = Schedule::new(&plan.layout, plan.gap);
                 assert!(schedule.gap() == plan.gap && schedule.lengthening() <= MAX_LENGTHENING);
+                let rs1 = Layout::new(units * UNIT, &RepairScheme::Rs1).unwrap().total_units();
+                assert!(loss != 0.1 || units == 1 || 10 * plan.layout.total_units() <= 14 * rs1, "{plan:?}");
                 exact_miss(&plan, TwoState::bursts(loss, burst))
             });
             let mean = miss.sum::<f64>() / 100.0;
@@ -130,6 +133,18 @@ fn exact_miss(plan: &Plan, channel: TwoState) -> f64 {
         misses.nth(usize::from(shape.total()) - 1).unwrap()
     };
     plan.layout.blocks().iter().map(miss).sum()
+}
+
+/// Where nothing was ever lost, some loss is still planned for.
+#[test]
+fn a_lossless_network_keeps_repair_units() {
+    let mut group = Group::new(64);
+    group.send(1000, 8);
+    assert!(group.controller.estimate().loss() < 1e-6);
+    for units in [1, 8, 16, 64] {
+        let layout = group.controller.plan(units * UNIT, u16::MAX).unwrap().layout;
+        assert!(layout.blocks().iter().all(|shape| shape.r() > 0), "{units} units: {layout:?}");
+    }
 }
 
 /// A fifth of the sample lies as much as it can: the estimate stays near the truth. Nearly half: within its bounds.
@@ -181,14 +196,16 @@ fn nonsense_is_bounded_and_forgotten() {
 
 #[test]
 fn one_report_moves_one_vote_by_a_quarter() {
-    let mut group = Group::new(4);
-    group.set(0.1, 1.0);
-    group.send(100, 8);
-    let before = group.controller.estimate().loss();
     let all_lost = Report { units_expected: 1_000_000, units_lost: 1_000_000, bursts: 1, blocks: 1, gap: 1 };
-    group.controller.report(0, all_lost);
-    let after = group.controller.estimate().loss();
-    assert!(after > before && after < before + 0.25 / 4.0, "{before} to {after}");
+    for (members, most) in [(1, 0.25), (4, 0.25 / 4.0)] {
+        let mut group = Group::new(members);
+        group.set(0.1, 1.0);
+        group.send(100, 8);
+        let before = group.controller.estimate().loss();
+        group.controller.report(0, all_lost);
+        let after = group.controller.estimate().loss();
+        assert!(before < after && after < before + most, "{members} members: {before} to {after}");
+    }
 }
 
 #[test]

@@ -119,3 +119,12 @@ fn datagrams_sent_at_once_meet_the_channel_one_by_one() {
     link.send(MS * 14, datagram(30));
     assert_eq!((link.counters().lost, link.on_the_way()), (10, 21));
 }
+
+/// The channel's time is the link's, so an outage takes what is sent in it.
+#[test]
+fn an_outage_has_its_time() {
+    let channel = Channel::independent(0.0, 1).with_outage(49.5..59.5);
+    let arrived = run(&mut Link::new(channel, MS, Faults::default(), 1), 100);
+    let expected: Vec<_> = (0..50).chain(60..100).map(|number| (MS * number, datagram(number))).collect();
+    assert_eq!(arrived, expected);
+}

@@ -98,3 +98,24 @@ fn targets_waste_no_repair_unit() {
         }
     }
 }
+
+/// Who needs few blocks of a long message gets the promise for those, and everybody sends less.
+#[test]
+fn a_target_is_for_the_blocks_that_are_needed() {
+    let target = RepairScheme::default();
+    for units in [40, 64, 300, 2048] {
+        let layout = |needed| Layout::for_needs(units * UNIT, &target, needed).unwrap();
+        let all = Layout::new(units * UNIT, &target).unwrap();
+        assert_eq!(layout(all.block_count()), all);
+        assert_eq!(layout(u16::MAX), all);
+        assert_eq!(layout(0), layout(1));
+        for needed in [1, 2] {
+            let few = layout(needed);
+            assert!(few.total_units() < all.total_units(), "{units} units, {needed} needed");
+            for shape in few.blocks() {
+                let bound = 0.001 / f64::from(needed) * (1.0 + 1e-8);
+                assert!(miss_probability(shape.s(), shape.r(), 0.1) <= bound);
+            }
+        }
+    }
+}
