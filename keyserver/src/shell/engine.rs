@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::time::Duration;
 
-use net::multicast::{MulticastError, Sender};
+use net::multicast::{MulticastError, SendOptions, Sender};
 use net::shutdown::Shutdown;
 use protocol::identity::Identity;
 use protocol::{IndividualKey, MemberId};
@@ -93,11 +93,10 @@ impl Engine {
     pub(super) fn add_destination(
         &mut self,
         destination: SocketAddr,
-        interface: Ipv4Addr,
-        ttl: u8,
+        options: &SendOptions,
     ) -> Result<(), MulticastError> {
         if let Entry::Vacant(place) = self.senders.entry(destination) {
-            place.insert(Sender::open(destination, interface, ttl)?);
+            place.insert(Sender::open(destination, options)?);
         }
         Ok(())
     }

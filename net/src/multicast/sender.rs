@@ -1,0 +1,187 @@
+//! Sending: one datagram, or many in few system calls.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr, SocketAddrV6};
+
+use quinn_udp::{Transmit, UdpSocketState};
+use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+use tokio::io::Interest;
+use tokio::net::UdpSocket;
+
+use super::interface::Place;
+use super::{Interface, MulticastError, group};
+
+/// Send buffer in octets asked of the system: sending is paced, so it only covers jitter of the pacer.
+pub const SEND_BUFFER: usize = 1 << 20;
+
+/// The largest differentiated services code point (RFC 2474: six bits).
+pub const MAX_DSCP: u8 = 63;
+
+/// Octets that one system call takes at the most: the payload of the largest IPv4 datagram.
+const MAX_CALL: usize = 65_507;
+
+/// How datagrams leave.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SendOptions {
+    /// Out of which interface. Default: the system's choice.
+    pub interface: Interface,
+    /// How many hops far (IPv6: the hop limit), 1 to 255; 1, the default, stays on the link.
+    pub ttl: u8,
+    /// Differentiated services code point, 0 (default) to [`MAX_DSCP`]. Beyond 0 every datagram is a system call of its
+    /// own.
+    pub dscp: u8,
+}
+
+impl Default for SendOptions {
+    fn default() -> Self {
+        Self { interface: Interface::Any, ttl: 1, dscp: 0 }
+    }
+}
+
+/// Sends datagrams to one group address and port. They are never fragmented: one that is longer than a link takes is an
+/// error.
+#[derive(Debug)]
+pub struct Sender {
+    socket: UdpSocket,
+    offload: UdpSocketState,
+    destination: SocketAddr,
+    dscp: u8,
+}
+
+impl Sender {
+    /// A sender to `destination`. Receivers on this host hear it too. Needs a tokio runtime.
+    ///
+    /// # Errors
+    /// See [`MulticastError`].
+    pub fn open(destination: SocketAddr, options: &SendOptions) -> Result<Self, MulticastError> {
+        let group = group(destination)?;
+        let SendOptions { interface, ttl, dscp } = options;
+        if *dscp > MAX_DSCP {
+            return Err(MulticastError::Dscp(*dscp));
+        }
+        let place = interface.place(group)?;
+        let step = |what| {
+            move |source| MulticastError::Socket { what, address: destination, interface: interface.clone(), source }
+        };
+        let socket = udp(group).map_err(step("make a socket"))?;
+        let (hops, class) = (u32::from(*ttl), u32::from(*dscp) << 2);
+        let local: SocketAddr = match place {
+            Place::V4(_, address) => {
+                socket.set_multicast_if_v4(&address).map_err(step("choose the interface"))?;
+                socket.set_multicast_ttl_v4(hops).map_err(step("set the TTL"))?;
+                socket.set_multicast_loop_v4(true).map_err(step("loop back"))?;
+                socket.set_tos_v4(class).map_err(step("set the DSCP"))?;
+                (address, 0).into()
+            }
+            Place::V6(_, index, address) => {
+                socket.set_multicast_if_v6(index).map_err(step("choose the interface"))?;
+                socket.set_multicast_hops_v6(hops).map_err(step("set the hop limit"))?;
+                socket.set_multicast_loop_v6(true).map_err(step("loop back"))?;
+                socket.set_tclass_v6(class).map_err(step("set the DSCP"))?;
+                let zone = if address.is_unicast_link_local() { index } else { 0 };
+                SocketAddrV6::new(address, 0, 0, zone).into()
+            }
+        };
+        socket.set_send_buffer_size(SEND_BUFFER).map_err(step("set the send buffer"))?;
+        socket.bind(&SockAddr::from(local)).map_err(step("bind"))?;
+        let offload = UdpSocketState::new((&socket).into()).map_err(step("look at the socket"))?;
+        let socket = UdpSocket::from_std(socket.into()).map_err(step("register"))?;
+        Ok(Self { socket, offload, destination, dscp: *dscp })
+    }
+
+    /// Sends one datagram.
+    ///
+    /// # Errors
+    /// What the system says. A lost datagram is no error.
+    pub async fn send(&self, datagram: &[u8]) -> io::Result<()> {
+        self.socket.send_to(datagram, self.destination).await.map(|_| ())
+    }
+
+    /// Sends datagrams in their order, those of equal length that follow each other in one system call, up to 64 at a
+    /// time (generic segmentation offload). Where that is impossible they leave one by one; a socket on which it fails
+    /// once does not try again. All are back to back: whoever paces them calls with as many as may leave at once.
+    ///
+    /// # Errors
+    /// The first thing that the system says; the other datagrams are sent nevertheless.
+    pub async fn send_all(&self, datagrams: &[Vec<u8>]) -> io::Result<()> {
+        let (mut rest, mut result, mut joined) = (datagrams, Ok(()), Vec::new());
+        while let Some(first) = rest.first() {
+            let (now, later) = rest.split_at(run(rest, self.most()));
+            let sent = match now {
+                [one] => self.send(one).await,
+                many => {
+                    joined.clear();
+                    many.iter().for_each(|datagram| joined.extend_from_slice(datagram));
+                    self.send_segments(&joined, first.len()).await
+                }
+            };
+            match sent {
+                Err(why) if now.len() > 1 && self.most() == 1 => {
+                    let to = self.destination;
+                    tracing::info!(%to, %why, "no segmentation offload here: datagrams leave one by one");
+                }
+                sent => (rest, result) = (later, result.and(sent)),
+            }
+        }
+        result
+    }
+
+    /// Datagrams in one call at the most; 1 after a call with more failed because of that. The crate writes the whole
+    /// traffic class of each call, so a code point would be lost in its calls.
+    fn most(&self) -> usize {
+        if self.dscp == 0 { self.offload.max_gso_segments() } else { 1 }
+    }
+
+    async fn send_segments(&self, contents: &[u8], length: usize) -> io::Result<()> {
+        let (destination, segment_size) = (self.destination, Some(length));
+        let transmit = Transmit { destination, ecn: None, contents, segment_size, src_ip: None };
+        let send = || self.offload.try_send((&self.socket).into(), &transmit);
+        self.socket.async_io(Interest::WRITABLE, send).await
+    }
+
+    /// The group and its port.
+    pub fn destination(&self) -> SocketAddr {
+        self.destination
+    }
+
+    /// Where the datagrams come from.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn local(&self) -> io::Result<SocketAddr> {
+        self.socket.local_addr()
+    }
+}
+
+/// How many of the first datagrams one call takes: of one length, at most `most`. At least 1 if there is any.
+fn run(datagrams: &[Vec<u8>], most: usize) -> usize {
+    let length = datagrams.first().map_or(0, Vec::len);
+    let most = most.min(MAX_CALL.checked_div(length).unwrap_or(1)).max(1);
+    datagrams.iter().take(most).take_while(|datagram| datagram.len() == length).count()
+}
+
+/// A socket of the family of `group` that does not block.
+pub(super) fn udp(group: IpAddr) -> io::Result<Socket> {
+    let domain = if group.is_ipv4() { Domain::IPV4 } else { Domain::IPV6 };
+    let socket = Socket::new(domain, Type::DGRAM, Some(Protocol::UDP))?;
+    socket.set_nonblocking(true)?;
+    Ok(socket)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn runs_are_of_one_length_and_fit_a_call() {
+        let lengths = |lengths: &[usize]| lengths.iter().map(|length| vec![0; *length]).collect::<Vec<_>>();
+        assert_eq!(run(&[], 64), 0);
+        assert_eq!(run(&lengths(&[700, 700, 700, 600, 700]), 64), 3);
+        assert_eq!(run(&lengths(&[600, 700]), 64), 1);
+        assert_eq!(run(&lengths(&[700; 200]), 64), 64);
+        assert_eq!(run(&lengths(&[700; 200]), 1), 1);
+        assert_eq!(run(&lengths(&[1_400; 200]), 64), 46);
+        assert_eq!(run(&lengths(&[0, 0]), 64), 1);
+        assert_eq!(run(&lengths(&[70_000, 70_000]), 64), 1);
+    }
+}
