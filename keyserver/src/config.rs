@@ -34,8 +34,7 @@ pub struct FileConfig {
     /// Hops that multicast may travel: 1 (default, this link) to 255.
     #[serde(default = "ttl")]
     pub ttl: u8,
-    /// Differentiated services code point of multicast, 0 (default) to 63. Beyond 0 every datagram is a system call of its
-    /// own.
+    /// Differentiated services code point of multicast, 0 (default) to 63.
     #[serde(default)]
     pub dscp: u8,
     /// Datagrams sent per second at the most: 10 to 1,000,000; default 2,000 (12 Mbit/s). More fills slow links.

@@ -1,5 +1,5 @@
 //! UDP multicast, IPv4 and IPv6: one socket that sends to a group, one that receives from it. Both move many datagrams in
-//! one system call where the system can (crate `quinn-udp`).
+//! one system call where the system can.
 //!
 //! Several groups may share one address and port; what belongs to whom is then told by the group's number in the datagram.
 

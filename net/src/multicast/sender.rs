@@ -1,9 +1,13 @@
 //! Sending: one datagram, or many in few system calls.
 
-use std::io;
+use std::io::{self, IoSlice};
 use std::net::{IpAddr, SocketAddr, SocketAddrV6};
+use std::os::fd::AsRawFd;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
-use quinn_udp::{Transmit, UdpSocketState};
+use nix::errno::Errno;
+use nix::sys::socket::{ControlMessage, MsgFlags, SockaddrStorage, sendmsg};
+use quinn_udp::UdpSocketState;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use tokio::io::Interest;
 use tokio::net::UdpSocket;
@@ -27,8 +31,7 @@ pub struct SendOptions {
     pub interface: Interface,
     /// How many hops far (IPv6: the hop limit), 1 to 255; 1, the default, stays on the link.
     pub ttl: u8,
-    /// Differentiated services code point, 0 (default) to [`MAX_DSCP`]. Beyond 0 every datagram is a system call of its
-    /// own.
+    /// Differentiated services code point, 0 (default) to [`MAX_DSCP`].
     pub dscp: u8,
 }
 
@@ -43,9 +46,9 @@ impl Default for SendOptions {
 #[derive(Debug)]
 pub struct Sender {
     socket: UdpSocket,
-    offload: UdpSocketState,
     destination: SocketAddr,
-    dscp: u8,
+    /// Datagrams in one call at the most; 1 where there is no offload.
+    most: AtomicUsize,
 }
 
 impl Sender {
@@ -84,9 +87,11 @@ impl Sender {
         };
         socket.set_send_buffer_size(SEND_BUFFER).map_err(step("set the send buffer"))?;
         socket.bind(&SockAddr::from(local)).map_err(step("bind"))?;
+        // It knows what the system can, and forbids fragments.
         let offload = UdpSocketState::new((&socket).into()).map_err(step("look at the socket"))?;
+        let most = offload.max_gso_segments().into();
         let socket = UdpSocket::from_std(socket.into()).map_err(step("register"))?;
-        Ok(Self { socket, offload, destination, dscp: *dscp })
+        Ok(Self { socket, destination, most })
     }
 
     /// Sends one datagram.
@@ -104,19 +109,16 @@ impl Sender {
     /// # Errors
     /// The first thing that the system says; the other datagrams are sent nevertheless.
     pub async fn send_all(&self, datagrams: &[Vec<u8>]) -> io::Result<()> {
-        let (mut rest, mut result, mut joined) = (datagrams, Ok(()), Vec::new());
-        while let Some(first) = rest.first() {
-            let (now, later) = rest.split_at(run(rest, self.most()));
+        let (mut rest, mut result) = (datagrams, Ok(()));
+        while !rest.is_empty() {
+            let (now, later) = rest.split_at(run(rest, self.most.load(Ordering::Relaxed)));
             let sent = match now {
                 [one] => self.send(one).await,
-                many => {
-                    joined.clear();
-                    many.iter().for_each(|datagram| joined.extend_from_slice(datagram));
-                    self.send_segments(&joined, first.len()).await
-                }
+                many => self.send_segments(many).await,
             };
             match sent {
-                Err(why) if now.len() > 1 && self.most() == 1 => {
+                Err(why) if now.len() > 1 && why.raw_os_error().map(Errno::from_raw).is_some_and(no_offload) => {
+                    self.most.store(1, Ordering::Relaxed);
                     let to = self.destination;
                     tracing::info!(%to, %why, "no segmentation offload here: datagrams leave one by one");
                 }
@@ -126,16 +128,16 @@ impl Sender {
         result
     }
 
-    /// Datagrams in one call at the most; 1 after a call with more failed because of that. The crate writes the whole
-    /// traffic class of each call, so a code point would be lost in its calls.
-    fn most(&self) -> usize {
-        if self.dscp == 0 { self.offload.max_gso_segments() } else { 1 }
-    }
-
-    async fn send_segments(&self, contents: &[u8], length: usize) -> io::Result<()> {
-        let (destination, segment_size) = (self.destination, Some(length));
-        let transmit = Transmit { destination, ecn: None, contents, segment_size, src_ip: None };
-        let send = || self.offload.try_send((&self.socket).into(), &transmit);
+    /// One call for datagrams of one length. Not by `quinn-udp`, which writes the whole traffic class of each call, so that
+    /// the code point would be lost, and which wants the datagrams copied into one buffer.
+    async fn send_segments(&self, datagrams: &[Vec<u8>]) -> io::Result<()> {
+        let length = u16::try_from(datagrams.first().map_or(0, Vec::len)).map_err(io::Error::other)?;
+        let slices: Vec<IoSlice<'_>> = datagrams.iter().map(|datagram| IoSlice::new(datagram)).collect();
+        let (segments, to) = ([ControlMessage::UdpGsoSegments(&length)], SockaddrStorage::from(self.destination));
+        let send = || {
+            let sent = sendmsg(self.socket.as_raw_fd(), &slices, &segments, MsgFlags::empty(), Some(&to));
+            sent.map(|_| ()).map_err(io::Error::from)
+        };
         self.socket.async_io(Interest::WRITABLE, send).await
     }
 
@@ -151,6 +153,11 @@ impl Sender {
     pub fn local(&self) -> io::Result<SocketAddr> {
         self.socket.local_addr()
     }
+}
+
+/// What the system says where a device or a driver cannot do it.
+fn no_offload(why: Errno) -> bool {
+    matches!(why, Errno::EIO | Errno::EINVAL)
 }
 
 /// How many of the first datagrams one call takes: of one length, at most `most`. At least 1 if there is any.
