@@ -1,5 +1,6 @@
 //! Sending: units per second and core, beside a loop that does nothing but send segments.
 
+use std::io::ErrorKind;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
@@ -7,8 +8,6 @@ use net::multicast::{SendOptions, Sender};
 use quinn_udp::{Transmit, UdpSocketState};
 use rustix::time::{ClockId, clock_gettime};
 use socket2::{Domain, SockAddr, Socket, Type};
-use tokio::io::Interest;
-use tokio::net::UdpSocket;
 
 use crate::Failure;
 use crate::table::Row;
@@ -58,7 +57,7 @@ async fn measure(call: usize, heard: bool) -> Result<Vec<Row>, Failure> {
         times[0] = cpu() - begun;
         let begun = cpu();
         for _ in 0..calls {
-            bare.send(&contents).await?;
+            bare.send(&contents)?;
         }
         times[1] = cpu() - begun;
         let begun = cpu();
@@ -96,7 +95,7 @@ fn join() -> std::io::Result<Socket> {
 
 /// Nothing but the library and a socket.
 struct Bare {
-    socket: UdpSocket,
+    socket: Socket,
     state: UdpSocketState,
 }
 
@@ -110,14 +109,18 @@ impl Bare {
         if state.max_gso_segments() == 1 {
             return Err("this system has no segmentation offload".into());
         }
-        Ok(Self { socket: UdpSocket::from_std(socket.into())?, state })
+        Ok(Self { socket, state })
     }
 
-    async fn send(&self, contents: &[u8]) -> Result<(), Failure> {
+    fn send(&self, contents: &[u8]) -> std::io::Result<()> {
         let (destination, segment_size) = (GROUP.into(), Some(OCTETS));
         let transmit = Transmit { destination, ecn: None, contents, segment_size, src_ip: None };
-        let send = || self.state.try_send((&self.socket).into(), &transmit);
-        Ok(self.socket.async_io(Interest::WRITABLE, send).await?)
+        loop {
+            match self.state.try_send((&self.socket).into(), &transmit) {
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                result => return result,
+            }
+        }
     }
 }
 

@@ -95,7 +95,7 @@ fn every_flaw_is_named() {
     let long = format!("groups = [\"{}\"]", "x".repeat(65));
     let many = format!("groups = {:?}", (0..65).map(|i| i.to_string()).collect::<Vec<_>>());
     let socket = format!("socket = \"{}\"", "s".repeat(108));
-    let sources = format!("sources = {:?}", [IpAddr::from([192, 0, 2, 1]); 11]);
+    let sources = format!("sources = {:?}", ["192.0.2.1"; 11]);
     let table: [(&str, &str, &[&str]); 26] = [
         ("groups = [\"g\"]", "grops = [\"g\"]", &["grops", ":8:"]),
         ("groups = [\"g\"]", "groups = [\"g\", \"g\"]", &["groups", "twice"]),

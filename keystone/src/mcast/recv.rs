@@ -93,8 +93,8 @@ pub(super) async fn run(args: RecvArgs, output: impl AsyncWrite + Unpin, shutdow
     let options = ReceiveOptions { interface: args.interface, sources: args.sources };
     let mut socket = match multicast::Receiver::open(args.listen, &options) {
         Ok(socket) => socket,
-        Err(why @ multicast::MulticastError::Address { .. }) => return fail(Exit::Usage, why),
-        Err(why) => return fail(Exit::Failure, why),
+        Err(why @ multicast::MulticastError::Socket { .. }) => return fail(Exit::Failure, why),
+        Err(why) => return fail(Exit::Usage, why),
     };
     let files = JsonLines::create(args.log.as_deref())
         .and_then(|log| Ok((log, JsonLines::create(args.output_stats.as_deref())?)));

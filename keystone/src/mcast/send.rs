@@ -90,8 +90,8 @@ pub(super) async fn run(args: SendArgs, mut input: impl AsyncRead + Unpin, shutd
     let options = SendOptions { interface: args.interface, ttl: args.ttl, dscp: args.dscp };
     let socket = match multicast::Sender::open(args.to, &options) {
         Ok(socket) => socket,
-        Err(why @ multicast::MulticastError::Address { .. }) => return fail(Exit::Usage, why),
-        Err(why) => return fail(Exit::Failure, why),
+        Err(why @ multicast::MulticastError::Socket { .. }) => return fail(Exit::Failure, why),
+        Err(why) => return fail(Exit::Usage, why),
     };
     let log = match JsonLines::create(args.log.as_deref()) {
         Ok(log) => log,
