@@ -178,6 +178,33 @@ pub(super) fn udp(group: IpAddr) -> io::Result<Socket> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::multicast::{ReceiveOptions, Receiver};
+
+    #[tokio::test]
+    async fn what_the_system_refuses_leaves_one_by_one_from_then_on() {
+        let interface: Interface = "lo".parse().unwrap();
+        let group = SocketAddr::from(([239, 79, 251, 1], 30_000 + u16::try_from(std::process::id() % 30_000).unwrap()));
+        let mut receiver =
+            Receiver::open(group, &ReceiveOptions { interface: interface.clone(), sources: vec![] }).unwrap();
+        let mut sender = Sender::open(group, &SendOptions { interface, ..SendOptions::default() }).unwrap();
+        if *sender.most.get_mut() == 1 {
+            println!("skipped, this system has no segmentation offload");
+            return;
+        }
+        // More than any kernel takes (`UDP_MAX_SEGMENTS`, 64 or 128).
+        *sender.most.get_mut() = 1_000;
+        let datagrams: Vec<Vec<u8>> = (0..300u16).map(|i| i.to_be_bytes().repeat(5)).collect();
+        for _ in 0..2 {
+            sender.send_all(&datagrams).await.unwrap();
+            assert_eq!(*sender.most.get_mut(), 1);
+            for datagram in &datagrams {
+                let mut buffer = [0; 20];
+                let received =
+                    tokio::time::timeout(std::time::Duration::from_secs(5), receiver.recv(&mut buffer)).await;
+                assert_eq!(&buffer[..received.unwrap().unwrap().0], datagram);
+            }
+        }
+    }
 
     #[test]
     fn runs_are_of_one_length_and_fit_a_call() {
