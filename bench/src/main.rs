@@ -7,6 +7,7 @@ mod loss;
 mod memory;
 mod paper;
 mod primitives;
+mod send;
 mod server;
 mod storm;
 mod table;
@@ -66,6 +67,9 @@ enum Command {
         #[arg(long, value_name = "K", default_value = "20", value_parser = value_parser!(u32).range(4..=20))]
         size: u32,
     },
+    /// Sending units by multicast on loopback: time and units per second of a core beside a loop that does nothing but send
+    /// segments; one by one for comparison.
+    Send,
 }
 
 fn main() -> ExitCode {
@@ -77,6 +81,7 @@ fn main() -> ExitCode {
         Command::Storm { members } => storm::rows(*members),
         Command::Loss => loss::rows(),
         Command::Memory { size } => memory::rows(*size),
+        Command::Send => send::rows(),
     };
     match rows.and_then(|rows| finish(&rows, json.as_deref())) {
         Ok(()) => ExitCode::SUCCESS,

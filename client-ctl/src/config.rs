@@ -2,13 +2,13 @@
 #![allow(clippy::disallowed_methods, reason = "the validity of a site certificate is checked against the clock")]
 
 use std::collections::BTreeSet;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use net::ConfigError;
 use net::config::in_range;
-use net::multicast::Impairment;
+use net::multicast::{Impairment, Interface, MAX_SOURCES, ReceiveOptions};
 use net::tls::{CredentialFiles, Credentials};
 use protocol::identity::Identity;
 use protocol::site::SiteCertificate;
@@ -47,9 +47,14 @@ pub struct FileConfig {
     /// Groups to join at the start, 0 to 64 names of 1 to 64 octets. Default: none.
     #[serde(default)]
     pub groups: Vec<String>,
-    /// IPv4 address of the interface that multicast comes in by. Default: 0.0.0.0, the system's choice.
-    #[serde(default = "any_interface")]
-    pub interface: Ipv4Addr,
+    /// The interface that multicast comes in by, by name or by an address of it (IPv4 or IPv6). Default: `0.0.0.0`, the
+    /// system's choice.
+    #[serde(default)]
+    pub interface: Interface,
+    /// Addresses that the key server's multicast comes from, at most 10 (source-specific multicast); for IPv4 groups only.
+    /// Default: none, which means from anywhere.
+    #[serde(default)]
+    pub sources: Vec<IpAddr>,
     /// Path of the Unix socket that feeds data processors, at most 107 octets; mode 0660. Required.
     pub socket: PathBuf,
     /// User ids, besides this process's own and root, that may use the socket, at most 64. Default: none.
@@ -96,10 +101,6 @@ pub struct Danger {
     pub seed: u64,
 }
 
-fn any_interface() -> Ipv4Addr {
-    Ipv4Addr::UNSPECIFIED
-}
-
 /// A configuration that was checked, with the files that it names.
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -108,7 +109,7 @@ pub struct Settings {
     pub(crate) site: SiteCertificate,
     pub(crate) credentials: Credentials,
     pub(crate) groups: Vec<String>,
-    pub(crate) interface: Ipv4Addr,
+    pub(crate) multicast: ReceiveOptions,
     pub(crate) socket: PathBuf,
     pub(crate) allow_uids: BTreeSet<u32>,
     pub(crate) on_stop: OnStop,
@@ -148,6 +149,10 @@ impl FileConfig {
                 return Err(ConfigError::invalid("groups", format!("`{group}` stands there twice")));
             }
         }
+        count("sources", self.sources.len(), 0, MAX_SOURCES)?;
+        if let Some(source) = self.sources.iter().find(|source| source.is_multicast() || source.is_unspecified()) {
+            return Err(ConfigError::invalid("sources", format!("`{source}` is not the address of a sender")));
+        }
         count("allow_uids", self.allow_uids.len(), 0, MAX_UIDS)?;
         let loss = in_range("danger.receive_loss_percent", self.danger.receive_loss_percent, 0..=90)?;
         let socket = folder.join(&self.socket);
@@ -171,7 +176,7 @@ impl FileConfig {
             site,
             credentials,
             groups: self.groups,
-            interface: self.interface,
+            multicast: ReceiveOptions { interface: self.interface, sources: self.sources },
             socket,
             allow_uids: self.allow_uids.into_iter().collect(),
             on_stop: self.on_stop,

@@ -1,13 +1,14 @@
 //! The key server's configuration file, and everything about it that can be wrong.
 
 use std::collections::BTreeSet;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use fec::RepairScheme;
 use keygraph::{Degree, Strategy};
 use net::config::{ConfigError, in_range, load};
+use net::multicast::{self, Interface, MAX_DSCP, SendOptions};
 use net::noise::StaticKey;
 use net::secret_file;
 use net::tls::{CredentialFiles, Credentials};
@@ -27,8 +28,9 @@ pub struct FileConfig {
     pub listen_requests: SocketAddr,
     /// Address and port for registrars (TCP, TLS). Required.
     pub listen_registrars: SocketAddr,
-    /// Address of the interface for multicast. Required.
-    pub interface: Ipv4Addr,
+    /// The interface for multicast, by name or by an address of it (IPv4 or IPv6); `0.0.0.0` is the system's choice.
+    /// Required.
+    pub interface: Interface,
     /// Hops that multicast may travel: 1 (default, this link) to 255.
     #[serde(default = "ttl")]
     pub ttl: u8,
@@ -40,6 +42,9 @@ pub struct FileConfig {
     /// Members beyond are told when to come back.
     #[serde(default = "resyncs_per_second")]
     pub resyncs_per_second: u32,
+    /// Differentiated services code point of multicast, 0 (default) to 63.
+    #[serde(default)]
+    pub dscp: u8,
     /// The store: one file, made when it is missing. Required.
     pub store: PathBuf,
     /// File of mode 0600 with the key that seals the store; made together with the store. Required.
@@ -86,7 +91,8 @@ pub struct GroupFileConfig {
     pub id: u32,
     /// Name, 1 to 64 octets of letters, digits, `.`, `_`, `-`. Required.
     pub name: String,
-    /// IPv4 multicast address and port of rekey messages and beacons. Required.
+    /// Multicast address and port of rekey messages and beacons, IPv4 or IPv6 (`[ff05::4b]:7100`); groups may share one.
+    /// Required.
     pub address: SocketAddr,
     /// Children of a k-node, 2 to 64, or `"star"` for no k-node but the root; default 2. Fixed when the group is made.
     #[serde(default = "group_degree")]
@@ -279,9 +285,15 @@ impl Checked {
 }
 
 impl FileConfig {
+    /// How multicast leaves.
+    pub fn multicast(&self) -> SendOptions {
+        SendOptions { interface: self.interface.clone(), ttl: self.ttl, dscp: self.dscp }
+    }
+
     fn core(&self, signing: SigningKey) -> Result<core::Config, ConfigError> {
         name("name", &self.name)?;
         in_range("ttl", self.ttl, 1..=255)?;
+        in_range("dscp", self.dscp, 0..=MAX_DSCP)?;
         in_range("number of [[registrar]] tables", self.registrar.len(), 1..=1_000)?;
         in_range("number of [[group]] tables", self.group.len(), 1..=MAX_GROUPS)?;
         let registrars = (self.registrar.iter())
@@ -325,12 +337,7 @@ impl GroupFileConfig {
         let key = |field: &str| format!("group `{}`: {field}", self.name);
         name(&key("name"), &self.name)?;
         in_range(key("id"), self.id, 1..=u32::MAX)?;
-        let SocketAddr::V4(address) = self.address else {
-            return Err(ConfigError::invalid(key("address"), "an IPv4 multicast address is needed"));
-        };
-        if !address.ip().is_multicast() || address.port() == 0 {
-            return Err(ConfigError::invalid(key("address"), "not a multicast address with a port"));
-        }
+        multicast::group(self.address).map_err(|e| ConfigError::invalid(key("address"), e))?;
         let millis = |field, value, low, high| in_range(key(field), value, low..=high).map(Duration::from_millis);
         let repair: RepairScheme = self.repair.parse().map_err(|e| ConfigError::invalid(key("repair"), e))?;
         // What the scheme cannot do for the largest message it must not promise for any.

@@ -59,11 +59,11 @@ fn a_crowd_is_told_when_to_return() {
 /// Units and repair units of the last epoch.
 fn units(world: &mut World) -> (usize, usize) {
     world.admin(Admin::Refresh { group: "news".into() }).unwrap();
-    let epochs = world.events.iter().filter_map(|event| match event {
+    let mut epochs = world.events.iter().rev().filter_map(|event| match event {
         Event::Epoch(epoch) if epoch.group == GroupId(1) => Some((epoch.units, epoch.repair_units)),
         _ => None,
     });
-    epochs.last().unwrap()
+    epochs.next().unwrap()
 }
 
 #[test]

@@ -95,7 +95,8 @@ fn every_flaw_is_named() {
     let long = format!("groups = [\"{}\"]", "x".repeat(65));
     let many = format!("groups = {:?}", (0..65).map(|i| i.to_string()).collect::<Vec<_>>());
     let socket = format!("socket = \"{}\"", "s".repeat(108));
-    let table: [(&str, &str, &[&str]); 23] = [
+    let sources = format!("sources = {:?}", ["192.0.2.1"; 11]);
+    let table: [(&str, &str, &[&str]); 26] = [
         ("groups = [\"g\"]", "grops = [\"g\"]", &["grops", ":8:"]),
         ("groups = [\"g\"]", "groups = [\"g\", \"g\"]", &["groups", "twice"]),
         ("groups = [\"g\"]", "groups = [\"\"]", &["groups", "0 octets"]),
@@ -113,7 +114,10 @@ fn every_flaw_is_named() {
         ("\"member.key\"", "\"registrar.key\"", &["registrar.key"]),
         ("\"member.pem\"", "\"ca.pem\"", &["ca.pem"]),
         ("\"ca.pem\"", "\"none.pem\"", &["none.pem"]),
-        ("interface = \"127.0.0.1\"", "interface = \"lo\"", &["interface", ":9:"]),
+        ("interface = \"127.0.0.1\"", "interface = \"no name\"", &["no name", "interface", ":9:"]),
+        ("interface = \"127.0.0.1\"", "sources = [\"ks.example\"]", &["sources", ":9:"]),
+        ("interface = \"127.0.0.1\"", "sources = [\"239.1.1.1\"]", &["sources", "239.1.1.1"]),
+        ("interface = \"127.0.0.1\"", &sources, &["number of sources", "11", "0 to 10"]),
         ("socket = \"client.sock\"", "socket = \"none/x.sock\"", &["socket", "does not exist"]),
         ("socket = \"client.sock\"", &socket, &["socket", "107"]),
         ("on_stop = \"leave\"", "on_stop = \"run\"", &["run", "leave"]),

@@ -74,7 +74,7 @@ pub async fn run(settings: Settings, shutdown: Shutdown) -> Result<(), RunError>
     let feed = Feed::open(&settings.socket, settings.allow_uids.clone(), clock, commands)?;
     let (happens, mut happened) = mpsc::channel(MAX_HAPPENED);
     // A key of suite `paper` counts on the loopback interface and nowhere else.
-    let counts = |key: &&VerifyingKey| !key.is_broken() || settings.interface.is_loopback();
+    let counts = |key: &&VerifyingKey| !key.is_broken() || settings.multicast.interface.is_loopback();
     let signing = settings.site.signing.iter().filter(counts).cloned().collect();
     let config = core::Config { groups: settings.groups.clone(), signing };
     let mut core = Core::new(config, Box::new(OsEntropy));

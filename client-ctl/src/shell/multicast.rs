@@ -26,7 +26,7 @@ pub(super) async fn receive(
 ) {
     let mut lost_before = 0;
     loop {
-        let opened = Receiver::open(destination, settings.interface)
+        let opened = Receiver::open(destination, &settings.multicast)
             .and_then(|receiver| receiver.with_impairment(settings.impairment));
         match opened {
             Ok(mut receiver) => {

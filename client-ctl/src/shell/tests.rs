@@ -5,7 +5,7 @@ use std::sync::Mutex;
 
 use keygraph::Change;
 use net::frame::{read_frame, write_frame};
-use net::multicast::Sender;
+use net::multicast::{SendOptions, Sender};
 use net::noise::{self, StaticKey};
 use net::tls::{CredentialFiles, Credentials};
 use protocol::Reason;
@@ -166,7 +166,8 @@ async fn a_daemon_lives_its_life() {
     assert_eq!(key_of(&mut reader, 2).await, secret(&world), "joined");
 
     let destination = world.server.lock().unwrap().membership().destination;
-    let sender = Sender::open(destination, [127, 0, 0, 1].into(), 1).unwrap();
+    let options = SendOptions { interface: "lo".parse().unwrap(), ..SendOptions::default() };
+    let sender = Sender::open(destination, &options).unwrap();
     // The socket is opened by a task of its own.
     tokio::time::sleep(Duration::from_millis(200)).await;
     let units = world.server.lock().unwrap().refresh();

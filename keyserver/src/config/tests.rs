@@ -1,5 +1,5 @@
-//! What the configuration refuses about suites.
-#![allow(clippy::unwrap_used, reason = "a failed step is a failed test")]
+//! What the configuration refuses about suites and multicast.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a failed step is a failed test")]
 
 use super::*;
 
@@ -7,12 +7,16 @@ const LOOPBACK: [&str; 3] = ["127.0.0.1"; 3];
 const ELSEWHERE: [&str; 3] = ["192.0.2.1"; 3];
 
 /// Addresses: for requests, for registrars, for multicast.
-fn config(
-    suite: &str,
-    [requests, registrars, interface]: [&str; 3],
-    signing: SigningKey,
-) -> Result<core::Config, String> {
-    let text = format!(
+fn config(suite: &str, addresses: [&str; 3], signing: SigningKey) -> Result<core::Config, String> {
+    parsed(&text(suite, addresses)).and_then(|file| file.core(signing).map_err(|error| error.to_string()))
+}
+
+fn parsed(text: &str) -> Result<FileConfig, String> {
+    toml::from_str(text).map_err(|error| error.to_string())
+}
+
+fn text(suite: &str, [requests, registrars, interface]: [&str; 3]) -> String {
+    format!(
         r#"
         name = "ks"
         listen_requests = "{requests}:1"
@@ -34,9 +38,7 @@ fn config(
         address = "239.1.2.3:4000"
         allow = ["spiffe://example/*"]
         "#
-    );
-    let file: FileConfig = toml::from_str(&text).unwrap();
-    file.core(signing).map_err(|error| error.to_string())
+    )
 }
 
 fn ed25519() -> SigningKey {
@@ -61,6 +63,11 @@ fn the_papers_suite_is_for_loopback_only() {
     assert!(why.contains("signing key of its own"), "{why}");
     let signing = || ed25519().with_paper(protocol::paper::SigningKey::generate().unwrap());
     assert!(config("paper", LOOPBACK, signing()).is_ok());
+    assert!(config("paper", ["127.0.0.1", "127.0.0.1", "lo"], signing()).is_ok());
+    for interface in ["0.0.0.0", "nosuch0"] {
+        let why = config("paper", ["127.0.0.1", "127.0.0.1", interface], signing()).unwrap_err();
+        assert!(why.contains("must be loopback"), "{why}");
+    }
     for at in 0..3 {
         let mut addresses = LOOPBACK;
         addresses[at] = "192.0.2.1";
@@ -74,4 +81,32 @@ fn the_papers_suite_is_for_loopback_only() {
 fn the_papers_suite_is_unknown_without_its_feature() {
     let why = config("paper", LOOPBACK, ed25519()).unwrap_err();
     assert!(why.contains("expected one of"), "{why}");
+}
+
+#[test]
+fn multicast_of_both_families_as_it_is_meant() {
+    let right = text("aes256", LOOPBACK);
+    let core = |text: &str| parsed(text).and_then(|file| file.core(ed25519()).map_err(|error| error.to_string()));
+    let changes = [
+        ("interface = \"127.0.0.1\"", "interface = \"eth0\"\n dscp = 46", None),
+        ("interface = \"127.0.0.1\"", "interface = \"fd00::2\"", None),
+        ("239.1.2.3:4000", "[ff05::4b]:4000", None),
+        ("interface = \"127.0.0.1\"", "interface = \"no name\"", Some("`no name` is neither")),
+        ("interface = \"127.0.0.1\"", "interface = \"lo\"\n dscp = 64", Some("`dscp` is 64, expected 0 to 63")),
+        ("interface = \"127.0.0.1\"", "interface = \"lo\"\n ttl = 0", Some("`ttl` is 0")),
+        ("239.1.2.3:4000", "239.1.2.3:0", Some("group `g`: address")),
+        ("239.1.2.3:4000", "192.0.2.3:4000", Some("no multicast address")),
+        ("239.1.2.3:4000", "[fd00::4b]:4000", Some("no multicast address")),
+        ("239.1.2.3:4000", "[ff02::4b%2]:4000", Some("without a zone")),
+    ];
+    for (from, to, why) in changes {
+        assert!(right.contains(from), "{from}");
+        match (core(&right.replacen(from, to, 1)), why) {
+            (Ok(_), None) => {}
+            (Err(error), Some(why)) => assert!(error.contains(why), "{to}: {error}"),
+            (result, _) => panic!("{to}: {:?}", result.err()),
+        }
+    }
+    let file = parsed(&right.replacen("127.0.0.1\"\n        store", "lo\"\n ttl = 9\n dscp = 46\n store", 1)).unwrap();
+    assert_eq!(file.multicast(), SendOptions { interface: "lo".parse().unwrap(), ttl: 9, dscp: 46 });
 }

@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::time::Duration;
 
-use net::multicast::{MulticastError, Sender};
+use net::multicast::{MulticastError, SendOptions, Sender};
 use net::shutdown::Shutdown;
 use protocol::identity::Identity;
 use protocol::{IndividualKey, MemberId};
@@ -93,11 +93,10 @@ impl Engine {
     pub(super) fn add_destination(
         &mut self,
         destination: SocketAddr,
-        interface: Ipv4Addr,
-        ttl: u8,
+        options: &SendOptions,
     ) -> Result<(), MulticastError> {
         if let Entry::Vacant(place) = self.senders.entry(destination) {
-            place.insert(Sender::open(destination, interface, ttl)?);
+            place.insert(Sender::open(destination, options)?);
         }
         Ok(())
     }
@@ -188,6 +187,8 @@ impl Engine {
     }
 
     async fn drain(&mut self) {
+        // What may leave at once leaves in few system calls.
+        let mut leaving: BTreeMap<SocketAddr, Vec<Vec<u8>>> = BTreeMap::new();
         while let Some(output) = self.core.poll_output() {
             match output {
                 Output::Persist(records) => self.start_write(move |store| {
@@ -210,13 +211,16 @@ impl Engine {
                 Output::Refuse { session } => {
                     self.replies.remove(&session).map(|reply| reply.send(None));
                 }
-                Output::Datagram { destination, octets } => self.multicast(destination, &octets).await,
+                Output::Datagram { destination, octets } => leaving.entry(destination).or_default().push(octets),
                 Output::AdminReply { ticket, result } => {
                     self.answers.remove(&ticket).map(|answer| answer.send(result));
                 }
                 Output::Event(event) => log(&event),
                 Output::Halt => self.halted = true,
             }
+        }
+        for (destination, datagrams) in leaving {
+            self.multicast(destination, &datagrams).await;
         }
     }
 
@@ -230,9 +234,9 @@ impl Engine {
         }));
     }
 
-    async fn multicast(&self, destination: SocketAddr, octets: &[u8]) {
+    async fn multicast(&self, destination: SocketAddr, datagrams: &[Vec<u8>]) {
         if let Some(sender) = self.senders.get(&destination)
-            && let Err(error) = sender.send(octets).await
+            && let Err(error) = sender.send_all(datagrams).await
         {
             // Lost like any datagram: members notice by the next beacon.
             tracing::warn!(%destination, %error, "cannot multicast");

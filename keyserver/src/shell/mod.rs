@@ -132,8 +132,9 @@ pub async fn run(checked: Checked, shutdown: Shutdown) -> Result<(), RunError> {
     let admin = admin::Socket::bind(&file.admin_socket)
         .map_err(|source| RunError::Listen { what: file.admin_socket.display().to_string(), source })?;
     let mut engine = Engine::new(core, Box::new(store));
+    let multicast = file.multicast();
     for group in &file.group {
-        engine.add_destination(group.address, file.interface, file.ttl)?;
+        engine.add_destination(group.address, &multicast)?;
     }
     let handle = engine.handle();
     let tls = net::tls::server_config(&credentials, protocol::registration::ALPN_REGISTRAR)?;

@@ -3,12 +3,13 @@
 use std::collections::VecDeque;
 use std::future::Future;
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args as ClapArgs;
-use net::{Exit, Shutdown, multicast};
+use net::multicast::{self, Interface, ReceiveOptions};
+use net::{Exit, Shutdown};
 use thiserror::Error;
 use tokio::io::{AsyncWrite, AsyncWriteExt};
 
@@ -34,9 +35,12 @@ pub(crate) struct RecvArgs {
     /// Multicast address and port to receive from
     #[arg(long, value_name = "IP:PORT")]
     pub(crate) listen: SocketAddr,
-    /// Address of the interface to receive on
-    #[arg(long, value_name = "IPV4", default_value = "127.0.0.1")]
-    pub(crate) interface: Ipv4Addr,
+    /// Interface to receive on, by name or by an address of it; 0.0.0.0 is the system's choice
+    #[arg(long, value_name = "NAME|IP", default_value = "127.0.0.1")]
+    pub(crate) interface: Interface,
+    /// Receive from this sender only, may be given up to 10 times (default: from all; IPv4 groups only)
+    #[arg(long = "source", value_name = "IP")]
+    pub(crate) sources: Vec<IpAddr>,
     /// File for a JSON line for each range written: stream, sender, epoch, from_octet, to_octet
     #[arg(long, value_name = "FILE")]
     pub(crate) log: Option<PathBuf>,
@@ -86,10 +90,11 @@ struct Run<W> {
 
 /// Receives until every stream has ended, a signal, silence, or the member is out.
 pub(super) async fn run(args: RecvArgs, output: impl AsyncWrite + Unpin, shutdown: Shutdown) -> Exit {
-    let mut socket = match multicast::Receiver::open(args.listen, args.interface) {
+    let options = ReceiveOptions { interface: args.interface, sources: args.sources };
+    let mut socket = match multicast::Receiver::open(args.listen, &options) {
         Ok(socket) => socket,
-        Err(why @ multicast::MulticastError::Address { .. }) => return fail(Exit::Usage, why),
-        Err(why) => return fail(Exit::Failure, why),
+        Err(why @ multicast::MulticastError::Socket { .. }) => return fail(Exit::Failure, why),
+        Err(why) => return fail(Exit::Usage, why),
     };
     let files = JsonLines::create(args.log.as_deref())
         .and_then(|log| Ok((log, JsonLines::create(args.output_stats.as_deref())?)));

@@ -1,11 +1,12 @@
 //! `keystone mcast send`: the shell around [`Sender`].
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args as ClapArgs;
-use net::{Exit, OsEntropy, Shutdown, multicast};
+use net::multicast::{self, Interface, SendOptions};
+use net::{Exit, OsEntropy, Shutdown};
 use protocol::Entropy;
 use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncReadExt};
@@ -32,12 +33,15 @@ pub(crate) struct SendArgs {
     /// Multicast address and port to send to
     #[arg(long, value_name = "IP:PORT")]
     pub(crate) to: SocketAddr,
-    /// Address of the interface to send from
-    #[arg(long, value_name = "IPV4", default_value = "127.0.0.1")]
-    pub(crate) interface: Ipv4Addr,
-    /// How many hops far; 1 stays on the link
-    #[arg(long, default_value_t = 1)]
+    /// Interface to send from, by name or by an address of it; 0.0.0.0 is the system's choice
+    #[arg(long, value_name = "NAME|IP", default_value = "127.0.0.1")]
+    pub(crate) interface: Interface,
+    /// How many hops far, 1 to 255; 1 stays on the link
+    #[arg(long, value_name = "HOPS", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..))]
     pub(crate) ttl: u8,
+    /// Differentiated services code point, 0 to 63
+    #[arg(long, value_name = "CODE", default_value_t = 0, value_parser = clap::value_parser!(u8).range(..=63))]
+    pub(crate) dscp: u8,
     /// Rate of the packets, UDP and IP headers aside
     #[arg(long, value_name = "BITS/S", default_value_t = 8_000_000, value_parser = clap::value_parser!(u64).range(1000..))]
     pub(crate) rate: u64,
@@ -83,10 +87,11 @@ struct Run {
 
 /// Sends `input` to its end.
 pub(super) async fn run(args: SendArgs, mut input: impl AsyncRead + Unpin, shutdown: Shutdown) -> Exit {
-    let socket = match multicast::Sender::open(args.to, args.interface, args.ttl) {
+    let options = SendOptions { interface: args.interface, ttl: args.ttl, dscp: args.dscp };
+    let socket = match multicast::Sender::open(args.to, &options) {
         Ok(socket) => socket,
-        Err(why @ multicast::MulticastError::Address { .. }) => return fail(Exit::Usage, why),
-        Err(why) => return fail(Exit::Failure, why),
+        Err(why @ multicast::MulticastError::Socket { .. }) => return fail(Exit::Failure, why),
+        Err(why) => return fail(Exit::Usage, why),
     };
     let log = match JsonLines::create(args.log.as_deref()) {
         Ok(log) => log,
