@@ -1,5 +1,6 @@
 //! The messages of `protocol`. Each has one encoding, so what is accepted encodes to the octets that it was read from.
 
+use std::collections::BTreeSet;
 use std::fmt::Debug;
 
 use keygraph::{Degree, Strategy};
@@ -123,6 +124,7 @@ pub(super) fn request(data: &[u8]) -> bool {
         let groups = request.groups();
         assert!((1..=MAX_OPERATIONS).contains(&groups.len()) && data.len() <= MAX_REQUEST);
         assert!(groups.iter().all(|group| (1..=MAX_NAME).contains(&group.len())));
+        assert_eq!(BTreeSet::from_iter(&groups).len(), groups.len(), "a group stands twice in a request");
     }
     canonical(data, decoded, Request::encode)
 }

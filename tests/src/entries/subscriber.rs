@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use client_ctl::core::{Core, Counters, GroupStatus, Input, Output};
 use protocol::Beacon;
-use protocol::request::Reply;
+use protocol::request::{Outcome, Reply};
 use protocol::unit::{PAYLOAD, Unit, sign_block};
 
 use super::site::{GROUP, HISTORY, START, client, signing};
@@ -99,30 +99,26 @@ impl Subscriber {
     }
 }
 
-/// Takes the pieces of `data` for datagrams, each made by `make` of the piece. Whether the member went on by them.
-fn follow(data: &[u8], make: impl Fn(&[u8]) -> Option<Vec<u8>>) -> bool {
-    let mut subscriber = Subscriber::member();
+/// A sequence of datagrams. Accepted: an epoch is installed by them. Forged ones leave no trace: a member that never got
+/// them is in the same state.
+pub(super) fn datagrams(data: &[u8]) -> bool {
+    let (mut subscriber, mut spared) = (Subscriber::member(), Subscriber::member());
     let begun = subscriber.at();
-    for piece in pieces(data) {
+    for datagram in pieces(data) {
+        let is_genuine = HISTORY.is_genuine(datagram);
         subscriber.pass(STEP);
-        let (before, at) = (subscriber.state(), subscriber.at());
-        let made = make(piece);
-        let datagram = made.as_deref().unwrap_or(piece);
+        spared.pass(STEP);
+        let at = subscriber.at();
         let spoke = subscriber.hear(Input::Datagram(datagram));
-        if made.is_none() && !HISTORY.is_genuine(datagram) {
-            assert!(!spoke && subscriber.state() == before, "a forged datagram changes something");
-        }
+        let spared_spoke = is_genuine && spared.hear(Input::Datagram(datagram));
+        assert_eq!(spoke, spared_spoke, "a forged datagram makes the client act");
+        assert_eq!(subscriber.state(), spared.state(), "a forged datagram changes something");
         assert!(subscriber.at() >= at, "an older epoch");
         subscriber.holds_genuine_keys();
     }
     let went_on = subscriber.at() > begun;
     subscriber.finish();
     went_on
-}
-
-/// A sequence of datagrams. Accepted: an epoch is installed by them.
-pub(super) fn datagrams(data: &[u8]) -> bool {
-    follow(data, |_| None)
 }
 
 /// Short and long, in order and not.
@@ -143,7 +139,19 @@ pub(super) fn datagrams_seeds() -> Vec<Vec<u8>> {
 /// The same, but whatever is well-formed is signed anew, so that it is as if the key server lied. Accepted: an epoch is
 /// installed; even then with no other key than the genuine one.
 pub(super) fn signed(data: &[u8]) -> bool {
-    follow(data, sign_again)
+    let mut subscriber = Subscriber::member();
+    let begun = subscriber.at();
+    for piece in pieces(data) {
+        subscriber.pass(STEP);
+        let at = subscriber.at();
+        let datagram = sign_again(piece);
+        subscriber.hear(Input::Datagram(datagram.as_deref().unwrap_or(piece)));
+        assert!(subscriber.at() >= at, "an older epoch");
+        subscriber.holds_genuine_keys();
+    }
+    let went_on = subscriber.at() > begun;
+    subscriber.finish();
+    went_on
 }
 
 pub(super) fn signed_seeds() -> Vec<Vec<u8>> {
@@ -166,7 +174,15 @@ pub(super) fn reply(data: &[u8]) -> bool {
     let mut subscriber = Subscriber::asking();
     subscriber.hear(Input::Reply { id: HISTORY.join_id, message: data });
     let is_member = subscriber.at().is_some();
-    assert!(!is_member || Reply::decode(data).is_ok_and(|reply| reply.id == HISTORY.join_id));
+    if is_member {
+        let [genuine, believed] = [&HISTORY.reply, data].map(|reply| Reply::decode(reply).unwrap());
+        let beacon = |reply: &Reply| match reply.outcomes.as_slice() {
+            [Outcome::Granted(membership)] => membership.beacon.clone(),
+            other => panic!("a member by {other:?}"),
+        };
+        assert_eq!(believed.id, HISTORY.join_id);
+        assert_eq!(beacon(&believed), beacon(&genuine), "a forged beacon is believed");
+    }
     subscriber.holds_genuine_keys();
     // What it was told by multicast meanwhile, it can follow or not; it asks again.
     for datagram in HISTORY.datagrams.iter().take(4) {
