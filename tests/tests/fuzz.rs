@@ -7,7 +7,7 @@
 #![allow(clippy::disallowed_methods, reason = "the long run ends by the clock")]
 
 use std::collections::BTreeMap;
-use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
@@ -15,8 +15,8 @@ use std::time::{Duration, Instant};
 use tests::dice::Dice;
 use tests::entries::{ENTRIES, Entry};
 
-/// Inputs of a round; of entries that cost more, so many times fewer.
-const INPUTS: u64 = 20_000;
+/// Inputs of a round for a plain decoder.
+const INPUTS: u64 = 100_000;
 
 /// The longest input, as `cargo fuzz` has it.
 const MAX_INPUT: usize = 65_536;
@@ -33,7 +33,7 @@ const EDGES: [u64; 12] =
 fn mutate(dice: &mut Dice, input: &mut Vec<u8>, seeds: &[Vec<u8>]) {
     let at = dice.number(input.len() + 1);
     let span = at..at + dice.number((input.len() - at).min(64) + 1);
-    match dice.number(9) {
+    match dice.number(10) {
         0 | 1 if at < input.len() => input[at] ^= 1 << dice.number(8),
         2 if at < input.len() => input[at] = dice.roll().to_be_bytes()[0],
         3 => input.truncate(at),
@@ -53,6 +53,7 @@ fn mutate(dice: &mut Dice, input: &mut Vec<u8>, seeds: &[Vec<u8>]) {
             let repeated = input[span.clone()].repeat(1 + dice.number(4));
             input.splice(span.end..span.end, repeated);
         }
+        8 => input.insert(at, if dice.chance(50) { 1 << dice.number(8) } else { dice.roll().to_be_bytes()[0] }),
         _ => drop(input.drain(span)),
     }
     input.truncate(MAX_INPUT);
@@ -68,13 +69,14 @@ fn input(seed: u64, seeds: &[Vec<u8>]) -> Vec<u8> {
     input
 }
 
-/// Runs one input; if it panics, says which it was.
-fn run(entry: &Entry, what: &str, input: &[u8]) -> bool {
-    catch_unwind(AssertUnwindSafe(|| (entry.run)(input))).unwrap_or_else(|panic| {
+/// Whether the entry accepts this input; `None` if it panics, which is told.
+fn run(entry: &Entry, what: &str, input: &[u8]) -> Option<bool> {
+    let outcome = catch_unwind(AssertUnwindSafe(|| (entry.run)(input))).ok();
+    if outcome.is_none() {
         let octets: String = input.iter().map(|octet| format!("{octet:02x}")).collect();
         eprintln!("entry {}, {what}, input of {} octets: {octets}", entry.name, input.len());
-        resume_unwind(panic)
-    })
+    }
+    outcome
 }
 
 /// What became of an entry's inputs.
@@ -82,36 +84,45 @@ fn run(entry: &Entry, what: &str, input: &[u8]) -> bool {
 struct Tally {
     accepted: u64,
     refused: u64,
+    /// Inputs that panicked, and seeds that were refused; each is the last of its round.
+    failed: u64,
     time: Duration,
-    slowest: (Duration, u64),
+    longest: (Duration, u64),
 }
 
-/// Runs the inputs of one round, those after all of the rounds before it.
-fn round(entry: &Entry, round: u64, until: Option<Instant>, tallies: &Mutex<BTreeMap<&str, Tally>>) {
+/// Runs the inputs of one round, those after all of the rounds before it, and adds them to the tally.
+fn round(entry: &Entry, round: u64, until: Option<Instant>, tally: &Mutex<BTreeMap<&str, Tally>>) {
     let seeds = (entry.seeds)();
+    let mut here = Tally::default();
     for seed in &seeds {
-        assert!(run(entry, "an unchanged seed", seed), "entry {} refuses what is valid", entry.name);
+        if run(entry, "an unchanged seed", seed) != Some(true) {
+            eprintln!("entry {} refuses what is valid", entry.name);
+            here.failed = 1;
+        }
     }
     let inputs = INPUTS / entry.cost;
     let first = number("KEYSTONE_FUZZ_FROM").unwrap_or(0) + round * inputs;
-    let mut tally = Tally::default();
     for seed in first..first + inputs {
         let begun = Instant::now();
-        if until.is_some_and(|until| begun >= until) {
+        if here.failed > 0 || until.is_some_and(|until| begun >= until) {
             break;
         }
-        let accepted = run(entry, &format!("seed {seed}"), &input(seed, &seeds));
-        *(if accepted { &mut tally.accepted } else { &mut tally.refused }) += 1;
+        match run(entry, &format!("seed {seed}"), &input(seed, &seeds)) {
+            Some(true) => here.accepted += 1,
+            Some(false) => here.refused += 1,
+            None => here.failed += 1,
+        }
         let took = begun.elapsed();
-        tally.time += took;
-        tally.slowest = tally.slowest.max((took, seed));
+        here.time += took;
+        here.longest = here.longest.max((took, seed));
     }
-    let mut tallies = tallies.lock().unwrap();
-    let all = tallies.entry(entry.name).or_default();
-    all.accepted += tally.accepted;
-    all.refused += tally.refused;
-    all.time += tally.time;
-    all.slowest = all.slowest.max(tally.slowest);
+    let mut tally = tally.lock().unwrap();
+    let all = tally.entry(entry.name).or_default();
+    all.accepted += here.accepted;
+    all.refused += here.refused;
+    all.failed += here.failed;
+    all.time += here.time;
+    all.longest = all.longest.max(here.longest);
 }
 
 fn chosen() -> Vec<&'static Entry> {
@@ -125,23 +136,28 @@ fn nothing_that_is_accepted_is_wrong_and_nothing_panics() {
     let rounds = if until.is_some() { u64::MAX } else { number("KEYSTONE_FUZZ").unwrap_or(1) };
     let due = Mutex::new((0..rounds).flat_map(|round| chosen().into_iter().map(move |entry| (round, entry))));
     let next = || due.lock().unwrap().next().filter(|_| until.is_none_or(|until| Instant::now() < until));
-    let tallies = Mutex::new(BTreeMap::new());
+    let tally = Mutex::new(BTreeMap::new());
     std::thread::scope(|scope| {
         for _ in 0..std::thread::available_parallelism().unwrap().get() {
             scope.spawn(|| {
                 while let Some((at, entry)) = next() {
-                    round(entry, at, until, &tallies);
+                    round(entry, at, until, &tally);
                 }
             });
         }
     });
-    for (name, Tally { accepted, refused, time, slowest: (longest, seed) }) in tallies.into_inner().unwrap() {
+    let mut wrong = Vec::new();
+    for (name, Tally { accepted, refused, failed, time, longest: (longest, seed) }) in tally.into_inner().unwrap() {
         let time = time.as_secs_f64();
         println!(
             "{name:20} {accepted:>9} accepted {refused:>9} refused {time:>7.1} s, longest {longest:.1?} (seed {seed})"
         );
-        assert!(accepted > 0 && refused > 0, "entry {name}: nothing to tell right from wrong");
+        // Where all is accepted, or nothing, nothing is tested.
+        if failed > 0 || accepted == 0 || refused == 0 {
+            wrong.push(name);
+        }
     }
+    assert!(wrong.is_empty(), "these entries fail, or cannot: {wrong:?}");
 }
 
 /// `cargo fuzz` begins from the same seeds: a file for each, in a folder for each entry.

@@ -8,13 +8,13 @@
 //!
 //! Payload 0 stands for what belongs there by the message of the seeds, any other octet for 512 of it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::LazyLock;
 
 use fec::{
     Assembly, BlockShape, Layout, MAX_BLOCK_DATA, MAX_MESSAGE, Payload, Progress, Reassembly, ReedSolomon, UNIT, Unit,
     encode,
 };
-use std::sync::LazyLock;
 
 /// Octets that name a unit.
 const ITEM: usize = 12;
@@ -81,32 +81,39 @@ impl Item {
     }
 }
 
-/// What must hold of a message that is whole.
-fn check(message: &[u8], length: usize, only_genuine: bool) {
-    assert!(message.len() == length && (1..=MAX_MESSAGE).contains(&length));
+/// What must hold of a message that `last` made whole.
+fn check(message: &[u8], last: &Item, only_genuine: bool) {
+    assert!(message.len() == last.length && (1..=MAX_MESSAGE).contains(&last.length));
     assert!(!only_genuine || message == GENUINE.message, "genuine units make another message");
+    if last.block + 1 == last.blocks && last.index + 1 == last.s {
+        let padding = last.length.next_multiple_of(UNIT) - last.length;
+        assert!(last.payload[UNIT - padding..].iter().all(|octet| *octet == 0), "octets after the message's end");
+    }
 }
 
-/// Units of one message, as the first of them describes it. Accepted: it becomes whole.
+/// Units of one message, as the first of them describes it. Accepted: it becomes whole. Units that are refused leave no
+/// trace: what never got them says the same.
 pub(super) fn assembly(data: &[u8]) -> bool {
-    let items: Vec<Item> = data.as_chunks::<ITEM>().0.iter().take(MAX_ITEMS).map(Item::read).collect();
-    let Some(first) = items.first() else { return false };
-    let Ok(mut assembly) = Assembly::new(first.length, first.blocks) else { return false };
-    let units = first.length.div_ceil(UNIT);
-    assert!(units.div_ceil(MAX_BLOCK_DATA) <= first.blocks.into() && units >= first.blocks.into());
-    let (mut only_genuine, mut is_whole) = (true, false);
-    for item in &items {
-        match assembly.insert(item.unit(), &*CODER) {
-            Ok(Progress::Complete { message, recovered }) => {
-                assert!(!is_whole && recovered <= units);
-                is_whole = true;
-                let whole_header = (first.length, first.blocks) == (GENUINE.message.len(), 3);
-                check(&message, first.length, only_genuine && item.is_genuine && whole_header);
-            }
-            Ok(progress) => assert!(!is_whole || progress == Progress::Duplicate),
-            Err(_) => assert!(!is_whole, "a whole message refuses nothing"),
-        }
+    let mut items: Vec<Item> = data.as_chunks::<ITEM>().0.iter().take(MAX_ITEMS).map(Item::read).collect();
+    let Some((length, blocks)) = items.first().map(|first| (first.length, first.blocks)) else { return false };
+    let [Ok(mut assembly), Ok(mut spared)] = [(); 2].map(|()| Assembly::new(length, blocks)) else { return false };
+    let units = length.div_ceil(UNIT);
+    assert!((units.div_ceil(MAX_BLOCK_DATA)..=units).contains(&usize::from(blocks)));
+    let (mut only_genuine, mut is_whole) = ((length, blocks) == (GENUINE.message.len(), 3), false);
+    for item in &mut items {
+        (item.length, item.blocks) = (length, blocks);
+        let Ok(progress) = assembly.insert(item.unit(), &*CODER) else {
+            assert!(!is_whole, "a whole message refuses nothing");
+            continue;
+        };
+        assert_eq!(spared.insert(item.unit(), &*CODER).as_ref(), Ok(&progress), "a refused unit leaves a trace");
         only_genuine &= item.is_genuine;
+        assert!(!is_whole || progress == Progress::Duplicate);
+        if let Progress::Complete { message, recovered } = progress {
+            is_whole = true;
+            assert!(recovered <= units);
+            check(&message, item, only_genuine);
+        }
     }
     is_whole
 }
@@ -118,29 +125,28 @@ pub(super) fn assembly_seeds() -> Vec<Vec<u8>> {
     vec![all.concat(), backwards.concat()]
 }
 
-/// Units of messages named by one octet before each. Accepted: one of the messages becomes whole.
+/// Units of messages named by one octet before each. Accepted: one of the messages becomes whole. Units that are refused
+/// leave no trace.
 pub(super) fn reassembly(data: &[u8]) -> bool {
-    let mut table = Reassembly::new(TABLE);
-    let mut tainted = BTreeMap::new();
-    let mut whole = BTreeMap::new();
-    for chunk in data.as_chunks::<{ ITEM + 1 }>().0.iter().take(MAX_ITEMS) {
-        let (key, item) = chunk.split_first_chunk::<1>().map(|(key, item)| (key[0], item)).unwrap();
-        let item = Item::read(item.first_chunk().unwrap());
-        // What was refused leaves no trace.
-        let before: Vec<u8> = table.in_progress().copied().collect();
-        match table.insert(key, item.length, item.blocks, item.unit()) {
-            Ok(Progress::Complete { message, .. }) => {
-                check(&message, item.length, item.is_genuine && !tainted.contains_key(&key));
-                assert_eq!(whole.insert(key, ()), None, "a message becomes whole once");
-            }
-            Ok(Progress::Incomplete) => assert!(!whole.contains_key(&key)),
-            Ok(Progress::Duplicate | Progress::Stale) => {}
-            Err(_) => assert!(table.in_progress().eq(&before), "a refused unit changes the table"),
-        }
-        assert!(table.in_progress().count() <= TABLE);
+    let (mut table, mut spared) = (Reassembly::new(TABLE), Reassembly::new(TABLE));
+    let (mut tainted, mut whole) = (BTreeSet::new(), BTreeSet::new());
+    for [key, item @ ..] in data.as_chunks::<{ ITEM + 1 }>().0.iter().take(MAX_ITEMS) {
+        let item = Item::read(item);
+        let Ok(progress) = table.insert(*key, item.length, item.blocks, item.unit()) else { continue };
+        let same = spared.insert(*key, item.length, item.blocks, item.unit());
+        assert_eq!(same.as_ref(), Ok(&progress), "a refused unit leaves a trace");
         if !item.is_genuine {
-            tainted.insert(key, ());
+            tainted.insert(*key);
         }
+        match progress {
+            Progress::Complete { message, .. } => {
+                check(&message, &item, !tainted.contains(key));
+                assert!(whole.insert(*key), "a message becomes whole twice");
+            }
+            Progress::Incomplete => assert!(!whole.contains(key)),
+            Progress::Duplicate | Progress::Stale => {}
+        }
+        assert!(table.in_progress().count() <= TABLE && table.in_progress().eq(spared.in_progress()));
     }
     !whole.is_empty()
 }

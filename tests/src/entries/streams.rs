@@ -85,6 +85,8 @@ pub(super) fn handshake_seeds() -> Vec<Vec<u8>> {
     messages::preamble_seeds().iter().map(|preamble| client(preamble)).collect()
 }
 
+const HOST: &str = "host.example";
+
 /// A certificate (DER). Accepted: it names exactly one identity, canonically spelt.
 pub(super) fn certificate(data: &[u8]) -> bool {
     match from_certificate(&CertificateDer::from(data)) {
@@ -92,6 +94,9 @@ pub(super) fn certificate(data: &[u8]) -> bool {
             assert_eq!(Identity::parse(identity.as_str()).as_ref(), Ok(&identity));
             let uri = identity.as_str().as_bytes();
             assert!(data.windows(uri.len()).any(|part| part == uri), "the name is not in the certificate");
+            // The seeds' other name, if it has become a URI (RFC 5280: [6]).
+            let second = [b"\x86\x0c", HOST.as_bytes()].concat();
+            assert!(!data.windows(second.len()).any(|part| part == second), "a certificate of two identities");
             true
         }
         Err(_) => false,
@@ -109,5 +114,6 @@ pub(super) fn certificate_seeds() -> Vec<Vec<u8>> {
         params.self_signed(&key).unwrap().der().to_vec()
     };
     let uri = || SanType::URI("spiffe://site/member/me".try_into().unwrap());
-    vec![certificate(vec![uri()]), certificate(vec![SanType::DnsName("host.example".try_into().unwrap()), uri()])]
+    let host = || SanType::DnsName(HOST.try_into().unwrap());
+    vec![certificate(vec![uri()]), certificate(vec![uri(), host()]), certificate(vec![host(), uri()])]
 }
