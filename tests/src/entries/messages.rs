@@ -3,18 +3,22 @@
 use std::collections::BTreeSet;
 use std::fmt::Debug;
 
-use keygraph::{Degree, Strategy};
+use keygraph::{Degree, NodeId, Strategy};
 use protocol::identity::{Identity, IdentityPattern, MAX_IDENTITY};
 use protocol::registration::{
     ClientEntry, FromClient, FromRegistrar, LIST_CHUNK, Refusal, RefusalCode, ToClient, ToRegistrar,
 };
+use protocol::rekey::{Announcement, Audience, Entry, Origin};
 use protocol::request::{
     Act, Denial, MAX_EARLIER, MAX_OPERATIONS, MAX_REQUEST, Operations, Outcome, Preamble, Reply, Request, RequestId,
     Resync,
 };
 use protocol::site::SiteCertificate;
 use protocol::unit::{MAX_BLOCK_UNITS, MAX_DATAGRAM, PAYLOAD, Unit, UnitVerifier};
-use protocol::{Beacon, EpochHeader, IndividualKey, MAX_NAME, MemberId, RekeyMessage, SigningKey, Suite, VerifyingKey};
+use protocol::{
+    Beacon, Commitment, EpochHeader, IndividualKey, MAX_NAME, MemberId, Reason, RekeyMessage, SigningKey, Suite,
+    VerifyingKey,
+};
 
 use super::site::{GROUP, HISTORY, History, Kind, SIMPLE, identity as named, signing, trusted};
 
@@ -102,9 +106,42 @@ pub(super) fn rekey_message_seeds() -> Vec<Vec<u8>> {
         let suite = if strategy == Strategy::Group { Suite::Aes128 } else { Suite::Aes256 };
         seeds.extend(History::live(Kind { strategy, degree, suite, ..SIMPLE }).messages());
     }
-    // Long ones are mostly wraps, of which all are alike.
+    // Long ones are mostly wraps, of which all are alike; and many are for one member each, and alike too.
     seeds.retain(|seed| seed.len() < 1_000);
+    let step = seeds.len().div_ceil(16);
+    let mut seeds: Vec<Vec<u8>> = seeds.into_iter().step_by(step).collect();
+    seeds.extend([Suite::Aes128, Suite::Aes256].map(|suite| [vec![suite as u8], every_form(suite).encode()].concat()));
     seeds
+}
+
+/// A message with every form that there is. It is of no tree.
+fn every_form(suite: Suite) -> RekeyMessage {
+    let mut wrapped = [0; 32];
+    wrapped[..suite.secret_len()].fill(7);
+    let entry = |node, origin, children: &[u32], more: bool| Entry {
+        node: NodeId(node),
+        origin,
+        own: more.then_some(wrapped),
+        children: children.iter().map(|child| (*child, wrapped)).collect(),
+        again: more.then_some(wrapped),
+    };
+    RekeyMessage {
+        suite,
+        commitment: Commitment([3; 32]),
+        announcement: Announcement { reason: Reason::Batch, send_delay_ms: 200, keep_old_ms: 3_000 },
+        degree: Degree::new(4).unwrap(),
+        largest_knode: NodeId(20),
+        audience: Some(Audience { below: NodeId(0), except: vec![1, 3] }),
+        moves: vec![(NodeId(30), NodeId(40)), (NodeId(31), NodeId(50))],
+        spliced: vec![NodeId(19), NodeId(12), NodeId(4)],
+        entries: vec![
+            entry(18, Origin::Fresh, &[2], false),
+            entry(9, Origin::Derive { child: 3 }, &[1], true),
+            entry(2, Origin::Derive { child: 1 }, &[0, 2], false),
+            entry(1, Origin::Advance, &[], false),
+            entry(0, Origin::Derive { child: 0 }, &[1, 2, 3], false),
+        ],
+    }
 }
 
 /// Accepted: well-formed.
