@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a simulation that is wrong must stop")]
 
 pub mod dice;
+pub mod entries;
 pub mod record;
 pub mod world;
 

@@ -101,6 +101,10 @@ impl Entry {
             SOME => children.len() > 1 && !is_all(&children, derived, degree),
             _ => true,
         };
+        // In a star an octet names eight children: no room for their wraps before there are as many octets.
+        if children.len() > r.left() {
+            return Err(DecodeError::Truncated { what: "wraps", need: children.len(), have: r.left() });
+        }
         if !shortest || children.iter().any(|child| Some(*child) == derived) {
             return Err(bad_tag);
         }

@@ -1,0 +1,316 @@
+//! What is genuine: a key server in memory whose groups live a little, and everything that it sent meanwhile. All set-up of
+//! the entries is here; the keys are fixed, so that every run makes the same octets.
+
+use std::collections::BTreeMap;
+use std::sync::LazyLock;
+use std::time::Duration;
+
+use client_ctl::core as client;
+use fec::{Progress, Reassembly, RepairScheme};
+use keygraph::{Degree, Strategy};
+use keyserver::core as server;
+use protocol::identity::{Identity, IdentityPattern};
+use protocol::registration::{FromRegistrar, ToRegistrar};
+use protocol::request::{Act, Operations, Request, RequestId};
+use protocol::unit::{BlockHeader, PAYLOAD, Unit};
+use protocol::{GroupId, IndividualKey, MemberId, SigningKey, Suite, VerifyingKey};
+
+use crate::dice::Dice;
+
+/// The group that the client of the entries joins.
+pub(super) const GROUP: &str = "news";
+/// A group that none of the clients may join.
+pub(super) const CLOSED: &str = "closed";
+/// The registrar's connection.
+pub(super) const LINK: u64 = 1;
+/// When the client of the entries begins.
+pub(super) const START: Duration = Duration::from_secs(1);
+
+/// An identity of the site.
+pub(super) fn identity(path: &str) -> Identity {
+    Identity::parse(&format!("spiffe://site/{path}")).unwrap()
+}
+
+/// The identities that a registrar may register.
+pub(super) fn members() -> IdentityPattern {
+    IdentityPattern::parse("spiffe://site/member/*").unwrap()
+}
+
+/// The key server's signing key.
+pub(super) fn signing() -> SigningKey {
+    SigningKey::from_seed(&[5; 32]).unwrap()
+}
+
+/// The key that verifies what it signs.
+pub(super) fn trusted() -> Vec<VerifyingKey> {
+    vec![signing().public()]
+}
+
+/// How a site's groups are rekeyed.
+#[derive(Clone, Copy)]
+pub(super) struct Kind {
+    pub(super) strategy: Strategy,
+    pub(super) degree: Degree,
+    pub(super) suite: Suite,
+    pub(super) batch: Duration,
+}
+
+/// Every change at once.
+pub(super) const SIMPLE: Kind =
+    Kind { strategy: Strategy::Chain, degree: Degree::STAR, suite: Suite::Aes256, batch: Duration::ZERO };
+
+fn group(id: u32, name: &str, allow: IdentityPattern, kind: Kind) -> server::GroupConfig {
+    server::GroupConfig {
+        id: GroupId(id),
+        name: name.into(),
+        destination: ([239, 0, 0, 1], 7_000).into(),
+        degree: kind.degree,
+        suite: kind.suite,
+        strategy: kind.strategy,
+        splicing: true,
+        batch: kind.batch,
+        compaction: 4,
+        repair: RepairScheme::Alpha(0.5),
+        allow: vec![allow],
+        max_members: 100,
+        refresh: None,
+        beacon: Duration::from_secs(1),
+        resync_wait: Duration::from_millis(500),
+        send_delay: Duration::from_millis(200),
+        keep_old: Duration::from_secs(3),
+        keep_old_revoked: Duration::from_secs(1),
+    }
+}
+
+/// A key server without a network, whose writes are durable at once.
+pub(super) struct Site {
+    pub(super) core: server::Core,
+    pub(super) now: Duration,
+    pub(super) datagrams: Vec<Vec<u8>>,
+    pub(super) to_registrar: Vec<Vec<u8>>,
+    /// By session; `None` if the request was refused as none.
+    pub(super) replies: Vec<(u64, Option<Vec<u8>>)>,
+    pub(super) events: Vec<server::Event>,
+    /// The registrar's connection was closed.
+    pub(super) closed: bool,
+    sessions: u64,
+}
+
+impl Site {
+    pub(super) fn new(kind: Kind) -> Self {
+        let config = server::Config {
+            name: "ks".into(),
+            registrars: vec![(identity("registrar/r"), vec![members()])],
+            groups: vec![
+                group(1, GROUP, members(), kind),
+                group(2, CLOSED, IdentityPattern::Exact(identity("member/nobody")), kind),
+            ],
+            units_per_second: 100_000,
+            signing: signing(),
+        };
+        let mut site = Self {
+            core: server::Core::start(config, Box::new(Dice::new(1)), None, &[]).unwrap(),
+            now: START,
+            datagrams: Vec::new(),
+            to_registrar: Vec::new(),
+            replies: Vec::new(),
+            events: Vec::new(),
+            closed: false,
+            sessions: 0,
+        };
+        site.drain();
+        site.handle(server::Input::RegistrarUp { link: LINK, identity: identity("registrar/r") });
+        site
+    }
+
+    pub(super) fn handle(&mut self, input: server::Input<'_>) {
+        self.core.handle(self.now, input);
+        self.drain();
+    }
+
+    fn drain(&mut self) {
+        while let Some(output) = self.core.poll_output() {
+            match output {
+                server::Output::Persist(_) | server::Output::Snapshot(_) => {
+                    self.core.handle(self.now, server::Input::Persisted(true));
+                }
+                server::Output::ToRegistrar { frame, .. } => self.to_registrar.push(frame),
+                server::Output::CloseRegistrar { .. } => self.closed = true,
+                server::Output::Reply { session, message } => self.replies.push((session, Some(message.to_vec()))),
+                server::Output::Refuse { session } => self.replies.push((session, None)),
+                server::Output::Datagram { octets, .. } => self.datagrams.push(octets),
+                server::Output::AdminReply { result, .. } => _ = result.expect("a command is carried out"),
+                server::Output::Event(event) => self.events.push(event),
+                server::Output::Halt => panic!("the key server gave up"),
+            }
+        }
+    }
+
+    /// Time passes, timer by timer.
+    pub(super) fn wait(&mut self, time: Duration) {
+        let until = self.now + time;
+        while let Some((at, _)) = self.core.poll_timeout().filter(|(at, _)| *at <= until) {
+            self.now = self.now.max(at);
+            self.handle(server::Input::Timeout);
+        }
+        self.now = until;
+    }
+
+    pub(super) fn registrar_says(&mut self, frame: &[u8]) {
+        self.handle(server::Input::FromRegistrar { link: LINK, frame });
+    }
+
+    /// Registers a client, as a registrar does; returns the frames of both sides.
+    pub(super) fn register(&mut self, path: &str) -> Registration {
+        let fetch = FromRegistrar::FetchNumber { tag: 0, identity: identity(path) }.encode();
+        self.registrar_says(&fetch);
+        let number = self.to_registrar.pop().unwrap();
+        let Ok(ToRegistrar::Number { client, registration, .. }) = ToRegistrar::decode(&number) else {
+            panic!("no number");
+        };
+        let key = IndividualKey::new([9; 32]);
+        let hand_over = FromRegistrar::HandOver { tag: 1, client, registration, key }.encode();
+        let before = self.to_registrar.len();
+        self.registrar_says(&hand_over);
+        let said = self.to_registrar.split_off(before);
+        let durable =
+            said.into_iter().find(|frame| matches!(ToRegistrar::decode(frame), Ok(ToRegistrar::Durable { .. })));
+        let (question, answer) = (vec![fetch, hand_over], vec![number, durable.unwrap()]);
+        Registration { client, registration, question, answer }
+    }
+
+    /// A request of a registered client; the answer is the last of `replies` once it is there.
+    pub(super) fn request(&mut self, client: MemberId, registration: u64, message: &[u8]) -> u64 {
+        self.sessions += 1;
+        let session = self.sessions;
+        self.handle(server::Input::Request { session, client, registration, message });
+        session
+    }
+
+    fn change(&mut self, who: &Registration, act: Act) {
+        let operations = Operations::Changes(vec![(act, GROUP.into())]);
+        self.request(who.client, who.registration, &Request { id: RequestId([2; 16]), operations }.encode());
+    }
+
+    fn admin(&mut self, command: server::Admin) {
+        self.handle(server::Input::Admin { ticket: 0, command });
+    }
+}
+
+/// A registered client, with what registrar and key server said to each other.
+pub(super) struct Registration {
+    pub(super) client: MemberId,
+    pub(super) registration: u64,
+    pub(super) question: Vec<Vec<u8>>,
+    pub(super) answer: Vec<Vec<u8>>,
+}
+
+/// A client of the site with one group, registered or not yet; it always draws the same.
+pub(super) fn client() -> client::Core {
+    let config = client::Config { groups: vec![GROUP.to_owned()], signing: trusted() };
+    client::Core::new(config, Box::new(Dice::new(7)))
+}
+
+/// What a member saw from its join on.
+pub(super) struct History {
+    pub(super) me: Registration,
+    pub(super) join_id: RequestId,
+    pub(super) join: Vec<u8>,
+    pub(super) reply: Vec<u8>,
+    /// Units and beacons after the join, in the order of their sending.
+    pub(super) datagrams: Vec<Vec<u8>>,
+    /// What each unit is apart from its proofs: header, index, payload.
+    units: Vec<(BlockHeader, u8, Vec<u8>)>,
+    /// The data key of each epoch from the join on.
+    pub(super) keys: BTreeMap<u64, [u8; 32]>,
+}
+
+/// The history that most entries are about: its batch of joins makes a message of several units.
+pub(super) static HISTORY: LazyLock<History> = LazyLock::new(|| {
+    let degree = Degree::new(4).unwrap();
+    let batch = Duration::from_millis(10);
+    History::live(Kind { strategy: Strategy::Chain, degree, suite: Suite::Aes256, batch })
+});
+
+impl History {
+    /// A join, a leave, a refresh, a batch of joins, an eviction, and beacons in between.
+    pub(super) fn live(kind: Kind) -> Self {
+        let (mut site, mut core) = (Site::new(kind), client());
+        let bystander = site.register("member/bystander");
+        site.change(&bystander, Act::Join);
+        site.wait(Duration::from_secs(1));
+        let me = site.register("member/me");
+        core.handle(START, client::Input::Registered { client: me.client, registration: me.registration });
+        let (join_id, join) = std::iter::from_fn(|| core.poll_output())
+            .find_map(|output| match output {
+                client::Output::Request { id, message } => Some((id, message)),
+                _ => None,
+            })
+            .unwrap();
+        site.request(me.client, me.registration, &join);
+        site.wait(Duration::from_secs(1));
+        let reply = site.replies.pop().unwrap().1.unwrap();
+        core.handle(START, client::Input::Reply { id: join_id, message: &reply });
+        site.datagrams.clear();
+
+        let others: Vec<Registration> = (0..24).map(|n| site.register(&format!("member/m{n}"))).collect();
+        site.change(&others[0], Act::Join);
+        site.wait(Duration::from_secs(1));
+        site.change(&bystander, Act::Leave);
+        site.wait(Duration::from_secs(1));
+        site.admin(server::Admin::Refresh { group: GROUP.into() });
+        site.wait(Duration::from_secs(1));
+        others[1..].iter().for_each(|other| site.change(other, Act::Join));
+        site.wait(Duration::from_secs(1));
+        site.admin(server::Admin::Evict { group: GROUP.into(), identity: identity("member/m7") });
+        site.wait(Duration::from_secs(1));
+
+        let mut history =
+            Self { me, join_id, join, reply, datagrams: site.datagrams, units: Vec::new(), keys: BTreeMap::new() };
+        history.datagrams.retain(|datagram| group_of(datagram) == Some(GroupId(1)));
+        history.units = history.datagrams.iter().filter_map(|datagram| parts(datagram)).collect();
+        history.remember(&core);
+        for datagram in &history.datagrams.clone() {
+            core.handle(START, client::Input::Datagram(datagram));
+            history.remember(&core);
+        }
+        history
+    }
+
+    fn remember(&mut self, core: &client::Core) {
+        let epoch = core.status()[0].epoch.expect("a member");
+        self.keys.insert(epoch, *core.danger_data_key(GROUP, epoch).unwrap().expose());
+    }
+
+    /// Whether the key server sent this, but for proofs that need not be looked at: that of a unit whose block is known.
+    pub(super) fn is_genuine(&self, datagram: &[u8]) -> bool {
+        self.datagrams.iter().any(|sent| sent == datagram)
+            || parts(datagram).is_some_and(|unit| self.units.contains(&unit))
+    }
+
+    /// The rekey messages, each behind the octet of its suite.
+    pub(super) fn messages(&self) -> Vec<Vec<u8>> {
+        let mut reassembly = Reassembly::new(100);
+        let whole = |(header, index, payload): &(BlockHeader, u8, Vec<u8>)| {
+            let BlockHeader { block, s, r, blocks, message, .. } = *header;
+            let payload = payload.as_slice().try_into().unwrap();
+            let unit = fec::Unit { block, index: *index, s, r, payload };
+            let length = usize::try_from(header.message_len).unwrap();
+            match reassembly.insert((header.epoch.epoch, message), length, blocks, unit).unwrap() {
+                Progress::Complete { message, .. } => Some([vec![header.epoch.suite as u8], message].concat()),
+                _ => None,
+            }
+        };
+        self.units.iter().filter_map(whole).collect()
+    }
+}
+
+fn parts(datagram: &[u8]) -> Option<(BlockHeader, u8, Vec<u8>)> {
+    let unit = Unit::decode(datagram).ok()?;
+    Some((unit.header, unit.index, datagram[datagram.len() - PAYLOAD..].to_vec()))
+}
+
+fn group_of(datagram: &[u8]) -> Option<GroupId> {
+    let unit = Unit::decode(datagram).map(|unit| unit.header.epoch.group);
+    unit.or_else(|_| protocol::Beacon::decode(datagram).map(|beacon| beacon.context.group)).ok()
+}
