@@ -10,17 +10,18 @@ use protocol::registration::{
 };
 use protocol::rekey::{Announcement, Audience, Entry, Origin};
 use protocol::request::{
-    Act, Denial, MAX_EARLIER, MAX_OPERATIONS, MAX_REQUEST, Operations, Outcome, Preamble, Reply, Request, RequestId,
-    Resync,
+    Act, Denial, Losses, MAX_EARLIER, MAX_OPERATIONS, MAX_REQUEST, Operations, Outcome, Preamble, Reply, Request,
+    RequestId, Resync,
 };
 use protocol::site::SiteCertificate;
-use protocol::unit::{MAX_BLOCK_UNITS, MAX_DATAGRAM, PAYLOAD, Unit, UnitVerifier};
+use protocol::tag::TAG;
+use protocol::unit::{MAX_BLOCK_UNITS, MAX_DATAGRAM, Unit, UnitVerifier};
 use protocol::{
     Beacon, Commitment, EpochHeader, IndividualKey, MAX_NAME, MemberId, Reason, RekeyMessage, SigningKey, Suite,
     VerifyingKey,
 };
 
-use super::site::{GROUP, HISTORY, History, Kind, SIMPLE, identity as named, signing, trusted};
+use super::site::{GROUP, HISTORY, History, Kind, SIMPLE, identity as named, payload, signing, trusted, untagged};
 
 /// Whether `decode` accepts; what it accepts must `encode` to the same octets.
 fn canonical<T, E: Debug>(data: &[u8], decoded: Result<T, E>, encode: impl Fn(&T) -> Vec<u8>) -> bool {
@@ -47,10 +48,10 @@ pub(super) fn unit(data: &[u8]) -> bool {
     assert!(data.len() <= MAX_DATAGRAM, "{} octets", data.len());
     assert!(header.message < header.messages && header.block < header.blocks && header.message_len > 0);
     assert!((1..=16).contains(&header.s) && header.s + header.r <= MAX_BLOCK_UNITS && unit.index < header.s + header.r);
-    match UnitVerifier::new(trusted()).verify(&unit) {
+    match UnitVerifier::new(trusted()).verify(&unit, || true) {
         Ok(verified) => {
             assert!(HISTORY.is_genuine(data), "a forged unit is accepted");
-            assert_eq!(verified.payload[..], data[data.len() - PAYLOAD..]);
+            assert_eq!(verified.payload[..], *payload(data));
         }
         Err(_) => assert!(!HISTORY.datagrams.iter().any(|sent| sent == data), "a genuine unit is refused"),
     }
@@ -64,10 +65,10 @@ pub(super) fn unit_seeds() -> Vec<Vec<u8>> {
 /// Accepted: well-formed. Whatever verifies as well was sent by the key server.
 pub(super) fn beacon(data: &[u8]) -> bool {
     let Ok(beacon) = Beacon::decode(data) else { return false };
-    let genuine = HISTORY.datagrams.iter().any(|sent| sent == data);
+    let genuine = HISTORY.datagrams.iter().any(|sent| untagged(sent) == untagged(data));
     assert_eq!(Beacon::verify(data, &trusted()).is_ok(), genuine, "a beacon is genuine if it verifies");
-    if let Ok(again) = beacon.sign(&signing()) {
-        let signed = again.len() - beacon.context.suite.signature_len();
+    if let Ok(again) = beacon.sign(&signing(), HISTORY.tags.first_key_value().unwrap().1) {
+        let signed = again.len() - TAG - beacon.context.suite.signature_len();
         assert_eq!(hex(&again[..signed]), hex(&data[..signed]), "another encoding of the same is accepted");
         assert_eq!(again.len(), data.len());
     }
@@ -169,7 +170,8 @@ pub(super) fn request(data: &[u8]) -> bool {
 }
 
 pub(super) fn request_seeds() -> Vec<Vec<u8>> {
-    let resync = |n: u8| Resync { group: format!("g{n}"), seen: (1, 7), have: 6 };
+    let losses = Losses { expected: 9, lost: 2, bursts: 1, blocks: 3 };
+    let resync = |n: u8| Resync { group: format!("g{n}"), seen: (1, 7), have: 6, losses };
     let change = |n: u8| (if n < 2 { Act::Join } else { Act::Leave }, format!("g{n}"));
     let request = |operations| Request { id: RequestId([7; 16]), operations }.encode();
     vec![
@@ -177,7 +179,13 @@ pub(super) fn request_seeds() -> Vec<Vec<u8>> {
         request(Operations::Changes((0..3).map(change).collect())),
         request(Operations::Changes((0..64).map(change).collect())),
         request(Operations::Resyncs((0..2).map(resync).collect())),
-        request(Operations::Resyncs(vec![Resync { group: GROUP.into(), seen: (1, 3), have: 3 }])),
+        request(Operations::Reports((0..3).map(|n| (format!("g{n}"), losses)).collect())),
+        request(Operations::Resyncs(vec![Resync {
+            group: GROUP.into(),
+            seen: (1, 3),
+            have: 3,
+            losses: Losses::default(),
+        }])),
     ]
 }
 
@@ -196,7 +204,10 @@ pub(super) fn reply(data: &[u8]) -> bool {
 
 pub(super) fn reply_seeds() -> Vec<Vec<u8>> {
     let denials = [Denial::UnknownGroup, Denial::Full, Denial::Behind].map(Outcome::Denied);
-    let outcomes = denials.into_iter().chain([Outcome::Left { epoch: 9 }]).collect();
+    let outcomes = denials
+        .into_iter()
+        .chain([Outcome::Left { epoch: 9 }, Outcome::Later { after_ms: 900 }, Outcome::Noted])
+        .collect();
     let star = History::live(SIMPLE).reply;
     vec![HISTORY.reply.clone(), star, Reply { id: RequestId([7; 16]), outcomes }.encode()]
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use keyserver::core::Event;
 use protocol::identity::Identity;
 use protocol::registration::{FromClient, FromRegistrar, ToClient, ToRegistrar};
-use protocol::request::{Act, Operations, Outcome, Reply, Request, RequestId, Resync};
+use protocol::request::{Act, Losses, Operations, Outcome, Reply, Request, RequestId, Resync};
 use protocol::{Beacon, IndividualKey};
 use registrar::core as registering;
 
@@ -86,7 +86,7 @@ pub(super) fn requests_seeds() -> Vec<Vec<u8>> {
     let request = |n: u8, operations| Request { id: RequestId([n; 16]), operations }.encode();
     let change = |n: u8, act| request(n, Operations::Changes(vec![(act, GROUP.into()), (act, CLOSED.into())]));
     let resync = |n: u8| {
-        let resync = |group: &str| Resync { group: group.into(), seen: (1, 2), have: 1 };
+        let resync = |group: &str| Resync { group: group.into(), seen: (1, 2), have: 1, losses: Losses::default() };
         request(n, Operations::Resyncs(vec![resync(GROUP), resync("none")]))
     };
     vec![

@@ -11,9 +11,12 @@ use keygraph::{Degree, Strategy};
 use keyserver::core as server;
 use protocol::identity::{Identity, IdentityPattern};
 use protocol::registration::{FromRegistrar, ToRegistrar};
-use protocol::request::{Act, Operations, Request, RequestId};
+use protocol::request::{Act, Operations, Outcome, Reply, Request, RequestId};
+use protocol::tag::TAG;
 use protocol::unit::{BlockHeader, PAYLOAD, Unit};
-use protocol::{GroupId, IndividualKey, MemberId, SigningKey, Suite, VerifyingKey};
+use protocol::{
+    Beacon, EpochHeader, GroupId, IndividualKey, MemberId, RekeyMessage, SigningKey, Suite, TagKey, VerifyingKey,
+};
 
 use crate::dice::Dice;
 
@@ -75,6 +78,7 @@ fn group(id: u32, name: &str, allow: IdentityPattern, kind: Kind) -> server::Gro
         max_members: 100,
         refresh: None,
         beacon: Duration::from_secs(1),
+        beacon_max: Duration::from_secs(1),
         resync_wait: Duration::from_millis(500),
         send_delay: Duration::from_millis(200),
         keep_old: Duration::from_secs(3),
@@ -105,7 +109,8 @@ impl Site {
                 group(1, GROUP, members(), kind),
                 group(2, CLOSED, IdentityPattern::Exact(identity("member/nobody")), kind),
             ],
-            units_per_second: 100_000,
+            bits_per_second: 800_000_000,
+            resyncs_per_second: 4_000,
             signing: signing(),
         };
         let mut site = Self {
@@ -223,6 +228,8 @@ pub(super) struct History {
     units: Vec<(BlockHeader, u8, Vec<u8>)>,
     /// The data key of each epoch from the join on.
     pub(super) keys: BTreeMap<u64, [u8; 32]>,
+    /// What those who hold the group key of each epoch from the join on can tag with.
+    pub(super) tags: BTreeMap<u64, TagKey>,
 }
 
 /// The history that most entries are about: its batch of joins makes a message of several units.
@@ -265,8 +272,16 @@ impl History {
         site.admin(server::Admin::Evict { group: GROUP.into(), identity: identity("member/m7") });
         site.wait(Duration::from_secs(1));
 
-        let mut history =
-            Self { me, join_id, join, reply, datagrams: site.datagrams, units: Vec::new(), keys: BTreeMap::new() };
+        let mut history = Self {
+            me,
+            join_id,
+            join,
+            reply,
+            datagrams: site.datagrams,
+            units: vec![],
+            keys: BTreeMap::new(),
+            tags: BTreeMap::new(),
+        };
         history.datagrams.retain(|datagram| group_of(datagram) == Some(GroupId(1)));
         history.units = history.datagrams.iter().filter_map(|datagram| parts(datagram)).collect();
         history.remember(&core);
@@ -274,7 +289,29 @@ impl History {
             core.handle(START, client::Input::Datagram(datagram));
             history.remember(&core);
         }
+        history.tags = history.follow();
         history
+    }
+
+    /// The client's way through the epochs, for their tags.
+    fn follow(&self) -> BTreeMap<u64, TagKey> {
+        let Outcome::Granted(membership) = Reply::decode(&self.reply).unwrap().outcomes.remove(0) else {
+            panic!("the join is granted")
+        };
+        let context = Beacon::decode(&membership.beacon).unwrap().context;
+        let mut path = membership.path;
+        let mut tags = BTreeMap::from([(context.epoch, context.tag(path.root().unwrap()))]);
+        let epochs: BTreeMap<u64, EpochHeader> =
+            self.units.iter().map(|(header, ..)| (header.epoch.epoch, header.epoch)).collect();
+        let suite = context.suite;
+        let messages: Vec<RekeyMessage> =
+            self.messages().iter().map(|message| RekeyMessage::decode(&message[1..], suite).unwrap()).collect();
+        for header in epochs.values() {
+            // Only the one of this epoch, and for this member, matches its commitment.
+            path = messages.iter().find_map(|message| path.apply(&header.context(), message).ok()).unwrap();
+            tags.insert(header.epoch, header.context().tag(path.root().unwrap()));
+        }
+        tags
     }
 
     fn remember(&mut self, core: &client::Core) {
@@ -282,9 +319,10 @@ impl History {
         self.keys.insert(epoch, *core.danger_data_key(GROUP, epoch).unwrap().expose());
     }
 
-    /// Whether the key server sent this, but for proofs that need not be looked at: that of a unit whose block is known.
+    /// Whether the key server sent this, but for proofs that need not be looked at: that of a unit whose block is known, and
+    /// the tag, which whoever lacks its key cannot check.
     pub(super) fn is_genuine(&self, datagram: &[u8]) -> bool {
-        self.datagrams.iter().any(|sent| sent == datagram)
+        self.datagrams.iter().any(|sent| untagged(sent) == untagged(datagram))
             || parts(datagram).is_some_and(|unit| self.units.contains(&unit))
     }
 
@@ -305,12 +343,25 @@ impl History {
     }
 }
 
+/// All but the tag, which is not signed.
+pub(super) fn untagged(datagram: &[u8]) -> &[u8] {
+    &datagram[..datagram.len().saturating_sub(TAG)]
+}
+
+/// What a unit carries: it stands before the tag.
+pub(super) fn payload(datagram: &[u8]) -> &[u8] {
+    let end = datagram.len() - TAG;
+    &datagram[end - PAYLOAD..end]
+}
+
 fn parts(datagram: &[u8]) -> Option<(BlockHeader, u8, Vec<u8>)> {
     let unit = Unit::decode(datagram).ok()?;
-    Some((unit.header, unit.index, datagram[datagram.len() - PAYLOAD..].to_vec()))
+    // Copies are one unit.
+    let index = if unit.header.s == 1 { 0 } else { unit.index };
+    Some((unit.header, index, payload(datagram).to_vec()))
 }
 
 fn group_of(datagram: &[u8]) -> Option<GroupId> {
     let unit = Unit::decode(datagram).map(|unit| unit.header.epoch.group);
-    unit.or_else(|_| protocol::Beacon::decode(datagram).map(|beacon| beacon.context.group)).ok()
+    unit.or_else(|_| Beacon::decode(datagram).map(|beacon| beacon.context.group)).ok()
 }

@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use client_ctl::core::{Core, Counters, GroupStatus, Input, Output};
-use protocol::Beacon;
 use protocol::request::{Outcome, Reply};
 use protocol::unit::{PAYLOAD, Unit, sign_block};
+use protocol::{Beacon, TagKey};
 
-use super::site::{GROUP, HISTORY, START, client, signing};
+use super::site::{GROUP, HISTORY, START, client, payload, signing, untagged};
 use super::{pieces, sequence};
 
 /// Between two datagrams.
@@ -160,13 +160,21 @@ pub(super) fn signed_seeds() -> Vec<Vec<u8>> {
 
 fn sign_again(datagram: &[u8]) -> Option<Vec<u8>> {
     if let Ok(beacon) = Beacon::decode(datagram) {
-        return beacon.sign(&signing()).ok();
+        return beacon.sign(&signing(), tag(beacon.context.epoch)).ok();
     }
     let Unit { header, index, .. } = Unit::decode(datagram).ok()?;
     let mut payloads = vec![[0; PAYLOAD]; usize::from(header.s) + usize::from(header.r)];
-    payloads[usize::from(index)].copy_from_slice(&datagram[datagram.len() - PAYLOAD..]);
-    let block = sign_block(&header, &payloads, &signing()).ok()?;
+    payloads[usize::from(index)].copy_from_slice(payload(datagram));
+    if header.s == 1 {
+        payloads.fill(payload(datagram).try_into().ok()?);
+    }
+    let block = sign_block(&header, &payloads, &signing(), tag(header.epoch.epoch.wrapping_sub(1))).ok()?;
     block.into_iter().nth(index.into())
+}
+
+/// The tag key of an epoch; some other if there is none.
+fn tag(epoch: u64) -> &'static TagKey {
+    HISTORY.tags.get(&epoch).unwrap_or(HISTORY.tags.first_key_value().unwrap().1)
 }
 
 /// The reply to the request for the join, as the session gives it. Accepted: the client is a member by it.
@@ -181,7 +189,7 @@ pub(super) fn reply(data: &[u8]) -> bool {
             other => panic!("a member by {other:?}"),
         };
         assert_eq!(believed.id, HISTORY.join_id);
-        assert_eq!(beacon(&believed), beacon(&genuine), "a forged beacon is believed");
+        assert_eq!(untagged(&beacon(&believed)), untagged(&beacon(&genuine)), "a forged beacon is believed");
     }
     subscriber.holds_genuine_keys();
     // What it was told by multicast meanwhile, it can follow or not; it asks again.
