@@ -13,7 +13,7 @@ use zeroize::Zeroizing;
 use crate::Failure;
 
 /// Name of the only group.
-const GROUP: &str = "g";
+pub(crate) const GROUP: &str = "g";
 /// Joins that one batch takes.
 const BATCH: usize = 9_000;
 
@@ -36,6 +36,8 @@ pub(crate) struct KeyServer {
     replies: Vec<Zeroizing<Vec<u8>>>,
     /// The newest.
     beacon: Vec<u8>,
+    /// Of rekey messages, since they were taken.
+    units: Vec<Vec<u8>>,
     members: Vec<(MemberId, u64)>,
 }
 
@@ -80,6 +82,7 @@ impl KeyServer {
             number: None,
             replies: Vec::new(),
             beacon: Vec::new(),
+            units: Vec::new(),
             members: Vec::new(),
         };
         server.drain();
@@ -97,6 +100,7 @@ impl KeyServer {
         }
         server.settle();
         server.replies.clear();
+        server.units.clear();
         Ok(server)
     }
 
@@ -125,6 +129,11 @@ impl KeyServer {
         self.handle(Input::Admin { ticket: 1, command: Admin::Refresh { group: GROUP.into() } });
         self.settle();
         if self.beacon.is_empty() { Err("no beacon".into()) } else { Ok(self.beacon.clone()) }
+    }
+
+    /// The units that were sent since the last time.
+    pub(crate) fn take_units(&mut self) -> Vec<Vec<u8>> {
+        std::mem::take(&mut self.units)
     }
 
     /// A re-synchronize request, encoded.
@@ -199,6 +208,7 @@ impl KeyServer {
                 }
                 Output::Reply { message, .. } => self.replies.push(message),
                 Output::Datagram { octets, .. } if protocol::Beacon::decode(&octets).is_ok() => self.beacon = octets,
+                Output::Datagram { octets, .. } => self.units.push(octets),
                 _ => {}
             }
         }

@@ -2,6 +2,7 @@
 #![allow(clippy::disallowed_methods, reason = "a measurement reads the clock")]
 
 mod batch;
+mod flood;
 mod keyserver;
 mod loss;
 mod memory;
@@ -52,6 +53,8 @@ enum Command {
     /// The paper's tables: encryptions and messages of every strategy; with the cargo feature `paper`, the time of a join or
     /// leave with DES, MD5 and RSA-512 too.
     Paper,
+    /// Bogus units and beacons over loopback, 100,000 a second for eight seconds: what they cost a member.
+    Flood,
     /// Everybody misses the same message: the cost of a re-synchronization beside its bare cryptography, and a storm of them.
     Storm {
         /// Members, 1,000 to 1,000,000.
@@ -78,6 +81,7 @@ fn main() -> ExitCode {
         Command::Tree { sizes } => tree::rows(sizes),
         Command::Batch { size } => batch::rows(*size),
         Command::Paper => paper::rows(),
+        Command::Flood => flood::rows(),
         Command::Storm { members } => storm::rows(*members),
         Command::Loss => loss::rows(),
         Command::Memory { size } => memory::rows(*size),

@@ -5,6 +5,7 @@ use std::hint::black_box;
 use aws_lc_rs::digest::{SHA256, digest};
 use aws_lc_rs::error::Unspecified;
 use aws_lc_rs::hkdf::{HKDF_SHA256, KeyType, Prk};
+use aws_lc_rs::hmac;
 use aws_lc_rs::signature::Ed25519KeyPair;
 use cbc::cipher::{BlockModeEncrypt, KeyIvInit};
 use fec::{BlockShape, Coder, Payload, ReedSolomon, UNIT};
@@ -23,6 +24,8 @@ const WRAP_INFO: usize = 11 + 4 + 1 + 37 + 24;
 /// Octets of a leaf of the digest tree, of an inner place, and of what is signed.
 const LEAF: usize = 1 + BlockHeader::LEN + 1 + PAYLOAD;
 const INNER: usize = 1 + 2 * DIGEST;
+/// Octets of a datagram that are tagged, without the digest path: magic and version, header, index, signature, payload.
+const DATAGRAM: usize = 4 + BlockHeader::LEN + 1 + 64 + PAYLOAD;
 const SIGNED: usize = 17 + BlockHeader::LEN + DIGEST;
 
 /// How many of each. The commitment, one HKDF expansion, comes with every plan and is not counted.
@@ -36,7 +39,8 @@ pub(crate) struct Counts {
     pub(crate) derived: usize,
     /// HKDF expansions of 48 octets to a one-time key and IV, each with AES-256-CBC over 32 octets.
     pub(crate) wraps: usize,
-    /// For each block: Reed-Solomon, SHA-256 over its units and the digest tree, one Ed25519 signature.
+    /// For each block: Reed-Solomon, SHA-256 over its units and the digest tree, one Ed25519 signature, and HMAC-SHA-256 over
+    /// each datagram.
     pub(crate) blocks: Vec<BlockShape>,
 }
 
@@ -67,13 +71,20 @@ pub(crate) struct Primitives {
     secret: [u8; 32],
     units: Vec<Payload>,
     signing: Ed25519KeyPair,
+    tag: hmac::Key,
     coder: ReedSolomon,
 }
 
 impl Primitives {
     pub(crate) fn new() -> Result<Self, Failure> {
         let signing = Ed25519KeyPair::from_seed_unchecked(&[2; 32])?;
-        Ok(Self { secret: [9; 32], units: vec![[5; UNIT]; fec::MAX_BLOCK_DATA], signing, coder: ReedSolomon::new() })
+        Ok(Self {
+            secret: [9; 32],
+            units: vec![[5; UNIT]; fec::MAX_BLOCK_DATA],
+            signing,
+            tag: hmac::Key::new(hmac::HMAC_SHA256, &[7; 32]),
+            coder: ReedSolomon::new(),
+        })
     }
 
     /// Does all that is counted, of suite `aes256`.
@@ -119,6 +130,11 @@ impl Primitives {
                 black_box(digest(&SHA256, &[0; INNER]));
             }
             black_box(self.signing.sign(&[0; SIGNED]));
+            let path = if shape.s() == 1 { 0 } else { leaves.next_power_of_two().ilog2() };
+            let datagram = vec![0; DATAGRAM + DIGEST * usize::try_from(path)?];
+            for _ in 0..shape.total() {
+                black_box(hmac::sign(&self.tag, &datagram));
+            }
         }
         Ok(())
     }

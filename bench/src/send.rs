@@ -13,8 +13,8 @@ use crate::Failure;
 use crate::table::Row;
 
 const GROUP: (Ipv4Addr, u16) = (Ipv4Addr::new(239, 77, 93, 1), 7_193);
-/// Octets of the datagram of a unit of a block of 17 to 32: magic and version, header and index, signature, path, payload.
-const OCTETS: usize = 4 + 84 + 64 + 5 * 16 + 512;
+/// Octets of the datagram of a unit of a block of 17 to 32: magic and version, header and index, signature, path, payload, tag.
+const OCTETS: usize = 4 + 84 + 64 + 5 * 16 + 512 + 8;
 /// Units in a round, so that a round is much longer than the clock's grain and much shorter than a noisy neighbour.
 const ROUND: usize = 6_400;
 /// Rounds of each way, in turn.
