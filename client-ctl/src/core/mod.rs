@@ -161,7 +161,9 @@ impl Core {
             return;
         }
         match input {
-            Input::Datagram(octets) => self.datagram(now, octets),
+            // Nothing follows from what is dropped but a count: a flood must cost no more.
+            Input::Datagram(octets) if !self.datagram(now, octets) => return,
+            Input::Datagram(_) => {}
             Input::Registered { client, registration } => self.registered(now, client, registration),
             Input::RegistrationFailed { retry_after, is_final } => {
                 self.registration_failed(now, retry_after, is_final);
@@ -220,32 +222,36 @@ impl Core {
         self.groups.get(group)?.data_key(epoch)
     }
 
-    fn datagram(&mut self, now: Now, octets: &[u8]) {
+    /// Whether anything may have changed but counters.
+    fn datagram(&mut self, now: Now, octets: &[u8]) -> bool {
         match kind(octets) {
             Ok(Kind::Unit) => {
                 if let Ok(unit) = Unit::decode(octets)
-                    && self.with_id(now, unit.header.epoch.group, |group, env| group.unit(env, &unit, octets))
+                    && let Some(changed) =
+                        self.with_id(now, unit.header.epoch.group, |group, env| group.unit(env, &unit, octets))
                 {
-                    return;
+                    return changed;
                 }
             }
             Ok(Kind::Beacon) => {
                 if let Ok(beacon) = Beacon::decode(octets)
-                    && self.with_id(now, beacon.context.group, |group, env| group.beacon(env, &beacon, octets))
+                    && let Some(changed) =
+                        self.with_id(now, beacon.context.group, |group, env| group.beacon(env, &beacon, octets))
                 {
-                    return;
+                    return changed;
                 }
             }
             Err(_) => {}
         }
         self.foreign += 1;
+        false
     }
 
-    /// `false` if this client is no member of such a group.
-    fn with_id(&mut self, now: Now, id: GroupId, f: impl FnOnce(&mut Group, &mut Env<'_>)) -> bool {
+    /// `None` if this client is no member of such a group.
+    fn with_id<T>(&mut self, now: Now, id: GroupId, f: impl FnOnce(&mut Group, &mut Env<'_>) -> T) -> Option<T> {
         let group = self.groups.values_mut().find(|group| group.id() == Some(id));
         let (entropy, verifier, outputs) = (&mut self.entropy, &mut self.verifier, &mut self.outputs);
-        group.map(|group| f(group, &mut Env { now, entropy, verifier, outputs })).is_some()
+        group.map(|group| f(group, &mut Env { now, entropy, verifier, outputs }))
     }
 
     fn join(&mut self, now: Now, name: &str) {

@@ -13,10 +13,10 @@ use super::{Env, Group, Want};
 
 impl Group {
     /// An unverified unit of this group, and the datagram that it came in. The cheapest checks come first: epoch, tag, whether
-    /// its block is known, digests; then the signature.
-    pub(in super::super) fn unit(&mut self, env: &mut Env<'_>, unit: &Unit<'_>, datagram: &[u8]) {
+    /// its block is known, digests; then the signature. Whether anything may have changed but counters.
+    pub(in super::super) fn unit(&mut self, env: &mut Env<'_>, unit: &Unit<'_>, datagram: &[u8]) -> bool {
         let Some(member) = &mut self.member else {
-            return;
+            return false;
         };
         self.counters.units_received += 1;
         let header = unit.header.epoch;
@@ -28,36 +28,41 @@ impl Group {
             if env.verifier.knows(&unit.header) {
                 self.tally.note(env.now, &unit.header, unit.index);
             }
-            return;
+            return false;
         }
         let tagged = member.is_tagged(header.previous, datagram);
         if tagged == Some(false) {
             self.counters.units_bad_tag += 1;
-            return;
+            return false;
         }
         let budget = if tagged.is_some() { &mut self.budgets.tagged } else { &mut self.budgets.untagged };
         let unit = match env.verifier.verify(unit, || budget.spend(env.now)) {
             Ok(unit) => unit,
             Err(UnitError::Unchecked) => {
                 self.counters.units_unchecked += 1;
-                return;
+                return false;
             }
             Err(UnitError::Foreign | UnitError::Signature(_)) => {
                 self.counters.units_bad_signature += 1;
-                return;
+                return false;
             }
         };
         self.tally.note(env.now, &unit.header, unit.index);
         if let Err(conflict) = self.fence.same_reign(&header.context()) {
-            return self.conflict(env, conflict);
+            self.conflict(env, conflict);
+            return true;
         }
         match member.take(&unit) {
-            Err(Unusable::Conflict(conflict)) => return self.conflict(env, conflict),
+            Err(Unusable::Conflict(conflict)) => {
+                self.conflict(env, conflict);
+                return true;
+            }
             Err(_) => {
                 self.counters.units_malformed += 1;
                 env.event(Event::Dropped { cause: "a signed unit that cannot be used" });
                 self.fence.raise(&header.context());
-                return self.need(env, "a signed unit that makes no sense");
+                self.need(env, "a signed unit that makes no sense");
+                return true;
             }
             Ok(Taken::Nothing { is_new }) => {
                 self.counters.units_duplicate += u64::from(!is_new);
@@ -73,31 +78,32 @@ impl Group {
         if self.member.as_ref().is_some_and(|member| header.epoch > member.context.epoch + 1) {
             self.need(env, "a rekey message is missing");
         }
+        true
     }
 
-    /// An unverified beacon of this group.
-    pub(in super::super) fn beacon(&mut self, env: &mut Env<'_>, beacon: &Beacon, datagram: &[u8]) {
+    /// An unverified beacon of this group. Whether anything may have changed but counters.
+    pub(in super::super) fn beacon(&mut self, env: &mut Env<'_>, beacon: &Beacon, datagram: &[u8]) -> bool {
         let Some(member) = &mut self.member else {
-            return;
+            return false;
         };
         if self.fence.is_replay(beacon) {
             self.counters.beacon_replays += 1;
-            return;
+            return false;
         }
         match member.is_tagged(beacon.header_hash, datagram) {
             Some(false) => {
                 self.counters.beacons_bad_tag += 1;
-                return;
+                return false;
             }
             None if !self.budgets.beacons.spend(env.now) => {
                 self.counters.beacons_unchecked += 1;
-                return;
+                return false;
             }
             _ => {}
         }
         if Beacon::verify(datagram, env.verifier.keys()).is_err() {
             self.counters.beacons_bad_signature += 1;
-            return;
+            return false;
         }
         let at = (beacon.context.term, beacon.context.epoch);
         let checked = self
@@ -106,7 +112,8 @@ impl Group {
             .and_then(|()| member.agrees(beacon))
             .and_then(|()| self.fence.same_claim(at, &beacon.commitment, &beacon.header_hash));
         if let Err(conflict) = checked {
-            return self.conflict(env, conflict);
+            self.conflict(env, conflict);
+            return true;
         }
         self.counters.beacons += 1;
         self.fence.raise_by(beacon);
@@ -118,6 +125,7 @@ impl Group {
         } else {
             self.settle();
         }
+        true
     }
 
     /// Applies whatever continues the installed epoch.
