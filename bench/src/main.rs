@@ -6,6 +6,7 @@ mod flood;
 mod keyserver;
 mod loss;
 mod memory;
+mod octets;
 mod paper;
 mod primitives;
 mod send;
@@ -53,6 +54,8 @@ enum Command {
     /// The paper's tables: encryptions and messages of every strategy; with the cargo feature `paper`, the time of a join or
     /// leave with DES, MD5 and RSA-512 too.
     Paper,
+    /// Multicast octets of a change and of a member-hour under churn, beside unicast and group-oriented rekeying.
+    Octets,
     /// Bogus units and beacons over loopback, 100,000 a second for eight seconds: what they cost a member.
     Flood,
     /// Everybody misses the same message: the cost of a re-synchronization beside its bare cryptography, and a storm of them.
@@ -81,6 +84,7 @@ fn main() -> ExitCode {
         Command::Tree { sizes } => tree::rows(sizes),
         Command::Batch { size } => batch::rows(*size),
         Command::Paper => paper::rows(),
+        Command::Octets => octets::rows(),
         Command::Flood => flood::rows(),
         Command::Storm { members } => storm::rows(*members),
         Command::Loss => loss::rows(),

@@ -96,6 +96,9 @@ pub struct Danger {
     /// Share of rekey datagrams to drop at random on receipt, in per cent, 0 to 90. Default: 0.
     #[serde(default)]
     pub receive_loss_percent: u8,
+    /// Mean length of bursts of these losses in milliseconds, 0 (each on its own) to 1,000. Default: 0.
+    #[serde(default)]
+    pub receive_burst_ms: u32,
     /// Seed of that chance: the same one drops the same positions in the sequence. Default: 0.
     #[serde(default)]
     pub seed: u64,
@@ -155,6 +158,7 @@ impl FileConfig {
         }
         count("allow_uids", self.allow_uids.len(), 0, MAX_UIDS)?;
         let loss = in_range("danger.receive_loss_percent", self.danger.receive_loss_percent, 0..=90)?;
+        let burst_ms = in_range("danger.receive_burst_ms", self.danger.receive_burst_ms, 0..=1_000)?;
         let socket = folder.join(&self.socket);
         if socket.as_os_str().len() >= MAX_SOCKET_PATH {
             let why = format!("{} has {} octets, at most 107 are possible", socket.display(), socket.as_os_str().len());
@@ -180,7 +184,7 @@ impl FileConfig {
             socket,
             allow_uids: self.allow_uids.into_iter().collect(),
             on_stop: self.on_stop,
-            impairment: Impairment { loss: f64::from(loss) / 100.0, seed: self.danger.seed },
+            impairment: Impairment { loss: f64::from(loss) / 100.0, burst_ms, seed: self.danger.seed },
         })
     }
 }

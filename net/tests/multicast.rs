@@ -236,7 +236,7 @@ async fn the_code_point_is_in_every_datagram() {
 #[tokio::test]
 async fn an_impaired_receiver_drops_what_it_is_told_and_counts_it() {
     let sender = sender(group(3), "lo");
-    let impaired = Impairment { loss: 0.3, seed: 5 };
+    let impaired = Impairment { loss: 0.3, burst_ms: 0, seed: 5 };
     let mut receiver = receiver(group(3), "lo").with_impairment(impaired).unwrap();
     for i in 0..400u16 {
         sender.send(&i.to_be_bytes()).await.unwrap();
@@ -247,6 +247,25 @@ async fn an_impaired_receiver_drops_what_it_is_told_and_counts_it() {
     }
     assert_eq!(received + receiver.dropped(), 400);
     assert!((80..160).contains(&receiver.dropped()), "{}", receiver.dropped());
+}
+
+#[tokio::test]
+async fn losses_come_in_bursts_if_they_are_told_to() {
+    let sender = sender(group(5), "lo");
+    let impaired = Impairment { loss: 0.3, burst_ms: 50, seed: 5 };
+    let mut receiver = receiver(group(5), "lo").with_impairment(impaired).unwrap();
+    for i in 0..1_000u16 {
+        sender.send(&i.to_be_bytes()).await.unwrap();
+    }
+    let (mut received, mut runs, mut last) = (0u64, 0, None);
+    while let Some(datagram) = next(&mut receiver).await {
+        let number = u16::from_be_bytes(datagram.try_into().unwrap());
+        runs += u32::from(last.is_some_and(|last| number != last + 1));
+        (received, last) = (received + 1, Some(number));
+    }
+    assert_eq!(received + receiver.dropped(), 1_000);
+    // Back to back they are a millisecond apart at the least: some six bursts of fifty, and never hundreds of single losses.
+    assert!(receiver.dropped() > 0 && runs < 60, "{} lost in {runs} runs", receiver.dropped());
 }
 
 #[tokio::test]
@@ -261,6 +280,6 @@ async fn what_cannot_be_is_refused() {
     assert!(error.contains("nosuch0") && error.contains("no such interface"), "{error}");
     let much = SendOptions { interface: on("lo"), dscp: 64, ..SendOptions::default() };
     assert!(matches!(Sender::open(group(4), &much), Err(MulticastError::Dscp(64))));
-    let loss = receiver(group(4), "lo").with_impairment(Impairment { loss: 1.5, seed: 0 });
+    let loss = receiver(group(4), "lo").with_impairment(Impairment { loss: 1.5, burst_ms: 0, seed: 0 });
     assert!(matches!(loss, Err(MulticastError::Loss(_))));
 }

@@ -33,6 +33,9 @@ pub(crate) struct Args {
     /// Per cent of the rekey units and beacons that each receiver loses, 0 to 50.
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u8).range(0..=50))]
     loss: u8,
+    /// Mean length of bursts of these losses in milliseconds, 0 (each on its own) to 1,000. The repair scheme is `adaptive` then.
+    #[arg(long, value_name = "MS", default_value_t = 0, value_parser = clap::value_parser!(u16).range(0..=1_000))]
+    burst: u16,
     /// Suite of the group: aes256, aes128, rsa; in a build with that feature, paper.
     #[arg(long, default_value_t = Suite::Aes256, value_parser = suite)]
     suite: Suite,

@@ -54,7 +54,7 @@ pub(super) async fn tell(args: &Args) -> Result<bool, Failure> {
         args.loss
     ));
 
-    let mut world = World::start(&everyone, args.loss, args.suite).await?;
+    let mut world = World::start(&everyone, (args.loss, args.burst), args.suite).await?;
     report.say("key server and two registrars are up");
     world.start_member(SOURCE, 0)?;
     let mut listening = Vec::new();

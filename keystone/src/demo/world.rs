@@ -29,12 +29,13 @@ pub(super) struct World {
     rekey: SocketAddr,
     data: SocketAddr,
     loss: u8,
+    burst: u16,
     daemons: Vec<(String, Child)>,
 }
 
 impl World {
     /// Makes folder and PKI, and starts key server and registrars.
-    pub(super) async fn start(members: &[String], loss: u8, suite: Suite) -> Result<Self, Failure> {
+    pub(super) async fn start(members: &[String], (loss, burst): (u8, u16), suite: Suite) -> Result<Self, Failure> {
         let folder = tempfile::Builder::new().prefix("keystone-demo-").tempdir()?;
         let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
         let spec = certs::Spec {
@@ -56,6 +57,7 @@ impl World {
             rekey: SocketAddr::from((site_local(1), port(20_000))),
             data: SocketAddr::from((site_local(2), port(40_000))),
             loss,
+            burst,
             folder,
             daemons: Vec::new(),
         };
@@ -70,6 +72,7 @@ impl World {
     }
 
     fn key_server_config(&self, registrar_door: SocketAddr, suite: Suite) -> String {
+        let repair = if self.burst > 0 { "adaptive" } else { "loss=0.1,miss=0.001" };
         let signing_key = match suite {
             Suite::Aes256 | Suite::Aes128 => String::new(),
             own => format!("signing_key_{own} = \"pki/ks.{own}\"\n"),
@@ -95,6 +98,7 @@ may_register = ["spiffe://demo/member/*"]
 id = 1
 name = "{GROUP}"
 suite = "{suite}"
+repair = "{repair}"
 address = "{}"
 allow = ["spiffe://demo/member/*"]
 refresh_s = 7
@@ -141,12 +145,13 @@ trust_roots = "pki/ca.pem"
 groups = ["{GROUP}"]
 interface = "127.0.0.1"
 socket = "{name}.sock"
-danger = {{ receive_loss_percent = {}, seed = {number} }}
+danger = {{ receive_loss_percent = {}, receive_burst_ms = {}, seed = {number} }}
 "#,
             self.requests,
             registrars.join(", "),
             site_key.trim(),
-            self.loss
+            self.loss,
+            self.burst
         );
         self.daemon(name, "client-ctl", &config)
     }

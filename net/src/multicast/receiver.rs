@@ -4,7 +4,9 @@ use std::collections::VecDeque;
 use std::io::{self, IoSliceMut};
 use std::net::{IpAddr, SocketAddr, SocketAddrV6};
 use std::ops::Range;
+use std::time::Instant;
 
+use fec::Channel;
 use quinn_udp::{RecvMeta, UdpSocketState};
 use socket2::SockAddr;
 use tokio::io::Interest;
@@ -41,8 +43,29 @@ pub struct ReceiveOptions {
 pub struct Impairment {
     /// Share of datagrams to drop, from 0 to 1.
     pub loss: f64,
-    /// The same seed drops the same positions in the sequence of datagrams.
+    /// Mean length of bursts of losses in milliseconds; 0 if losses are independent.
+    pub burst_ms: u32,
+    /// The same seed drops the same positions in the sequence of datagrams; with bursts, if they come at the same times.
     pub seed: u64,
+}
+
+/// The channel that an impairment makes, in milliseconds, and when it was asked last.
+#[derive(Debug)]
+struct Impaired(Channel, Instant);
+
+impl Impaired {
+    fn new(Impairment { loss, burst_ms, seed }: Impairment) -> Self {
+        let channel = match burst_ms {
+            0 => Channel::independent(loss, seed),
+            ms => Channel::bursts(loss, ms.into(), seed),
+        };
+        Self(channel, Instant::now())
+    }
+
+    fn drops(&mut self) -> bool {
+        let before = std::mem::replace(&mut self.1, Instant::now());
+        self.0.lost((self.1 - before).as_secs_f64() * 1e3)
+    }
 }
 
 /// Receives the datagrams of one group address and port. Any number of receivers on a host each get all of them.
@@ -55,7 +78,7 @@ pub struct Receiver {
     places: Vec<u8>,
     /// What has arrived in `places`, and from where.
     waiting: VecDeque<(Range<usize>, SocketAddr)>,
-    impairment: Impairment,
+    impaired: Option<Impaired>,
     dropped: u64,
 }
 
@@ -105,7 +128,7 @@ impl Receiver {
         let offload = UdpSocketState::new((&socket).into()).map_err(step("look at the socket"))?;
         let socket = UdpSocket::from_std(socket.into()).map_err(step("register"))?;
         let (places, waiting) = (vec![0; PLACES * PLACE], VecDeque::new());
-        Ok(Self { socket, offload, index, places, waiting, impairment: Impairment { loss: 0.0, seed: 0 }, dropped: 0 })
+        Ok(Self { socket, offload, index, places, waiting, impaired: None, dropped: 0 })
     }
 
     /// The same, dropping received datagrams at random. **A danger in production.**
@@ -114,7 +137,7 @@ impl Receiver {
     /// The loss is no fraction.
     pub fn with_impairment(self, impairment: Impairment) -> Result<Self, MulticastError> {
         match (0.0..=1.0).contains(&impairment.loss) {
-            true => Ok(Self { impairment, ..self }),
+            true => Ok(Self { impaired: (impairment.loss > 0.0).then(|| Impaired::new(impairment)), ..self }),
             false => Err(MulticastError::Loss(impairment.loss)),
         }
     }
@@ -129,7 +152,7 @@ impl Receiver {
                 self.fill().await?;
                 continue;
             };
-            if self.impairment.drops() {
+            if self.impaired.as_mut().is_some_and(Impaired::drops) {
                 self.dropped += 1;
                 continue;
             }
@@ -168,17 +191,5 @@ impl Receiver {
     /// Datagrams that the impairment dropped.
     pub fn dropped(&self) -> u64 {
         self.dropped
-    }
-}
-
-impl Impairment {
-    fn drops(&mut self) -> bool {
-        // SplitMix64 (Steele, Lea and Flood, 2014): small, and good enough to choose what gets lost.
-        self.seed = self.seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.seed;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        let [a, b, c, d, ..] = z.to_be_bytes();
-        f64::from(u32::from_be_bytes([a, b, c, d])) / (f64::from(u32::MAX) + 1.0) < self.loss
     }
 }
