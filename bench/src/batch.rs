@@ -19,7 +19,7 @@ const SHARES: [u32; 4] = [1, 10, 100, 250];
 const NEAR: f64 = 1.01;
 /// All cores: at least 0.8 of the speed-up that the primitives alone get.
 const SPEED_UP: f64 = 1.25;
-/// Units a second, the key server's ceiling unless it is configured otherwise.
+/// Units a second: what the key server's ceiling of 12 Mbit/s lets through, unless it is configured otherwise.
 const CEILING: f64 = 2_000.0;
 /// Changes that are timed in all runs of a case, whose median counts; and runs at the least. A small batch takes a few
 /// milliseconds, which a neighbour can double.

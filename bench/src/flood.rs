@@ -6,12 +6,12 @@ use std::time::{Duration, Instant};
 
 use client_ctl::core::{Config, Core, Input, Output};
 use net::multicast::{ReceiveOptions, Receiver, SendOptions, Sender};
+use protocol::SigningKey;
 use protocol::request::Preamble;
 use protocol::unit::Unit;
-use protocol::{Entropy, SigningKey};
 
 use crate::Failure;
-use crate::keyserver::{GROUP, KeyServer};
+use crate::keyserver::{Count, GROUP, KeyServer};
 use crate::table::Row;
 
 const ADDRESS: (Ipv4Addr, u16) = (Ipv4Addr::new(239, 77, 94, 1), 7_194);
@@ -26,17 +26,6 @@ const CALL: usize = 50;
 /// Kinds of forgery, in equal parts.
 const KINDS: [&str; 4] =
     ["the next unit with another payload", "the next epoch's, another tag", "another history", "beacons"];
-
-struct Count(u64);
-
-impl Entropy for Count {
-    fn fill(&mut self, out: &mut [u8]) {
-        for chunk in out.chunks_mut(8) {
-            self.0 += 1;
-            chunk.copy_from_slice(&self.0.to_be_bytes()[..chunk.len()]);
-        }
-    }
-}
 
 /// All rows.
 pub(crate) fn rows() -> Result<Vec<Row>, Failure> {

@@ -17,7 +17,8 @@ pub(crate) const GROUP: &str = "g";
 /// Joins that one batch takes.
 const BATCH: usize = 9_000;
 
-struct Count(u64);
+/// Not random, so that a run can be repeated.
+pub(crate) struct Count(pub(crate) u64);
 
 impl Entropy for Count {
     fn fill(&mut self, out: &mut [u8]) {

@@ -7,6 +7,7 @@ use std::pin::{Pin, pin};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
+use fec::SplitMix64;
 use net::admission::Limits;
 use net::noise::{self, StaticKey};
 use protocol::Beacon;
@@ -177,21 +178,13 @@ struct Storm {
 /// key server that decides as the real one, because it is the real one; those that find as many at the door as are let in at
 /// once are turned away, and come again as clients do after a connection that fails.
 fn storm(server: &mut KeyServer, members: u32, cost: Duration) -> Result<Storm, Failure> {
-    let mut dice = SEED;
-    let mut below = |bound: u64| {
-        // SplitMix64 (Steele, Lea, Flood 2014).
-        dice = dice.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = dice;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (z ^ (z >> 31)) % bound.max(1)
-    };
+    let mut dice = SplitMix64::new(SEED);
     let beacon = Beacon::decode(&server.change()?)?;
     let wait = u64::from(beacon.resync_wait_ms) * 1_000;
     println!("the beacon announces a wait of at most {} ms", beacon.resync_wait_ms);
     let begun = server.now();
     // When who asks, and for which time; in microseconds.
-    let mut coming: BTreeSet<(u64, u32, u32)> = (0..members).map(|member| (below(wait + 1), member, 0)).collect();
+    let mut coming: BTreeSet<(u64, u32, u32)> = (0..members).map(|member| (dice.below(wait + 1), member, 0)).collect();
     let cost = u64::try_from(cost.as_micros())?.max(1);
     let door = Limits::default().in_flight;
     let mut storm = Storm::default();
@@ -205,7 +198,7 @@ fn storm(server: &mut KeyServer, members: u32, cost: Duration) -> Result<Storm, 
         if inside.len() >= door {
             storm.turned_away += 1;
             let pause = 250_000u64 << attempt.min(6);
-            coming.insert((at + pause / 2 + below(pause / 2), member, attempt + 1));
+            coming.insert((at + pause / 2 + dice.below(pause / 2), member, attempt + 1));
             continue;
         }
         let done = inside.back().copied().unwrap_or(at).max(at) + cost;
@@ -217,7 +210,7 @@ fn storm(server: &mut KeyServer, members: u32, cost: Duration) -> Result<Storm, 
             Some(Outcome::Later { after_ms }) => {
                 storm.later += 1;
                 let after = u64::from(after_ms) * 1_000;
-                coming.insert((done + after + below(after / 8 + 1), member, 0));
+                coming.insert((done + after + dice.below(after / 8 + 1), member, 0));
             }
             _ => storm.lost += 1,
         }

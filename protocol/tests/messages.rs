@@ -11,7 +11,8 @@ use proptest::prelude::*;
 use protocol::identity::Identity;
 use protocol::registration::{ClientEntry, FromClient, FromRegistrar, Refusal, RefusalCode, ToClient, ToRegistrar};
 use protocol::request::{
-    Act, Denial, EarlierKey, Losses, Membership, Operations, Outcome, Preamble, Reply, Request, RequestId, Resync,
+    Act, Denial, EarlierKey, Losses, MAX_OPERATIONS, MAX_REQUEST, Membership, Operations, Outcome, Preamble, Reply,
+    Request, RequestId, Resync,
 };
 use protocol::{DataKey, DecodeError, IndividualKey, RekeyMessage};
 
@@ -95,6 +96,17 @@ fn requests_and_replies() {
     ];
     let reply = Reply { id, outcomes };
     check(&reply, &reply.encode(), Reply::decode);
+}
+
+#[test]
+fn the_largest_request_is_within_the_limit() {
+    let name = |number: usize| format!("{number:0>width$}", width = protocol::MAX_NAME);
+    let losses = Losses { expected: u32::MAX, lost: u32::MAX, bursts: u32::MAX, blocks: u32::MAX };
+    let resync = |number| Resync { group: name(number), seen: (u64::MAX, u64::MAX), have: u64::MAX, losses };
+    let operations = Operations::Resyncs((0..MAX_OPERATIONS).map(resync).collect());
+    let request = Request { id: RequestId([255; 16]), operations };
+    assert!(request.encode().len() <= MAX_REQUEST);
+    check(&request, &request.encode(), Request::decode);
 }
 
 #[test]

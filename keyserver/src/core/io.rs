@@ -1,0 +1,260 @@
+//! What the core is told and what it answers.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use fec::RepairScheme;
+use keygraph::{Degree, KeyRef, Plan, Strategy};
+use protocol::identity::{Identity, IdentityPattern};
+use protocol::request::Denial;
+use protocol::sign::SigningKey;
+use protocol::{GroupId, Incarnation, MemberId, Reason, Suite};
+use zeroize::Zeroizing;
+
+use super::{Admin, AdminError, AdminReply};
+
+/// What the key server is told once, before it starts.
+#[derive(Debug)]
+pub struct Config {
+    /// Name of this key server.
+    pub name: String,
+    /// Registrars that may connect, each with the identities that it may register.
+    pub registrars: Vec<(Identity, Vec<IdentityPattern>)>,
+    /// The groups.
+    pub groups: Vec<GroupConfig>,
+    /// Bits that multicasts may take per second, without headers of IP and below.
+    pub bits_per_second: u64,
+    /// Re-synchronizations served per second at the most; who asks beyond is told when to come back.
+    pub resyncs_per_second: u32,
+    /// Key that signs rekey messages and beacons.
+    pub signing: SigningKey,
+}
+
+/// One group.
+#[derive(Debug, Clone)]
+pub struct GroupConfig {
+    /// Number; never used again for another group.
+    pub id: GroupId,
+    /// Name, unique on this key server.
+    pub name: String,
+    /// Where rekey messages and beacons are multicast.
+    pub destination: SocketAddr,
+    /// Degree of the key tree; fixed when the group is made.
+    pub degree: Degree,
+    /// Cipher suite; fixed when the group is made.
+    pub suite: Suite,
+    /// Rekeying strategy.
+    pub strategy: Strategy,
+    /// Whether k-nodes with one child are spliced out.
+    pub splicing: bool,
+    /// Joins, leaves and renewals wait so long for others to share an epoch with. Evictions do not.
+    pub batch: Duration,
+    /// Leaves moved by one batch at the most while the tree is too high for its members; 0 for never.
+    pub compaction: u32,
+    /// Repair scheme.
+    pub repair: RepairScheme,
+    /// Who may join.
+    pub allow: Vec<IdentityPattern>,
+    /// Members at the most.
+    pub max_members: usize,
+    /// Time between refreshes of the group key; `None` for never.
+    pub refresh: Option<Duration>,
+    /// Time from a change to the next beacon. It doubles with every beacon without a change,
+    pub beacon: Duration,
+    /// up to this.
+    pub beacon_max: Duration,
+    /// Bound of the random wait before a re-synchronize request, at the least: it grows with the group.
+    pub resync_wait: Duration,
+    /// Time that a sender waits before it uses a new key.
+    pub send_delay: Duration,
+    /// Time for which receivers keep the key before.
+    pub keep_old: Duration,
+    /// The same after an eviction.
+    pub keep_old_revoked: Duration,
+}
+
+/// What happens to the core.
+#[derive(Debug)]
+pub enum Input<'a> {
+    /// A registrar has connected and proved its identity.
+    RegistrarUp {
+        /// Names the connection.
+        link: u64,
+        /// From its certificate.
+        identity: Identity,
+    },
+    /// A registrar's connection is gone.
+    RegistrarDown {
+        /// Names the connection.
+        link: u64,
+    },
+    /// A frame from a registrar.
+    FromRegistrar {
+        /// Names the connection.
+        link: u64,
+        /// The frame.
+        frame: &'a [u8],
+    },
+    /// A request, opened by a Noise session under the individual key of this registration.
+    Request {
+        /// Names the session.
+        session: u64,
+        /// The client.
+        client: MemberId,
+        /// The registration whose key was proved.
+        registration: u64,
+        /// The request.
+        message: &'a [u8],
+    },
+    /// An operator's command.
+    Admin {
+        /// Names the command.
+        ticket: u64,
+        /// The command.
+        command: Admin,
+    },
+    /// The last `Persist` or `Snapshot` is durable (`true`) or has failed (`false`).
+    Persisted(bool),
+    /// The time of `poll_timeout` has come.
+    Timeout,
+}
+
+/// What the core wants done.
+#[derive(Debug)]
+pub enum Output {
+    /// Append these records, all or none, and answer `Persisted`.
+    Persist(Vec<Zeroizing<Vec<u8>>>),
+    /// Replace the journal by this snapshot and answer `Persisted`.
+    Snapshot(Zeroizing<Vec<u8>>),
+    /// Send a frame to a registrar.
+    ToRegistrar {
+        /// Names the connection.
+        link: u64,
+        /// The frame.
+        frame: Vec<u8>,
+    },
+    /// Close a registrar's connection: it broke the protocol or may not be here.
+    CloseRegistrar {
+        /// Names the connection.
+        link: u64,
+    },
+    /// Seal and send a reply, then close the session.
+    Reply {
+        /// Names the session.
+        session: u64,
+        /// The reply.
+        message: Zeroizing<Vec<u8>>,
+    },
+    /// Close a session without a reply: its request was none.
+    Refuse {
+        /// Names the session.
+        session: u64,
+    },
+    /// Multicast a datagram.
+    Datagram {
+        /// The group's multicast address.
+        destination: SocketAddr,
+        /// The datagram.
+        octets: Vec<u8>,
+    },
+    /// Answer an operator.
+    AdminReply {
+        /// Names the command.
+        ticket: u64,
+        /// The answer.
+        result: Result<AdminReply, AdminError>,
+    },
+    /// For the log and for checks; no secret is in it.
+    Event(Event),
+    /// The store has failed: nothing more is acknowledged, the process must end.
+    Halt,
+}
+
+/// What happened, without a secret.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// A reign has begun.
+    Reign {
+        /// Its number.
+        term: u64,
+        /// Its name.
+        incarnation: Incarnation,
+    },
+    /// An individual key was stored.
+    Registered {
+        /// The client.
+        client: MemberId,
+        /// Its identity.
+        identity: Identity,
+        /// Number of the registration.
+        registration: u64,
+    },
+    /// A group has a new key.
+    Epoch(Box<EpochEvent>),
+    /// A client was given keys in a reply.
+    Given {
+        /// The group.
+        group: GroupId,
+        /// The client.
+        client: MemberId,
+        /// The secrets of its path.
+        keys: Vec<KeyRef>,
+        /// Epochs of the earlier data keys.
+        earlier: Vec<u64>,
+    },
+    /// An operation was denied.
+    Denied {
+        /// The group, as it was asked for.
+        group: String,
+        /// The client.
+        client: MemberId,
+        /// Why.
+        denial: Denial,
+    },
+    /// A peer broke the protocol and was cut off.
+    Misbehaved {
+        /// Who, in words.
+        peer: String,
+        /// How, in words.
+        how: String,
+    },
+    /// The first datagram of an epoch without evicted members was sent.
+    EvictionSent {
+        /// The group.
+        group: GroupId,
+        /// The epoch.
+        epoch: u64,
+        /// Time since the operator asked for it.
+        took: Duration,
+    },
+    /// Datagrams were dropped because the queue was full; members will re-synchronize.
+    Overflow {
+        /// How many.
+        datagrams: usize,
+    },
+}
+
+/// A new epoch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EpochEvent {
+    /// The group.
+    pub group: GroupId,
+    /// Number of the reign.
+    pub term: u64,
+    /// Number of the key.
+    pub epoch: u64,
+    /// Why.
+    pub reason: Reason,
+    /// Members after the change.
+    pub members: usize,
+    /// What was done, symbolically.
+    pub plan: Plan,
+    /// Rekey messages.
+    pub messages: usize,
+    /// Octets of the rekey messages.
+    pub octets: usize,
+    /// Units of message.
+    pub units: usize,
+    /// Repair units.
+    pub repair_units: usize,
+}
