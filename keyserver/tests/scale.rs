@@ -100,7 +100,9 @@ impl Shell {
     fn drain(&mut self) {
         while let Some(output) = self.core.poll_output() {
             match output {
-                Output::Persist(_) | Output::Snapshot(_) => self.core.handle(self.now, Input::Persisted(true)),
+                Output::Begin(_) | Output::Persist(_) | Output::Snapshot(_) => {
+                    self.core.handle(self.now, Input::Persisted(true))
+                }
                 Output::ToRegistrar { frame, .. } => {
                     if let Ok(ToRegistrar::Number { client, registration, .. }) = ToRegistrar::decode(&frame) {
                         self.number = Some((client, registration));

@@ -128,7 +128,7 @@ impl Core {
             }
         }
         self.records += records.len();
-        self.outputs.push_back(Output::Persist(records.iter().map(Record::encode).collect()));
+        self.outputs.push_back(Output::Begin(records.iter().map(Record::encode).collect()));
         self.in_flight = Some(Transaction::Start);
         Ok(())
     }

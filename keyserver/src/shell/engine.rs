@@ -191,10 +191,8 @@ impl Engine {
         let mut leaving: BTreeMap<SocketAddr, Vec<Vec<u8>>> = BTreeMap::new();
         while let Some(output) = self.core.poll_output() {
             match output {
-                Output::Persist(records) => self.start_write(move |store| {
-                    let records: Vec<&[u8]> = records.iter().map(|record| record.as_slice()).collect();
-                    store.append(&records)
-                }),
+                Output::Begin(records) => self.start_write(move |store| store.begin(&slices(&records))),
+                Output::Persist(records) => self.start_write(move |store| store.append(&slices(&records))),
                 Output::Snapshot(snapshot) => self.start_write(move |store| store.snapshot(&snapshot)),
                 Output::ToRegistrar { link, frame } => {
                     let sent = self.registrars.get(&link).map(|frames| frames.try_send(frame));
@@ -242,6 +240,10 @@ impl Engine {
             tracing::warn!(%destination, %error, "cannot multicast");
         }
     }
+}
+
+fn slices(records: &[Zeroizing<Vec<u8>>]) -> Vec<&[u8]> {
+    records.iter().map(|record| record.as_slice()).collect()
 }
 
 /// The end of the write, if one is under way; `None` if its task died.

@@ -13,16 +13,14 @@ use std::time::Duration;
 use net::config::ConfigError;
 use net::entropy::OsEntropy;
 use net::exit::Exit;
-use net::secret_file::{self, SecretFileError};
+use net::secret_file::SecretFileError;
 use net::shutdown::Shutdown;
-use protocol::Entropy;
 use thiserror::Error;
 use tokio::net::TcpListener;
-use zeroize::Zeroizing;
 
 use crate::config::Checked;
 use crate::core::{Core, RestoreError};
-use crate::store::{RedbStore, Store, StoreError};
+use crate::store::{Journal, RedbBackend, SiteKey, Store, StoreError};
 use engine::Engine;
 
 /// Arguments of the key server.
@@ -119,9 +117,8 @@ pub fn main(args: Args) -> ExitCode {
 /// Runs until `shutdown`, then finishes what was accepted.
 pub async fn run(checked: Checked, shutdown: Shutdown) -> Result<(), RunError> {
     let Checked { core: config, file, credentials, noise } = checked;
-    let key = store_key(&file)?;
-    let mut store = RedbStore::open(&file.store, &key, Box::new(OsEntropy))?;
-    drop(key);
+    let key = site_key(&file)?;
+    let mut store = Journal::open(RedbBackend::open(&file.store)?, key, Box::new(OsEntropy))?;
     let loaded = store.load()?;
     let snapshot = loaded.snapshot.as_ref().map(|snapshot| snapshot.as_slice());
     let core = Core::start(config, Box::new(OsEntropy), snapshot, &loaded.records)?;
@@ -160,13 +157,11 @@ pub async fn run(checked: Checked, shutdown: Shutdown) -> Result<(), RunError> {
 }
 
 /// The key that seals the store. Store and key are made together; a store without its key is not overwritten.
-fn store_key(file: &crate::config::FileConfig) -> Result<Zeroizing<[u8; 32]>, SecretFileError> {
+fn site_key(file: &crate::config::FileConfig) -> Result<SiteKey, SecretFileError> {
     if !file.store.exists() && !file.store_key.exists() {
-        let mut key = Zeroizing::new([0; 32]);
-        OsEntropy.fill(key.as_mut());
-        secret_file::create(&file.store_key, &key)?;
+        SiteKey::create(&file.store_key, &mut OsEntropy)?;
     }
-    secret_file::read(&file.store_key)
+    SiteKey::open(&file.store_key)
 }
 
 async fn listen(what: &str, address: std::net::SocketAddr) -> Result<TcpListener, RunError> {

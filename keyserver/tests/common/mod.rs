@@ -82,12 +82,13 @@ impl World {
             signing: SigningKey::from_seed(&[1; 32]).unwrap(),
         };
         config.groups.iter_mut().for_each(change);
-        let loaded = store.clone().load().unwrap();
+        let mut store = store.clone();
+        let loaded = store.load().unwrap();
         let snapshot = loaded.snapshot.as_ref().map(|snapshot| snapshot.as_slice());
         let core = Core::start(config, Box::new(Counter(seed)), snapshot, &loaded.records).unwrap();
         let mut world = Self {
             core,
-            store: store.clone(),
+            store,
             now: Duration::from_secs(1),
             events: vec![],
             datagrams: vec![],
@@ -110,7 +111,7 @@ impl World {
     pub(crate) fn drain(&mut self) {
         while let Some(output) = self.core.poll_output() {
             match output {
-                Output::Persist(records) => {
+                Output::Begin(records) | Output::Persist(records) => {
                     let records: Vec<&[u8]> = records.iter().map(|record| record.as_slice()).collect();
                     let done = self.store.append(&records).is_ok();
                     self.core.handle(self.now, Input::Persisted(done));
