@@ -127,6 +127,18 @@ pub struct Request {
     pub operations: Operations,
 }
 
+impl Operations {
+    /// How many.
+    #[allow(clippy::len_without_is_empty, reason = "a request without operations is none")]
+    pub fn len(&self) -> usize {
+        match self {
+            Self::Changes(changes) => changes.len(),
+            Self::Resyncs(resyncs) => resyncs.len(),
+            Self::Reports(reports) => reports.len(),
+        }
+    }
+}
+
 impl Request {
     /// The first transport message of the session.
     pub fn encode(&self) -> Vec<u8> {

@@ -67,6 +67,9 @@ pub enum AdminError {
     /// Too many commands are waiting.
     #[error("too many changes are waiting; try again")]
     Busy,
+    /// Another key server reigns.
+    #[error("this key server stands by for another one; ask that")]
+    Standby,
     /// It could not be done.
     #[error("{0}")]
     Failed(String),
@@ -79,6 +82,8 @@ pub struct Status {
     pub name: String,
     /// Number of the reign.
     pub term: u64,
+    /// Whether another key server reigns.
+    pub standby: bool,
     /// Clients that have registered.
     pub clients: usize,
     /// Registrars that are connected.
@@ -170,6 +175,7 @@ impl Core {
         Status {
             name: self.config.name.clone(),
             term: self.term,
+            standby: self.standing_by,
             clients: self.clients.len(),
             registrars: self.links.len(),
             groups: groups.collect(),

@@ -93,8 +93,10 @@ pub(super) struct StagedEpoch {
     pub(super) digest: [u8; 32],
     /// Of the epoch before: for the units.
     pub(super) tag: TagKey,
+    /// The first beacon of the epoch, signed. It stands in the record, so that a standby can vouch for the epoch with it.
+    pub(super) beacon: Vec<u8>,
     staged: Staged,
-    executed: Executed,
+    pub(super) executed: Executed,
 }
 
 pub(super) struct Group {
@@ -238,7 +240,7 @@ impl Group {
         let messages: Vec<Vec<u8>> = executed.messages.iter().map(RekeyMessage::encode).collect();
         let digest = self.digest(&header, plan, &messages);
         let tag = self.tag();
-        Ok(StagedEpoch { recipe, header, messages, digest, tag, staged, executed })
+        Ok(StagedEpoch { recipe, header, messages, digest, tag, beacon: Vec::new(), staged, executed })
     }
 
     /// What those who hold the present group key check multicasts by.
@@ -267,7 +269,7 @@ impl Group {
 
     /// Makes a staged change, which the store holds, the state of the group. Returns its plan.
     pub(super) fn merge(&mut self, now: Now, staged: StagedEpoch) -> Result<Plan, keygraph::StaleStage> {
-        let StagedEpoch { recipe, header, digest, staged, executed, .. } = staged;
+        let StagedEpoch { recipe, header, digest, beacon, staged, executed, .. } = staged;
         let gone: Vec<NodeId> = (staged.touched())
             .filter(|(_, slot)| slot.and_then(|slot| slot.version()).is_none())
             .map(|(node, _)| node)
@@ -306,6 +308,7 @@ impl Group {
             announcement: recipe.announcement,
             digest,
         };
+        self.beacons.announce(recipe.term, beacon);
         self.next_refresh = self.config.refresh.map(|period| now + period);
         Ok(plan)
     }

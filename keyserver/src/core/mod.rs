@@ -21,6 +21,7 @@ mod requests;
 mod restore;
 mod sending;
 mod snapshot;
+mod standby;
 mod transaction;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -74,6 +75,8 @@ pub struct Core {
     recovery: Recovery,
     records: usize,
     halted: bool,
+    /// Whether another key server reigns.
+    standing_by: bool,
     outbox: Outbox,
     outputs: VecDeque<Output>,
 }
@@ -88,6 +91,9 @@ impl Core {
     pub fn handle(&mut self, now: Now, input: Input<'_>) {
         if self.halted {
             return;
+        }
+        if self.standing_by {
+            return self.while_standing_by(now, input);
         }
         match input {
             Input::RegistrarUp { link, identity } => self.registrar_up(link, &identity),
@@ -113,7 +119,7 @@ impl Core {
 
     /// When to call [`Core::handle`] with a time-out at the latest, and why.
     pub fn poll_timeout(&self) -> Option<(Now, &'static str)> {
-        if self.halted {
+        if self.halted || self.standing_by {
             return None;
         }
         let send = self.outbox.next_release().map(|at| (at, "datagrams are waiting"));

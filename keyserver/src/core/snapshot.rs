@@ -4,7 +4,7 @@ use keygraph::{NodeId, Slot, Tree};
 use protocol::codec::{Reader, Write};
 use protocol::rekey::Announcement;
 use protocol::request::{MAX_EARLIER, RequestId};
-use protocol::{Commitment, DataKey, DecodeError, EpochContext, HeaderHash, Incarnation, MemberId, NodeSecret};
+use protocol::{Beacon, Commitment, DataKey, DecodeError, EpochContext, HeaderHash, Incarnation, MemberId, NodeSecret};
 use zeroize::Zeroizing;
 
 use super::codec::{STATE_VERSION, flag, strategy, strategy_number};
@@ -58,6 +58,8 @@ impl Group {
         out.extend_from_slice(&commitment.0);
         announcement.encode(out);
         out.extend_from_slice(digest);
+        out.extend_from_slice(&self.beacons.term().to_be_bytes());
+        out.put_octets(self.beacons.newest());
         put_len(out, self.tree.slots().count());
         for (node, slot) in self.tree.slots() {
             out.extend_from_slice(&node.0.to_be_bytes());
@@ -110,6 +112,7 @@ impl Group {
             announcement: Announcement::decode(r)?,
             digest: r.array("digest")?,
         };
+        let beacon = (r.u64("term of the beacon")?, r.octets(Beacon::MAX_LEN, "beacon")?.to_vec());
         let mut held = Held::default();
         let mut slots = Vec::new();
         for _ in 0..r.u32("slots")? {
@@ -128,6 +131,7 @@ impl Group {
             .map_err(|_| DecodeError::Text { what: "key tree" })?;
         tree.set_splicing(splicing);
         let mut group = Self::restore(config, tree, held, at);
+        group.beacons.announce(beacon.0, beacon.1);
         for _ in 0..r.u32("members")? {
             group.joined.insert(MemberId(r.u32("member")?), r.u64("epoch")?);
         }

@@ -119,13 +119,17 @@ impl Core {
         let staged = match (self.groups.get_mut(&id), reason) {
             (Some(group), Some(reason)) if !changes.is_empty() => {
                 let recipe = group.recipe(incarnation, term, changes, by_choice, reason, Seed::new(*seed));
-                group.stage(recipe)
+                group.stage(recipe).map(|mut staged| {
+                    staged.beacon = group.sign_first(&staged, &self.config.signing, &self.recovery);
+                    staged
+                })
             }
             _ => return self.settle(now, id, &served, tickets),
         };
         match staged {
             Ok(staged) => {
-                let record = Record::Epoch { recipe: staged.recipe.clone(), digest: staged.digest };
+                let (recipe, beacon) = (staged.recipe.clone(), staged.beacon.clone());
+                let record = Record::Epoch { recipe, digest: staged.digest, beacon };
                 let staged = Box::new(staged);
                 self.write(record, Transaction::Epoch { staged, evicting, served, tickets });
             }
@@ -219,7 +223,7 @@ impl Core {
             // memory has not; only a replay brings them together.
             return self.halt();
         };
-        let beacon = group.changed(now, &self.config.signing, &self.recovery);
+        let beacon = group.changed(now);
         let (destination, members) = (group.destination(), group.tree.len());
         let count = u16::try_from(messages.len()).unwrap_or(u16::MAX);
         let planned = (0..count).zip(&messages).filter_map(|(number, octets)| {

@@ -120,7 +120,7 @@ async fn order(engine: &Handle, command: Admin) -> Response {
         Some(Err(error)) => {
             let status = match error {
                 AdminError::UnknownGroup | AdminError::UnknownClient | AdminError::NotMember => StatusCode::NOT_FOUND,
-                AdminError::Busy => StatusCode::SERVICE_UNAVAILABLE,
+                AdminError::Busy | AdminError::Standby => StatusCode::SERVICE_UNAVAILABLE,
                 AdminError::Failed(_) => StatusCode::INTERNAL_SERVER_ERROR,
             };
             failure(status, &error.to_string())
@@ -148,6 +148,7 @@ fn render(reply: AdminReply) -> Value {
         AdminReply::Status(status) => json!({
             "name": status.name,
             "term": status.term,
+            "standby": status.standby,
             "clients": status.clients,
             "registrars": status.registrars,
             "groups": status.groups.iter().map(|group| json!({

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use keygraph::{Degree, Strategy};
 use keyserver::core::{Admin, AdminError, AdminReply, Config, Core, Event, GroupConfig, Input, Output};
-use keyserver::store::{MemoryStore, Store};
+use keyserver::store::{Followed, MemoryStore, Store};
 use protocol::identity::{Identity, IdentityPattern};
 use protocol::registration::{FromRegistrar, ToRegistrar};
 use protocol::request::{Act, Losses, Membership, Operations, Outcome, Reply, Request, RequestId, Resync};
@@ -70,6 +70,14 @@ impl World {
 
     /// With another configuration of the groups.
     pub(crate) fn start_with(store: &MemoryStore, seed: u64, change: impl Fn(&mut GroupConfig)) -> Self {
+        let mut world = Self::stand_by_with(store, seed, change);
+        world.take_over();
+        world.handle(Input::RegistrarUp { link: 1, identity: identity("registrar/r1") });
+        world
+    }
+
+    /// A second key server over the same store.
+    pub(crate) fn stand_by_with(store: &MemoryStore, seed: u64, change: impl Fn(&mut GroupConfig)) -> Self {
         let mut config = Config {
             name: "ks".into(),
             registrars: vec![(
@@ -85,11 +93,12 @@ impl World {
         let mut store = store.clone();
         let loaded = store.load().unwrap();
         let snapshot = loaded.snapshot.as_ref().map(|snapshot| snapshot.as_slice());
-        let core = Core::start(config, Box::new(Counter(seed)), snapshot, &loaded.records).unwrap();
-        let mut world = Self {
+        let now = Duration::from_secs(1);
+        let core = Core::stand_by(now, config, Box::new(Counter(seed)), snapshot, &loaded.records).unwrap();
+        Self {
             core,
             store,
-            now: Duration::from_secs(1),
+            now,
             events: vec![],
             datagrams: vec![],
             to_registrar: vec![],
@@ -97,10 +106,21 @@ impl World {
             answers: vec![],
             halted: false,
             sessions: 0,
-        };
-        world.drain();
-        world.handle(Input::RegistrarUp { link: 1, identity: identity("registrar/r1") });
-        world
+        }
+    }
+
+    /// Reads what the other key server has committed.
+    pub(crate) fn follow(&mut self) {
+        match self.store.follow().unwrap() {
+            Followed::Records(records) => self.core.followed(self.now, &records).unwrap(),
+            Followed::Anew(_) => panic!("compacted"),
+        }
+    }
+
+    pub(crate) fn take_over(&mut self) {
+        self.core.reign(self.now).unwrap();
+        self.drain();
+        self.handle(Input::Timeout);
     }
 
     pub(crate) fn handle(&mut self, input: Input<'_>) {
@@ -111,7 +131,12 @@ impl World {
     pub(crate) fn drain(&mut self) {
         while let Some(output) = self.core.poll_output() {
             match output {
-                Output::Begin(records) | Output::Persist(records) => {
+                Output::Begin(records) => {
+                    let records: Vec<&[u8]> = records.iter().map(|record| record.as_slice()).collect();
+                    let done = self.store.begin(&records).is_ok();
+                    self.core.handle(self.now, Input::Persisted(done));
+                }
+                Output::Persist(records) => {
                     let records: Vec<&[u8]> = records.iter().map(|record| record.as_slice()).collect();
                     let done = self.store.append(&records).is_ok();
                     self.core.handle(self.now, Input::Persisted(done));

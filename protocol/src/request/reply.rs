@@ -26,6 +26,8 @@ pub enum Denial {
     Unavailable = 5,
     /// The client has seen a higher (term, epoch) than the key server knows: its state is older than the world.
     Behind = 6,
+    /// This key server stands by for another one, which is to be asked.
+    Standby = 7,
 }
 
 impl Denial {
@@ -44,6 +46,7 @@ impl std::fmt::Display for Denial {
             Self::Full => "the group is full",
             Self::Unavailable => "the key server cannot store changes now",
             Self::Behind => "the key server is behind what this client has seen",
+            Self::Standby => "this key server stands by for another one",
         })
     }
 }
@@ -58,6 +61,7 @@ impl TryFrom<u8> for Denial {
             4 => Self::Full,
             5 => Self::Unavailable,
             6 => Self::Behind,
+            7 => Self::Standby,
             _ => {
                 return Err(DecodeError::Value { what: "denial", value: value.into() });
             }
