@@ -201,9 +201,7 @@ impl KeyServer {
     fn drain(&mut self) {
         while let Some(output) = self.core.poll_output() {
             match output {
-                Output::Begin(_) | Output::Persist(_) | Output::Snapshot(_) => {
-                    self.core.handle(self.now, Input::Persisted(true))
-                }
+                Output::Persist(_) | Output::Snapshot(_) => self.core.handle(self.now, Input::Persisted(true)),
                 Output::ToRegistrar { frame, .. } => {
                     if let Ok(ToRegistrar::Number { client, registration, .. }) = ToRegistrar::decode(&frame) {
                         self.number = Some((client, registration));

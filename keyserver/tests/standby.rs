@@ -135,7 +135,7 @@ fn ten_thousand_groups_are_not_rekeyed_at_once() {
         let mut epochs = 0;
         while let Some(output) = core.poll_output() {
             match output {
-                Output::Begin(_) | Output::Persist(_) | Output::Snapshot(_) => core.handle(now, Input::Persisted(true)),
+                Output::Persist(_) | Output::Snapshot(_) => core.handle(now, Input::Persisted(true)),
                 Output::Event(Event::Epoch(_)) => epochs += 1,
                 _ => {}
             }

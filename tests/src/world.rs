@@ -210,7 +210,7 @@ impl World {
             }
             let life = self.server_life;
             for output in others {
-                if let server::Output::Begin(records) | server::Output::Persist(records) = output {
+                if let server::Output::Persist(records) = output {
                     let records = records.iter().map(|record| record.to_vec()).collect();
                     self.numbers += 1;
                     let at = (self.now + Duration::from_millis(2), self.numbers);
@@ -454,7 +454,7 @@ impl World {
         let life = self.server_life;
         while let Some(output) = self.server.as_mut().and_then(server::Core::poll_output) {
             match output {
-                server::Output::Begin(records) | server::Output::Persist(records) => {
+                server::Output::Persist(records) => {
                     let records = records.iter().map(|record| record.to_vec()).collect();
                     self.later(5, Happening::Persisted { life, write: Write::Append(records) });
                 }

@@ -97,7 +97,7 @@ impl Live {
     fn drain(&mut self) {
         while let Some(output) = self.core.poll_output() {
             match output {
-                Output::Begin(_) | Output::Persist(_) | Output::Snapshot(_) => {
+                Output::Persist(_) | Output::Snapshot(_) => {
                     self.core.handle(self.begun.elapsed(), Input::Persisted(true));
                 }
                 Output::ToRegistrar { frame, .. } => {

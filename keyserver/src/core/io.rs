@@ -113,7 +113,7 @@ pub enum Input<'a> {
         /// The command.
         command: Admin,
     },
-    /// The last `Begin`, `Persist` or `Snapshot` is durable (`true`) or has failed (`false`).
+    /// The last `Persist` or `Snapshot` is durable (`true`) or has failed (`false`).
     Persisted(bool),
     /// The time of `poll_timeout` has come.
     Timeout,
@@ -122,8 +122,6 @@ pub enum Input<'a> {
 /// What the core wants done.
 #[derive(Debug)]
 pub enum Output {
-    /// Begin a reign in the store with these records, and answer `Persisted`.
-    Begin(Vec<Zeroizing<Vec<u8>>>),
     /// Append these records, all or none, and answer `Persisted`.
     Persist(Vec<Zeroizing<Vec<u8>>>),
     /// Replace the journal by this snapshot and answer `Persisted`.

@@ -150,7 +150,7 @@ impl Core {
             self.schedule_at(now + Now::from_secs(1) / TAKE_OVER_RATE * turn, id);
         }
         self.records += records.len();
-        self.outputs.push_back(Output::Begin(records.iter().map(Record::encode).collect()));
+        self.outputs.push_back(Output::Persist(records.iter().map(Record::encode).collect()));
         self.in_flight = Some(Transaction::Start);
         Ok(())
     }

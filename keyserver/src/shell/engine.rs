@@ -191,7 +191,6 @@ impl Engine {
         let mut leaving: BTreeMap<SocketAddr, Vec<Vec<u8>>> = BTreeMap::new();
         while let Some(output) = self.core.poll_output() {
             match output {
-                Output::Begin(records) => self.start_write(move |store| store.begin(&slices(&records))),
                 Output::Persist(records) => self.start_write(move |store| store.append(&slices(&records))),
                 Output::Snapshot(snapshot) => self.start_write(move |store| store.snapshot(&snapshot)),
                 Output::ToRegistrar { link, frame } => {

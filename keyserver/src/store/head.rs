@@ -17,8 +17,6 @@ pub(super) struct Garbage {
 pub(super) struct Head {
     /// Of the key that seals it; +1 with every compaction.
     pub(super) generation: u64,
-    /// Number of the present reign's fence: how many reigns have begun.
-    pub(super) reigns: u64,
     /// Pieces of the snapshot; 0 if there is none yet.
     pub(super) pieces: u64,
     /// Link of the last piece, or [`START`].
@@ -62,7 +60,6 @@ impl Label {
 impl Head {
     pub(super) const NEW: Self = Self {
         generation: 0,
-        reigns: 0,
         pieces: 0,
         from: START,
         first: 0,
@@ -73,10 +70,10 @@ impl Head {
 
     /// The labelled and sealed value; `None` only if the cipher refuses.
     pub(super) fn seal(&self, sealer: &Sealer, journal: &[u8; 16], entropy: &mut dyn Entropy) -> Option<Vec<u8>> {
-        let Self { generation, reigns, pieces, from, first, number, last, garbage } = self;
+        let Self { generation, pieces, from, first, number, last, garbage } = self;
         let counts = |of: &[u64]| of.iter().flat_map(|count| count.to_be_bytes()).collect::<Vec<u8>>();
         let garbage = counts(&[garbage.generation, garbage.pieces, garbage.records.0, garbage.records.1]);
-        let plain = [&counts(&[*reigns, *pieces, *first, *number]), from.as_slice(), last, &garbage].concat();
+        let plain = [&counts(&[*pieces, *first, *number]), from.as_slice(), last, &garbage].concat();
         let sealed = sealer.seal(Kind::Head, 0, &START, &plain, entropy)?;
         let mut out = Vec::with_capacity(Label::LEN + sealed.len());
         out.extend_from_slice(&FORMAT.to_be_bytes());
@@ -96,16 +93,17 @@ impl Head {
             rest = after;
             Some(taken)
         };
+        let mut counts = [0; 3];
+        for count in &mut counts {
+            *count = u64::from_be_bytes(take(8)?.try_into().ok()?);
+        }
+        let [pieces, first, number] = counts;
+        let (from, last) = (take(32)?.try_into().ok()?, take(32)?.try_into().ok()?);
         let mut counts = [0; 4];
         for count in &mut counts {
             *count = u64::from_be_bytes(take(8)?.try_into().ok()?);
         }
-        let [reigns, pieces, first, number] = counts;
-        let (from, last) = (take(32)?.try_into().ok()?, take(32)?.try_into().ok()?);
-        for count in &mut counts {
-            *count = u64::from_be_bytes(take(8)?.try_into().ok()?);
-        }
         let garbage = Garbage { generation: counts[0], pieces: counts[1], records: (counts[2], counts[3]) };
-        rest.is_empty().then_some(Self { generation, reigns, pieces, from, first, number, last, garbage })
+        rest.is_empty().then_some(Self { generation, pieces, from, first, number, last, garbage })
     }
 }

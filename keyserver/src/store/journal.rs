@@ -1,7 +1,7 @@
 //! The journal: a snapshot in pieces and a chain of small records after it, sealed, over any [`Backend`].
 //!
 //! ```text
-//! term    empty; its version is the fence: whoever begins a reign replaces it, and every other write checks it
+//! term    random; its version is the fence: whoever begins a reign replaces it, and every other write checks it
 //! head    label, sealed: generation, where the snapshot and the records begin and end
 //! PIECE   of the snapshot, sealed under the generation's key, chained
 //! RECORD  or a part of one, sealed under the generation's key, chained from the snapshot's last piece
@@ -43,6 +43,8 @@ struct At {
     sealer: Sealer,
     /// Whether this journal has begun the reign that the fence stands for.
     reigns: bool,
+    /// Whether the garbage that the head names is gone.
+    is_clean: bool,
 }
 
 /// A journal over a backend. Several may be open over one place; the last that has begun a reign is the only one that
@@ -93,11 +95,17 @@ impl<B: Backend> Journal<B> {
 
     /// What was read is where this key server goes on from.
     fn adopt(&mut self, at: At) -> Result<(), StoreError> {
-        let Head { generation, reigns, number, last, .. } = at.head;
+        let Head { generation, number, last, .. } = at.head;
         self.key.advance(generation).map_err(|error| self.io(&error))?;
-        self.key.note(Mark { reigns, number, last }, false).map_err(|error| self.io(&error))?;
+        self.key.note(Mark { number, last }, false).map_err(|error| self.io(&error))?;
         self.at = Some(at);
         Ok(())
+    }
+
+    /// The same for what was read again: a reign goes on if nobody has begun another.
+    fn adopt_anew(&mut self, at: At) -> Result<(), StoreError> {
+        let reigns = self.at.as_ref().is_some_and(|before| before.reigns && before.term == at.term);
+        self.adopt(At { reigns, ..at })
     }
 
     /// What this key server goes on from; after a write that failed there is nothing until it has read again.
@@ -105,11 +113,17 @@ impl<B: Backend> Journal<B> {
         self.at.take().ok_or_else(|| StoreError::Stopped(self.backend.place()))
     }
 
-    fn reign(&mut self) -> Result<At, StoreError> {
-        self.at().and_then(|at| match at.reigns {
-            true => Ok(at),
-            false => Err(StoreError::Stopped(self.backend.place())),
-        })
+    /// The same, for a write: this journal reigns, and what the last compaction left is gone.
+    fn cleaned(&mut self) -> Result<At, StoreError> {
+        let mut at = self.at()?;
+        if !at.reigns {
+            return Err(StoreError::Stopped(self.backend.place()));
+        }
+        if !at.is_clean {
+            self.clean(&at)?;
+            at.is_clean = true;
+        }
+        Ok(at)
     }
 
     fn record_name(&self, number: u64) -> String {
@@ -137,17 +151,16 @@ impl<B: Backend> Journal<B> {
         let mark = self.key.mark();
         StoreError::RolledBack {
             place: self.backend.place(),
-            found: (found.generation, found.reigns, found.number),
-            known: (self.key.generation(), mark.reigns, mark.number),
+            found: (found.generation, found.number),
+            known: (self.key.generation(), mark.number),
         }
     }
 }
 
 impl<B: Backend> Store for Journal<B> {
     fn load(&mut self) -> Result<Loaded, StoreError> {
-        let (mut at, loaded) = self.consistently(Self::read_all)?;
-        at.reigns = self.at.as_ref().is_some_and(|before| before.reigns && before.term == at.term);
-        self.adopt(at)?;
+        let (at, loaded) = self.consistently(Self::read_all)?;
+        self.adopt_anew(at)?;
         Ok(loaded)
     }
 
@@ -167,26 +180,29 @@ impl<B: Backend> Store for Journal<B> {
             };
             journal.read_records(at, known.number, before).map(Followed::Records)
         })?;
-        self.adopt(at)?;
+        self.adopt_anew(at)?;
         Ok(followed)
     }
 
-    fn begin(&mut self, records: &[&[u8]]) -> Result<(), StoreError> {
+    fn fence(&mut self) -> Result<(), StoreError> {
         let at = self.at()?;
-        self.clean(&at)?;
-        let head = Head { reigns: at.head.reigns + 1, garbage: Garbage::default(), ..at.head };
-        let value = head.seal(&at.sealer, &self.journal, self.entropy.as_mut()).ok_or_else(|| self.cipher())?;
-        let ops = [
-            Op::Replace { name: TERM.into(), value: Vec::new(), version: at.term },
-            Op::Replace { name: HEAD.into(), value, version: at.version },
-        ];
-        self.commit(&at, &ops)?;
-        self.adopt(At { head, version: at.version + 1, term: at.term + 1, sealer: at.sealer, reigns: true })?;
-        self.append(records)
+        // Evidence of whose fence it is, should the answer be lost.
+        let mut value = vec![0; 16];
+        self.entropy.fill(&mut value);
+        self.commit(&at, &[Op::Replace { name: TERM.into(), value, version: at.term }])?;
+        self.adopt(At { term: at.term + 1, reigns: true, ..at })
+    }
+
+    fn reigns(&mut self) -> Result<(), StoreError> {
+        let term = self.read(TERM)?.map(|held| held.version);
+        match self.at.as_ref().is_some_and(|at| at.reigns && term == Some(at.term)) {
+            true => Ok(()),
+            false => Err(StoreError::Deposed(self.backend.place())),
+        }
     }
 
     fn append(&mut self, records: &[&[u8]]) -> Result<(), StoreError> {
-        let at = self.reign()?;
+        let at = self.cleaned()?;
         let mut next = Head { garbage: Garbage::default(), ..at.head };
         let mut creates = Vec::with_capacity(records.len());
         for record in records {
@@ -206,7 +222,7 @@ impl<B: Backend> Store for Journal<B> {
     }
 
     fn snapshot(&mut self, snapshot: &[u8]) -> Result<(), StoreError> {
-        let at = self.reign()?;
+        let at = self.cleaned()?;
         let old = at.head;
         let generation = old.generation + 1;
         let sealer = self.sealer(generation)?;
@@ -222,10 +238,9 @@ impl<B: Backend> Store for Journal<B> {
         let garbage = Garbage { generation: old.generation, pieces: old.pieces, records: (old.first, old.number) };
         let next = Head { generation, pieces, from, first: old.number, last: from, garbage, ..old };
         self.write(at, creates, next, Some(sealer))?;
-        let at = self.reign()?;
-        let cleaned = self.clean(&at);
+        let at = self.cleaned()?;
         self.at = Some(at);
-        cleaned
+        Ok(())
     }
 }
 

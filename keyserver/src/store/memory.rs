@@ -13,8 +13,6 @@ struct Shared {
     snapshot: Option<Vec<u8>>,
     records: Vec<Vec<u8>>,
     reigns: u64,
-    /// Writes that were made: whoever has not seen them all may not write.
-    writes: u64,
     writes_until_failure: Option<usize>,
 }
 
@@ -23,8 +21,8 @@ struct Shared {
 #[derive(Clone, Default)]
 pub struct MemoryStore {
     shared: Arc<Mutex<Shared>>,
-    /// Reigns and writes, as this clone knows them; `None` before it has read or written.
-    seen: Option<(u64, u64)>,
+    /// The reign that this clone has begun; before the first of all, anybody may write.
+    reign: u64,
     /// Records of the snapshot and after it that this clone has read.
     read: usize,
 }
@@ -35,20 +33,15 @@ impl MemoryStore {
         lock(&self.shared).writes_until_failure = Some(writes);
     }
 
-    fn write(&mut self, begins: bool, work: impl FnOnce(&mut Shared)) -> Result<(), StoreError> {
+    fn write(&mut self, work: impl FnOnce(&mut Shared)) -> Result<(), StoreError> {
+        self.reigns()?;
         let mut shared = lock(&self.shared);
         match &mut shared.writes_until_failure {
             None => {}
             Some(0) => return Err(StoreError::Injected),
             Some(left) => *left -= 1,
         }
-        if self.seen.is_some_and(|seen| seen != (shared.reigns, shared.writes)) {
-            return Err(StoreError::Deposed("memory".into()));
-        }
-        shared.reigns += u64::from(begins);
-        shared.writes += 1;
         work(&mut shared);
-        self.seen = Some((shared.reigns, shared.writes));
         self.read = shared.records.len();
         Ok(())
     }
@@ -61,7 +54,6 @@ fn lock<T>(shared: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 impl Store for MemoryStore {
     fn load(&mut self) -> Result<Loaded, StoreError> {
         let shared = lock(&self.shared);
-        self.seen = Some((shared.reigns, shared.writes));
         self.read = shared.records.len();
         Ok(Loaded {
             snapshot: shared.snapshot.clone().map(Zeroizing::new),
@@ -74,7 +66,6 @@ impl Store for MemoryStore {
         let new = shared.records.get(self.read..).map(|new| new.iter().cloned().map(Zeroizing::new).collect());
         match new {
             Some(new) => {
-                self.seen = Some((shared.reigns, shared.writes));
                 self.read = shared.records.len();
                 Ok(Followed::Records(new))
             }
@@ -85,16 +76,26 @@ impl Store for MemoryStore {
         }
     }
 
-    fn begin(&mut self, records: &[&[u8]]) -> Result<(), StoreError> {
-        self.write(true, |shared| shared.records.extend(records.iter().map(|record| record.to_vec())))
+    fn fence(&mut self) -> Result<(), StoreError> {
+        let mut shared = lock(&self.shared);
+        shared.reigns += 1;
+        self.reign = shared.reigns;
+        Ok(())
+    }
+
+    fn reigns(&mut self) -> Result<(), StoreError> {
+        match self.reign == lock(&self.shared).reigns {
+            true => Ok(()),
+            false => Err(StoreError::Deposed("memory".into())),
+        }
     }
 
     fn append(&mut self, records: &[&[u8]]) -> Result<(), StoreError> {
-        self.write(false, |shared| shared.records.extend(records.iter().map(|record| record.to_vec())))
+        self.write(|shared| shared.records.extend(records.iter().map(|record| record.to_vec())))
     }
 
     fn snapshot(&mut self, snapshot: &[u8]) -> Result<(), StoreError> {
-        self.write(false, |shared| {
+        self.write(|shared| {
             shared.snapshot = Some(snapshot.to_vec());
             shared.records.clear();
         })

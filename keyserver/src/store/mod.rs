@@ -51,11 +51,18 @@ pub trait Store: Send {
     /// See [`StoreError`].
     fn follow(&mut self) -> Result<Followed, StoreError>;
 
-    /// Begins a reign with these records: from now on nobody who began before can write.
+    /// Begins a reign: from now on nobody who began one before can write. What they had written is read by `follow`, and
+    /// only then this one may write.
     ///
     /// # Errors
-    /// [`StoreError::Deposed`] if somebody else wrote since the last `load` or `follow`.
-    fn begin(&mut self, records: &[&[u8]]) -> Result<(), StoreError>;
+    /// [`StoreError::Deposed`] if somebody else began a reign since the last `load` or `follow`.
+    fn fence(&mut self) -> Result<(), StoreError>;
+
+    /// Whether the reign that this store has begun is still the last one.
+    ///
+    /// # Errors
+    /// [`StoreError::Deposed`] if it is not.
+    fn reigns(&mut self) -> Result<(), StoreError>;
 
     /// Appends all records or none; they are durable when this returns.
     ///
@@ -107,17 +114,17 @@ pub enum StoreError {
     },
     /// It holds less than this key server has already seen in it.
     #[error(
-        "the store {place} has gone back: it is at generation {}, reign {}, record {}, and this key server has seen \
-         generation {}, reign {}, record {}; was it restored from a backup? `keystone recover` goes on from it",
-        found.0, found.1, found.2, known.0, known.1, known.2
+        "the store {place} has gone back: it is at generation {}, record {}, and this key server has seen generation {}, \
+         record {}; was it restored from a backup? `keystone recover` goes on from it",
+        found.0, found.1, known.0, known.1
     )]
     RolledBack {
         /// Where it is.
         place: String,
-        /// Generation, reign and record number in it.
-        found: (u64, u64, u64),
+        /// Generation and record number in it.
+        found: (u64, u64),
         /// The same, as seen before.
-        known: (u64, u64, u64),
+        known: (u64, u64),
     },
     /// Another key server reigns.
     #[error("another key server writes to the store {0} now; nothing more is written by this one")]

@@ -23,8 +23,6 @@ const LEN: usize = 8 + 32 + 32;
 /// How far the journal went.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct Mark {
-    /// Reigns that have begun.
-    pub(super) reigns: u64,
     /// Of the next record.
     pub(super) number: u64,
     /// Of the last record.
@@ -117,7 +115,7 @@ impl SiteKey {
     pub(super) fn note(&mut self, mark: Mark, durable: bool) -> io::Result<()> {
         self.mark = mark;
         let Some(path) = &self.path else { return Ok(()) };
-        let line = format!("{} {} {}\n", mark.reigns, mark.number, hex::encode(mark.last));
+        let line = format!("{} {}\n", mark.number, hex::encode(mark.last));
         replace(&mark_path(path), line.as_bytes(), durable)
     }
 
@@ -149,7 +147,6 @@ fn read_mark(path: &Path) -> io::Result<Mark> {
     let mut words = text.split_whitespace();
     let mut mark = Mark::default();
     let mut parse = || {
-        mark.reigns = words.next()?.parse().ok()?;
         mark.number = words.next()?.parse().ok()?;
         hex::decode_to_slice(words.next()?, &mut mark.last).ok()
     };

@@ -118,6 +118,8 @@ impl World {
     }
 
     pub(crate) fn take_over(&mut self) {
+        self.store.fence().unwrap();
+        self.follow();
         self.core.reign(self.now).unwrap();
         self.drain();
         self.handle(Input::Timeout);
@@ -131,11 +133,6 @@ impl World {
     pub(crate) fn drain(&mut self) {
         while let Some(output) = self.core.poll_output() {
             match output {
-                Output::Begin(records) => {
-                    let records: Vec<&[u8]> = records.iter().map(|record| record.as_slice()).collect();
-                    let done = self.store.begin(&records).is_ok();
-                    self.core.handle(self.now, Input::Persisted(done));
-                }
                 Output::Persist(records) => {
                     let records: Vec<&[u8]> = records.iter().map(|record| record.as_slice()).collect();
                     let done = self.store.append(&records).is_ok();

@@ -136,7 +136,7 @@ impl Site {
     fn drain(&mut self) {
         while let Some(output) = self.core.poll_output() {
             match output {
-                server::Output::Begin(_) | server::Output::Persist(_) | server::Output::Snapshot(_) => {
+                server::Output::Persist(_) | server::Output::Snapshot(_) => {
                     self.core.handle(self.now, server::Input::Persisted(true));
                 }
                 server::Output::ToRegistrar { frame, .. } => self.to_registrar.push(frame),

@@ -104,8 +104,9 @@ impl<B: Backend> Journal<B> {
         ops.push(Op::Replace { name: HEAD.into(), value, version: at.version });
         self.commit(&at, &ops)?;
         let At { version, term, reigns, .. } = at;
+        let is_clean = next.garbage == Garbage::default();
         let sealer = sealer.unwrap_or(at.sealer);
-        self.adopt(At { head: next, version: version + 1, term, sealer, reigns })
+        self.adopt(At { head: next, version: version + 1, term, sealer, reigns, is_clean })
     }
 
     /// Removes what the last compaction has left.

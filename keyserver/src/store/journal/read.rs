@@ -39,10 +39,10 @@ impl<B: Backend> Journal<B> {
         let head = Head::open(sealed, label.generation, &sealer).ok_or_else(|| self.damaged("the head"))?;
         let mark = self.key.mark();
         let forked = head.number == mark.number && mark.number > head.first && head.last != mark.last;
-        if head.number < mark.number || head.reigns < mark.reigns || forked {
+        if head.number < mark.number || forked {
             return Err(self.rolled_back(&head));
         }
-        Ok(At { head, version: held.version, term, sealer, reigns: false })
+        Ok(At { head, version: held.version, term, sealer, reigns: false, is_clean: false })
     }
 
     /// The snapshot and the records after it.

@@ -27,6 +27,12 @@ fn open(backend: &MemoryBackend, seed: u64) -> Journal<MemoryBackend> {
     open_with(backend, SiteKey::in_memory(&SECRET), seed).unwrap()
 }
 
+fn begin(store: &mut dyn Store, records: &[&[u8]]) {
+    store.fence().unwrap();
+    store.follow().unwrap();
+    store.append(records).unwrap();
+}
+
 type Content = (Option<Vec<u8>>, Vec<Vec<u8>>);
 
 fn plain(loaded: &Loaded) -> Content {
@@ -51,7 +57,11 @@ impl Step {
             records.iter().map(Vec::as_slice).collect()
         }
         match self {
-            Self::Begin(records) => store.begin(&slices(records)),
+            Self::Begin(records) => {
+                store.fence()?;
+                store.follow()?;
+                store.append(&slices(records))
+            }
             Self::Append(records) => store.append(&slices(records)),
             Self::Snapshot(snapshot) => store.snapshot(snapshot),
         }
@@ -186,14 +196,16 @@ fn whoever_dies_at_any_call_leaves_a_step_whole_or_absent() {
 fn a_deposed_writer_writes_nothing_more_whatever_it_holds() {
     let backend = MemoryBackend::default();
     let mut old = open(&backend, 1);
-    old.begin(&[b"old"]).unwrap();
+    begin(&mut old, &[b"old"]);
     let mut new = open(&backend, 2);
     new.load().unwrap();
     old.append(&[b"before"]).unwrap();
-    // It has not seen the last record: it must read it first.
-    assert!(matches!(new.begin(&[b"new"]), Err(StoreError::Deposed(_))));
+    // It may have slept through anything: the fence comes first, and then it reads what was written before it.
+    new.fence().unwrap();
+    assert!(matches!(new.append(&[b"too soon"]), Err(StoreError::Deposed(_))));
     new.load().unwrap();
-    new.begin(&[b"new"]).unwrap();
+    begin(&mut new, &[b"new"]);
+    assert!(content(&mut new).1.contains(&b"before".to_vec()));
     let held = backend.values();
     assert!(matches!(old.append(&[b"late"]), Err(StoreError::Deposed(_))));
     // Not even after it has read what the other wrote: it would have to begin a reign.
@@ -204,9 +216,9 @@ fn a_deposed_writer_writes_nothing_more_whatever_it_holds() {
     // Large writes meet the fence before the first of their parts.
     let mut asleep = open(&backend, 3);
     asleep.load().unwrap();
-    asleep.begin(&[]).unwrap();
+    begin(&mut asleep, &[]);
     new.load().unwrap();
-    new.begin(&[]).unwrap();
+    begin(&mut new, &[]);
     let held = backend.values();
     assert!(matches!(asleep.snapshot(&vec![1; 4 * PIECE]), Err(StoreError::Deposed(_))));
     assert!(held == backend.values(), "a deposed writer left nothing");
@@ -220,7 +232,7 @@ fn a_store_that_has_gone_back_is_noticed_and_named() {
     let key = || SiteKey::open(&path).unwrap();
     let backend = MemoryBackend::default();
     let mut store = open_with(&backend, key(), 1).unwrap();
-    store.begin(&[b"one"]).unwrap();
+    begin(&mut store, &[b"one"]);
     let early = backend.values();
     store.append(&[b"two"]).unwrap();
     let fork = backend.values();
@@ -245,12 +257,12 @@ fn another_record_under_the_same_number_is_a_fork() {
     std::fs::copy(&path, &copy).unwrap();
     let backend = MemoryBackend::default();
     let mut store = open_with(&backend, SiteKey::open(&path).unwrap(), 1).unwrap();
-    store.begin(&[b"one"]).unwrap();
+    begin(&mut store, &[b"one"]);
     let early = backend.values();
     store.append(&[b"two"]).unwrap();
     backend.roll_back(early);
     let mut other = open_with(&backend, SiteKey::open(&copy).unwrap(), 2).unwrap();
-    other.begin(&[b"other"]).unwrap();
+    begin(&mut other, &[b"other"]);
     let refused = open_with(&backend, SiteKey::open(&path).unwrap(), 1).err().unwrap();
     assert!(matches!(refused, StoreError::RolledBack { .. }), "{refused}");
 }
@@ -259,7 +271,7 @@ fn another_record_under_the_same_number_is_a_fork() {
 fn what_is_altered_missing_or_moved_is_named() {
     let backend = MemoryBackend::default();
     let mut store = open(&backend, 1);
-    store.begin(&[b"zero"]).unwrap();
+    begin(&mut store, &[b"zero"]);
     store.snapshot(b"all").unwrap();
     store.append(&[b"one", b"two", b"three"]).unwrap();
     let whole = backend.values();

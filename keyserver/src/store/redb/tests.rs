@@ -24,7 +24,7 @@ fn open(path: &Path) -> Result<Journal<RedbBackend>, StoreError> {
 
 fn begun(path: &Path) -> Journal<RedbBackend> {
     let mut store = open(path).unwrap();
-    store.begin(&[]).unwrap();
+    store.fence().unwrap();
     store
 }
 
