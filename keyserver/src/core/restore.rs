@@ -82,19 +82,15 @@ impl Core {
         Ok(core)
     }
 
-    /// What the snapshot holds, without a reign.
-    pub(super) fn restored(
-        config: Config,
-        entropy: Box<dyn Entropy>,
-        snapshot: Option<&[u8]>,
-    ) -> Result<Self, RestoreError> {
+    /// A standby of nothing yet.
+    pub(super) fn empty(config: Config, entropy: Box<dyn Entropy>) -> Result<Self, RestoreError> {
         if let Some(group) = config.groups.iter().find(|group| !config.signing.signs(group.suite)) {
             return Err(RestoreError::NoKey { group: group.id, suite: group.suite });
         }
         let outbox = Outbox::new(config.bits_per_second);
         let recovery = Recovery::new(config.resyncs_per_second);
         let names = config.groups.iter().map(|group| (group.name.clone(), group.id)).collect();
-        let mut core = Self {
+        Ok(Self {
             config,
             entropy,
             coder: fec::ReedSolomon::new(),
@@ -116,11 +112,7 @@ impl Core {
             standing_by: true,
             outbox,
             outputs: VecDeque::new(),
-        };
-        if let Some(snapshot) = snapshot {
-            core.restore(snapshot)?;
-        }
-        Ok(core)
+        })
     }
 
     /// Takes over: a higher term, and one rekey for each group, [`TAKE_OVER_RATE`] groups a second.
@@ -229,7 +221,7 @@ impl Core {
         }
     }
 
-    fn restore(&mut self, snapshot: &[u8]) -> Result<(), RestoreError> {
+    pub(super) fn restore(&mut self, snapshot: &[u8]) -> Result<(), RestoreError> {
         let mut r = Reader::new(snapshot);
         self.restore_clients(&mut r).map_err(RestoreError::Snapshot)?;
         let groups = r.u32("groups").map_err(RestoreError::Snapshot)?;

@@ -5,6 +5,7 @@ use protocol::request::{Denial, Operations, Outcome, Reply, Request};
 use protocol::{Entropy, MemberId};
 use zeroize::Zeroizing;
 
+use super::clients::Clients;
 use super::restore::RestoreError;
 use super::{Admin, AdminError, Config, Core, Input, Now, Output};
 
@@ -23,8 +24,8 @@ impl Core {
         snapshot: Option<&[u8]>,
         records: &[Zeroizing<Vec<u8>>],
     ) -> Result<Self, RestoreError> {
-        let mut core = Self::restored(config, entropy, snapshot)?;
-        core.followed(now, records)?;
+        let mut core = Self::empty(config, entropy)?;
+        core.anew(now, snapshot, records)?;
         Ok(core)
     }
 
@@ -38,6 +39,23 @@ impl Core {
             self.replay(now, record, self.records)?;
         }
         Ok(())
+    }
+
+    /// Forgets everything and begins with this: more was written than could be followed record by record.
+    ///
+    /// # Errors
+    /// As [`Core::followed`].
+    pub fn anew(
+        &mut self,
+        now: Now,
+        snapshot: Option<&[u8]>,
+        records: &[Zeroizing<Vec<u8>>],
+    ) -> Result<(), RestoreError> {
+        (self.term, self.records) = (0, 0);
+        self.clients = Clients::default();
+        self.groups.clear();
+        snapshot.map_or(Ok(()), |snapshot| self.restore(snapshot))?;
+        self.followed(now, records)
     }
 
     /// Whether another key server reigns, as far as this one knows.

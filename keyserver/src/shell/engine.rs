@@ -15,8 +15,9 @@ use tokio::time::Instant;
 use zeroize::Zeroizing;
 
 use super::RunError;
+use super::turn::Turn;
 use crate::core::{Admin, AdminError, AdminReply, Core, Event, Input, Output};
-use crate::store::{Store, StoreError};
+use crate::store::{Followed, Store, StoreError};
 
 /// Commands that wait for the core: what all doors together let in at once. Beyond it they wait, and so do peers.
 const QUEUE: usize = 1_024;
@@ -56,6 +57,11 @@ impl Handle {
     }
 }
 
+/// Time between two looks of a standby at what was committed: a member that asks it is at most this far behind.
+const FOLLOW: Duration = Duration::from_millis(100);
+/// A take-over that others disturb is tried again: whoever else wants to reign wins at most as often.
+const TAKE_OVERS: u32 = 3;
+
 type Write = JoinHandle<(Box<dyn Store>, Result<(), StoreError>)>;
 
 pub(super) struct Engine {
@@ -71,10 +77,11 @@ pub(super) struct Engine {
     numbers: u64,
     queue: (mpsc::Sender<Command>, mpsc::Receiver<Command>),
     halted: bool,
+    turn: Box<dyn Turn>,
 }
 
 impl Engine {
-    pub(super) fn new(core: Core, store: Box<dyn Store>) -> Self {
+    pub(super) fn new(core: Core, store: Box<dyn Store>, turn: Box<dyn Turn>) -> Self {
         Self {
             core,
             store: Some(store),
@@ -87,6 +94,7 @@ impl Engine {
             numbers: 0,
             queue: mpsc::channel(QUEUE),
             halted: false,
+            turn,
         }
     }
 
@@ -105,8 +113,77 @@ impl Engine {
         Handle(self.queue.0.clone())
     }
 
-    /// Runs until `shutdown` and all that was accepted is done, at most `drain` longer.
+    /// Stands by until it is this key server's turn, then reigns, until `shutdown`.
     pub(super) async fn run(mut self, shutdown: Shutdown, drain: Duration) -> Result<(), RunError> {
+        let result = match self.stand_by(&shutdown).await {
+            Ok(true) => self.reign(shutdown, drain).await,
+            Ok(false) => Ok(()),
+            Err(error) => Err(error),
+        };
+        self.turn.pass().await;
+        result
+    }
+
+    /// Follows the key server that reigns, and answers out of what it has committed. Whether a reign has begun.
+    async fn stand_by(&mut self, shutdown: &Shutdown) -> Result<bool, RunError> {
+        for _ in 0..TAKE_OVERS {
+            loop {
+                tokio::select! {
+                    () = self.turn.comes() => break,
+                    command = self.queue.1.recv() => match command {
+                        Some(command) => self.command(command),
+                        None => return Ok(false),
+                    },
+                    () = tokio::time::sleep(FOLLOW) => self.follow().await?,
+                    () = shutdown.wait() => return Ok(false),
+                }
+                self.drain().await;
+            }
+            let now = self.started.elapsed();
+            match self.with_store(|store| store.fence()).await {
+                // What was written before the fence belongs to the state that goes on.
+                Ok(()) => {
+                    self.follow().await?;
+                    self.core.reign(now)?;
+                    return Ok(true);
+                }
+                Err(StoreError::Deposed(_)) => self.follow().await?,
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Err(RunError::Deposed)
+    }
+
+    async fn follow(&mut self) -> Result<(), RunError> {
+        let followed = self.with_store(|store| store.follow()).await?;
+        let now = self.started.elapsed();
+        match followed {
+            Followed::Records(records) => self.core.followed(now, &records)?,
+            Followed::Anew(loaded) => {
+                let snapshot = loaded.snapshot.as_ref().map(|snapshot| snapshot.as_slice());
+                self.core.anew(now, snapshot, &loaded.records)?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn with_store<T: Send + 'static>(
+        &mut self,
+        work: impl FnOnce(&mut dyn Store) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let gone = || StoreError::Stopped("of this process".into());
+        let mut store = self.store.take().ok_or_else(gone)?;
+        let task = tokio::task::spawn_blocking(move || {
+            let result = work(store.as_mut());
+            (store, result)
+        });
+        let (store, result) = task.await.map_err(|_| gone())?;
+        self.store = Some(store);
+        result
+    }
+
+    /// Reigns until `shutdown` and all that was accepted is done, at most `drain` longer.
+    async fn reign(&mut self, shutdown: Shutdown, drain: Duration) -> Result<(), RunError> {
         self.drain().await;
         let mut stopping: Option<Instant> = None;
         loop {
@@ -122,12 +199,13 @@ impl Engine {
             let wake = timer.unwrap_or_else(|| Instant::now() + Duration::from_secs(3_600));
             let wake = stopping.map_or(wake, |since| wake.min(since + drain));
             tokio::select! {
-                result = finished(&mut self.write) => self.written(result),
+                result = finished(&mut self.write) => self.written(result)?,
                 command = self.queue.1.recv(), if stopping.is_none() => match command {
                     Some(command) => self.command(command),
                     None => return Ok(()),
                 },
                 () = tokio::time::sleep_until(wake) => self.feed(Input::Timeout),
+                () = self.turn.is_over() => return Err(RunError::Deposed),
                 () = shutdown.wait(), if stopping.is_none() => {
                     tracing::info!("stopping: no more requests are taken, what was accepted is finished");
                     stopping = Some(Instant::now());
@@ -174,9 +252,10 @@ impl Engine {
         }
     }
 
-    fn written(&mut self, result: Option<(Box<dyn Store>, Result<(), StoreError>)>) {
+    fn written(&mut self, result: Option<(Box<dyn Store>, Result<(), StoreError>)>) -> Result<(), RunError> {
         self.write = None;
         let ok = match result {
+            Some((_, Err(StoreError::Deposed(_)))) => return Err(RunError::Deposed),
             Some((store, result)) => {
                 self.store = Some(store);
                 result.inspect_err(|error| tracing::error!(%error, "the store failed")).is_ok()
@@ -184,6 +263,7 @@ impl Engine {
             None => false,
         };
         self.feed(Input::Persisted(ok));
+        Ok(())
     }
 
     async fn drain(&mut self) {

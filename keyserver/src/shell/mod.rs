@@ -5,6 +5,7 @@ mod admin;
 mod engine;
 mod registrars;
 mod requests;
+mod turn;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -22,6 +23,7 @@ use crate::config::Checked;
 use crate::core::{Core, RestoreError};
 use crate::store::{Journal, RedbBackend, SiteKey, Store, StoreError};
 use engine::Engine;
+use turn::Alone;
 
 /// Arguments of the key server.
 #[derive(Debug, clap::Args)]
@@ -66,6 +68,9 @@ pub enum RunError {
     /// TLS cannot be set up.
     #[error(transparent)]
     Tls(#[from] net::tls::TlsError),
+    /// Another key server has begun a reign.
+    #[error("another key server reigns now; started again, this one stands by for it")]
+    Deposed,
     /// The store failed while running; what was not acknowledged is lost, what was is not.
     #[error("the store failed; stopped so that nothing is acknowledged that is not durable")]
     Halted,
@@ -121,14 +126,14 @@ pub async fn run(checked: Checked, shutdown: Shutdown) -> Result<(), RunError> {
     let mut store = Journal::open(RedbBackend::open(&file.store)?, key, Box::new(OsEntropy))?;
     let loaded = store.load()?;
     let snapshot = loaded.snapshot.as_ref().map(|snapshot| snapshot.as_slice());
-    let core = Core::start(config, Box::new(OsEntropy), snapshot, &loaded.records)?;
+    let core = Core::stand_by(Duration::ZERO, config, Box::new(OsEntropy), snapshot, &loaded.records)?;
     drop(loaded);
 
     let requests = listen("requests", file.listen_requests).await?;
     let registrars = listen("registrars", file.listen_registrars).await?;
     let admin = admin::Socket::bind(&file.admin_socket)
         .map_err(|source| RunError::Listen { what: file.admin_socket.display().to_string(), source })?;
-    let mut engine = Engine::new(core, Box::new(store));
+    let mut engine = Engine::new(core, Box::new(store), Box::new(Alone));
     let multicast = file.multicast();
     for group in &file.group {
         engine.add_destination(group.address, &multicast)?;
