@@ -49,6 +49,10 @@ pub struct FileConfig {
     pub store: PathBuf,
     /// File of mode 0600 with the key that seals the store; made together with the store. Required.
     pub store_key: PathBuf,
+    /// File of mode 0600 with the key that seals backups, 64 hexadecimal digits; keep a copy where the backups are not.
+    /// Default: none, and no backups.
+    #[serde(default)]
+    pub backup_key: Option<PathBuf>,
     /// File of mode 0600 with the static Noise key. Required.
     pub noise_key: PathBuf,
     /// File of mode 0600 with the Ed25519 seed that signs rekey messages. Required.
@@ -256,6 +260,10 @@ impl Checked {
             &mut tls.roots,
         ] {
             *path = folder.join(&*path);
+        }
+        if let Some(path) = &mut file.backup_key {
+            *path = folder.join(&*path);
+            secret_file::read(&*path).map_err(|e| ConfigError::invalid("backup_key", e))?;
         }
         let credentials = Credentials::load(&file.tls).map_err(|e| ConfigError::invalid("tls", e))?;
         let noise = StaticKey::load(&file.noise_key).map_err(|e| ConfigError::invalid("noise_key", e))?;

@@ -4,6 +4,7 @@ mod demo;
 mod mcast;
 mod operator;
 mod pki;
+mod rescue;
 mod unix_http;
 
 use std::process::ExitCode;
@@ -41,6 +42,12 @@ enum Command {
     Admit(operator::MemberArgs),
     /// Give a group a new key now.
     Refresh(operator::GroupArgs),
+    /// Write a running key server's state to a file, sealed under its backup key.
+    Backup(operator::BackupArgs),
+    /// Fill the store of a stopped key server from a backup.
+    Restore(rescue::RestoreArgs),
+    /// Let a stopped key server go on after a restore, or after its store has lost something.
+    Recover(rescue::RecoverArgs),
     /// A daemon, in this process.
     #[command(subcommand, hide = true)]
     Daemon(Daemon),
@@ -70,6 +77,9 @@ fn main() -> ExitCode {
         Command::Evict(args) => operator::evict(&args),
         Command::Admit(args) => operator::admit(&args),
         Command::Refresh(args) => operator::refresh(&args),
+        Command::Backup(args) => operator::backup(&args),
+        Command::Restore(args) => rescue::restore(&args),
+        Command::Recover(args) => rescue::recover(&args),
         Command::Daemon(daemon) => {
             // A demonstration that is killed takes its daemons along.
             let signal = Some(rustix::process::Signal::TERM);

@@ -49,6 +49,12 @@ pub(super) enum Record {
     Epoch { recipe: Recipe, digest: [u8; 32], beacon: Vec<u8> },
     /// An evicted client may join again.
     Admitted { group: GroupId, member: MemberId },
+    /// An operator lets all groups go on, from these epochs, under a term above this one.
+    Recovered { term: u64, epochs: Vec<(GroupId, u64)> },
+    /// A member has shown a signed (term, epoch) that this key server does not know.
+    Stopped { group: GroupId, seen: (u64, u64), witness: MemberId },
+    /// Everything before this comes from a backup.
+    Restored,
 }
 
 impl Record {
@@ -91,6 +97,23 @@ impl Record {
                 out.extend_from_slice(&group.0.to_be_bytes());
                 out.extend_from_slice(&member.0.to_be_bytes());
             }
+            Self::Recovered { term, epochs } => {
+                out.push(7);
+                out.extend_from_slice(&term.to_be_bytes());
+                out.extend_from_slice(&u32::try_from(epochs.len()).unwrap_or(u32::MAX).to_be_bytes());
+                for (group, epoch) in epochs {
+                    out.extend_from_slice(&group.0.to_be_bytes());
+                    out.extend_from_slice(&epoch.to_be_bytes());
+                }
+            }
+            Self::Stopped { group, seen, witness } => {
+                out.push(8);
+                out.extend_from_slice(&group.0.to_be_bytes());
+                out.extend_from_slice(&seen.0.to_be_bytes());
+                out.extend_from_slice(&seen.1.to_be_bytes());
+                out.extend_from_slice(&witness.0.to_be_bytes());
+            }
+            Self::Restored => out.push(9),
         }
         out
     }
@@ -123,6 +146,18 @@ impl Record {
                 beacon: r.octets(Beacon::MAX_LEN, "beacon")?.to_vec(),
             },
             6 => Self::Admitted { group: GroupId(r.u32("group")?), member: MemberId(r.u32("member")?) },
+            7 => Self::Recovered {
+                term: r.u64("term")?,
+                epochs: (0..r.u32("groups")?)
+                    .map(|_| Ok((GroupId(r.u32("group")?), r.u64("epoch")?)))
+                    .collect::<Result<_, DecodeError>>()?,
+            },
+            8 => Self::Stopped {
+                group: GroupId(r.u32("group")?),
+                seen: (r.u64("term")?, r.u64("epoch")?),
+                witness: MemberId(r.u32("member")?),
+            },
+            9 => Self::Restored,
             _ => {
                 return Err(DecodeError::Value { what: "kind of record", value: kind.into() });
             }

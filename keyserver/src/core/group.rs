@@ -121,6 +121,10 @@ pub(super) struct Group {
     pub(super) beacons: Beacons,
     /// How messages are cut and spaced.
     pub(super) delivery: Delivery,
+    /// The next epoch is no lower than this.
+    pub(super) floor: u64,
+    /// A (term, epoch) that a member has shown and that this key server does not know: nothing is issued.
+    pub(super) stopped: Option<(u64, u64)>,
     next_refresh: Option<Now>,
     /// What stands in the core's list of timers.
     pub(super) armed: Option<Now>,
@@ -162,6 +166,8 @@ impl Group {
             sent: (0, 0),
             beacons: Beacons::default(),
             delivery: Delivery::default(),
+            floor: 0,
+            stopped: None,
             next_refresh: None,
             armed: None,
         }
@@ -208,7 +214,7 @@ impl Group {
             incarnation,
             term,
             // Exhaustion is refused by `stage`, which sees an epoch that does not rise.
-            epoch: self.epoch().saturating_add(1),
+            epoch: self.epoch().saturating_add(1).max(self.floor),
             strategy: self.config.strategy,
             splicing: self.config.splicing,
             changes,

@@ -227,6 +227,18 @@ pub enum Event {
         /// Time since the operator asked for it.
         took: Duration,
     },
+    /// A member has shown a signed (term, epoch) that this key server does not know: its store has lost something. Nothing
+    /// more is issued for the group until an operator recovers it.
+    Stopped {
+        /// The group.
+        group: GroupId,
+        /// The member.
+        witness: MemberId,
+        /// What it has shown.
+        seen: (u64, u64),
+        /// What this key server knows.
+        known: (u64, u64),
+    },
     /// Datagrams were dropped because the queue was full; members will re-synchronize.
     Overflow {
         /// How many.

@@ -15,6 +15,7 @@ mod codec;
 mod group;
 mod io;
 mod outbox;
+mod recover;
 mod recovery;
 mod registrars;
 mod requests;
@@ -31,6 +32,7 @@ use protocol::{Entropy, GroupId, Incarnation, IndividualKey, MemberId};
 
 pub use admin::{Admin, AdminError, AdminReply, GroupStatus, Status};
 pub use io::{Config, EpochEvent, Event, GroupConfig, Input, Output};
+pub use recover::{LEAP, Recovery as RecoveryPlan};
 pub use restore::RestoreError;
 
 use clients::Clients;
@@ -77,6 +79,8 @@ pub struct Core {
     halted: bool,
     /// Whether another key server reigns.
     standing_by: bool,
+    /// Whether the state is from a backup and nobody has said yet from where it may go on.
+    must_recover: bool,
     outbox: Outbox,
     outputs: VecDeque<Output>,
 }
@@ -141,6 +145,9 @@ impl Core {
                 continue;
             };
             group.armed = None;
+            if group.stopped.is_some() {
+                continue;
+            }
             let refresh = group.refresh_due(now);
             if let Some(datagram) = group.beacon_due(now, &self.config.signing, &self.recovery) {
                 self.outbox.push(now, group.destination(), datagram);

@@ -123,6 +123,9 @@ impl Core {
     fn decide(&self, act: Act, name: &str, client: MemberId, id: RequestId) -> Result<Need, Denial> {
         let group = self.group_id(name).and_then(|id| self.groups.get(&id)).ok_or(Denial::UnknownGroup)?;
         let queue = Ok(Some((group.id(), Some(act))));
+        if group.stopped.is_some() {
+            return Err(Denial::Behind);
+        }
         let waits = group.has_waiting(client);
         match act {
             // What waits decides together with this what becomes of it.
@@ -145,7 +148,8 @@ impl Core {
     /// renewed, or because the reign has not announced the group yet and cannot vouch for it.
     fn not_yet(&self, name: &str, client: MemberId) -> Option<GroupId> {
         let group = self.groups.get(&self.group_id(name)?)?;
-        (!group.is_announced(self.term) || group.unrenewed.contains(&client)).then(|| group.id())
+        let waits = !group.is_announced(self.term) || group.unrenewed.contains(&client);
+        (waits && group.stopped.is_none()).then(|| group.id())
     }
 
     pub(super) fn group_id(&self, name: &str) -> Option<GroupId> {
@@ -178,7 +182,9 @@ impl Core {
             None => Denial::UnknownGroup,
             Some(group) if !group.contains(client) => Denial::NotMember,
             // The client holds something that this key server signed and does not remember.
-            Some(group) if resync.seen > (self.term, group.epoch()) => Denial::Behind,
+            Some(group) if group.stopped.is_some() => Denial::Behind,
+            // Neither terms nor epochs ever fall.
+            Some(group) if resync.seen.0 > self.term || resync.seen.1 > group.epoch() => Denial::Behind,
             Some(_) => match self.recovery.admit(now) {
                 Ok(()) => {
                     self.lost(&resync.group, client, resync.losses);

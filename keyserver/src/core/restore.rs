@@ -9,7 +9,7 @@ use thiserror::Error;
 use zeroize::Zeroizing;
 
 use super::clients::{Client, Clients};
-use super::codec::{Record, STATE_VERSION, Shape, identity};
+use super::codec::{Record, STATE_VERSION, Shape, flag, identity};
 use super::group::Group;
 use super::outbox::Outbox;
 use super::recovery::Recovery;
@@ -57,8 +57,11 @@ pub enum RestoreError {
         suite: Suite,
     },
     /// All terms are used up.
-    #[error("there is no higher term")]
+    #[error("there is no higher number")]
     Terms,
+    /// Others may have seen more than a backup knows.
+    #[error("the store was restored from a backup: `keystone recover` says from where it may go on")]
+    Backup,
 }
 
 /// Groups that are rekeyed in the first second of a reign, and in each after it: members of ten thousand groups have the
@@ -110,6 +113,7 @@ impl Core {
             records: 0,
             halted: false,
             standing_by: true,
+            must_recover: false,
             outbox,
             outputs: VecDeque::new(),
         })
@@ -118,8 +122,11 @@ impl Core {
     /// Takes over: a higher term, and one rekey for each group, [`TAKE_OVER_RATE`] groups a second.
     ///
     /// # Errors
-    /// [`RestoreError::Terms`]; nothing was changed.
+    /// [`RestoreError::Terms`] or [`RestoreError::Backup`]; nothing was changed.
     pub fn reign(&mut self, now: Now) -> Result<(), RestoreError> {
+        if self.must_recover {
+            return Err(RestoreError::Backup);
+        }
         self.term = self.term.checked_add(1).ok_or(RestoreError::Terms)?;
         self.entropy.fill(&mut self.incarnation.0);
         let mut records = vec![Record::Reign { term: self.term, incarnation: self.incarnation }];
@@ -134,7 +141,8 @@ impl Core {
             }
         }
         self.standing_by = false;
-        let configured: Vec<GroupId> = self.config.groups.iter().map(|group| group.id).collect();
+        let goes_on = |id: &GroupId| self.groups.get(id).is_some_and(|group| group.stopped.is_none());
+        let configured: Vec<GroupId> = self.config.groups.iter().map(|group| group.id).filter(goes_on).collect();
         for (id, turn) in configured.into_iter().zip(0..) {
             if let Some(group) = self.groups.get_mut(&id) {
                 group.batch.restart();
@@ -175,6 +183,9 @@ impl Core {
             Record::Admitted { group, member } => {
                 self.groups.get_mut(&group).ok_or_else(|| unknown(group))?.barred.remove(&member);
             }
+            Record::Recovered { term, epochs } => self.recovered(term, &epochs),
+            Record::Stopped { group, seen, witness } => self.stop_group(group, seen, witness),
+            Record::Restored => self.must_recover = true,
         }
         Ok(())
     }
@@ -241,6 +252,7 @@ impl Core {
         }
         self.term = r.u64("term")?;
         self.incarnation = Incarnation(r.array("incarnation")?);
+        self.must_recover = flag(r, "restored from a backup")?;
         for _ in 0..r.u32("clients")? {
             let id = MemberId(r.u32("client")?);
             let identity = identity(r)?;

@@ -74,7 +74,7 @@ impl Core {
             Input::Request { session, client, registration, message } => {
                 self.request_while_standing_by(now, session, (client, registration), message);
             }
-            Input::Admin { ticket, command: command @ (Admin::Status | Admin::Members { .. }) } => {
+            Input::Admin { ticket, command: command @ (Admin::Status | Admin::Members { .. } | Admin::Backup) } => {
                 self.admin(now, ticket, command);
             }
             Input::Admin { ticket, .. } => {

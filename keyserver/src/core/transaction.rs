@@ -22,6 +22,8 @@ pub(super) enum Intent {
     HandOver { link: u64, tag: u32, client: MemberId, identity: Identity, registration: u64, key: IndividualKey },
     /// A client's request.
     Ask(Ask),
+    /// A member has shown that this key server has lost something.
+    Stop { group: GroupId, seen: (u64, u64), witness: MemberId },
     /// An operator lets somebody join again.
     Admit { ticket: u64, group: GroupId, member: MemberId },
 }
@@ -42,6 +44,11 @@ pub(super) enum Transaction {
         ticket: u64,
         group: GroupId,
         member: MemberId,
+    },
+    Stop {
+        group: GroupId,
+        seen: (u64, u64),
+        witness: MemberId,
     },
     /// A client has proved a new registration with this request.
     Promote(Ask),
@@ -88,6 +95,10 @@ impl Core {
 
     fn begin(&mut self, now: Now, intent: Intent) {
         match intent {
+            Intent::Stop { group, seen, witness } => {
+                let record = Record::Stopped { group, seen, witness };
+                self.write(record, Transaction::Stop { group, seen, witness });
+            }
             Intent::HandOver { link, tag, client, identity, registration, key } => {
                 if !self.clients.accepts(client, &identity, registration) {
                     let refusal = refusal("an individual key with this or a later number is stored already");
@@ -110,6 +121,14 @@ impl Core {
     /// Stages what has come together for a group.
     fn begin_batch(&mut self, now: Now, id: GroupId) {
         let Taken { changes, by_choice, reason, served, denied, tickets, evicting } = self.take_batch(now, id);
+        if self.groups.get(&id).is_some_and(|group| group.stopped.is_some()) {
+            let all = served.into_iter().chain(denied.into_iter().map(|(operation, _)| operation));
+            all.for_each(|operation| self.served(now, operation, Some(Denial::Behind)));
+            for ticket in tickets {
+                self.outputs.push_back(Output::AdminReply { ticket, result: Err(AdminError::Stopped) });
+            }
+            return;
+        }
         for (operation, denial) in denied {
             self.served(now, operation, Some(denial));
         }
@@ -189,6 +208,7 @@ impl Core {
                 }
                 self.outputs.push_back(Output::AdminReply { ticket, result: Ok(AdminReply::Done) });
             }
+            Transaction::Stop { group, seen, witness } => self.stop_group(group, seen, witness),
             Transaction::Promote(ask) => {
                 self.promote(ask.client);
                 self.enqueue(now, ask);

@@ -362,6 +362,14 @@ fn log(event: &Event) {
         Event::EvictionSent { group, epoch, took } => {
             tracing::info!(%group, epoch, took_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX), "eviction sent");
         }
+        Event::Stopped { group, witness, seen, known } => tracing::error!(
+            %group,
+            %witness,
+            ?seen,
+            ?known,
+            "GROUP STOPPED: a member has seen a later signed term or epoch than this key server knows; its store has lost \
+             something. Nothing is issued for the group until `keystone recover`"
+        ),
         Event::Overflow { datagrams } => tracing::warn!(datagrams, "the sending queue is full"),
     }
 }

@@ -3,6 +3,7 @@
 
 mod admin;
 mod engine;
+mod offline;
 mod registrars;
 mod requests;
 mod turn;
@@ -19,10 +20,11 @@ use net::shutdown::Shutdown;
 use thiserror::Error;
 use tokio::net::TcpListener;
 
-use crate::config::Checked;
+use crate::config::{Checked, FileConfig};
 use crate::core::{Core, RestoreError};
-use crate::store::{Journal, RedbBackend, SiteKey, Store, StoreError};
+use crate::store::{BackupError, Journal, RedbBackend, SiteKey, Store, StoreError};
 use engine::Engine;
+pub use offline::{recover, restore};
 use turn::Alone;
 
 /// Arguments of the key server.
@@ -51,6 +53,12 @@ pub enum RunError {
     /// The store cannot be used.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// A backup cannot be read.
+    #[error(transparent)]
+    Backup(#[from] BackupError),
+    /// A backup is restored to an empty store only.
+    #[error("the store is not empty; a backup is restored to a store that does not exist yet")]
+    NotEmpty,
     /// The store holds what this key server cannot start from.
     #[error(transparent)]
     Restore(#[from] RestoreError),
@@ -123,7 +131,7 @@ pub fn main(args: Args) -> ExitCode {
 pub async fn run(checked: Checked, shutdown: Shutdown) -> Result<(), RunError> {
     let Checked { core: config, file, credentials, noise } = checked;
     let key = site_key(&file)?;
-    let mut store = Journal::open(RedbBackend::open(&file.store)?, key, Box::new(OsEntropy))?;
+    let mut store = open_store(&file, key)?;
     let loaded = store.load()?;
     let snapshot = loaded.snapshot.as_ref().map(|snapshot| snapshot.as_slice());
     let core = Core::stand_by(Duration::ZERO, config, Box::new(OsEntropy), snapshot, &loaded.records)?;
@@ -133,7 +141,7 @@ pub async fn run(checked: Checked, shutdown: Shutdown) -> Result<(), RunError> {
     let registrars = listen("registrars", file.listen_registrars).await?;
     let admin = admin::Socket::bind(&file.admin_socket)
         .map_err(|source| RunError::Listen { what: file.admin_socket.display().to_string(), source })?;
-    let mut engine = Engine::new(core, Box::new(store), Box::new(Alone));
+    let mut engine = Engine::new(core, store, Box::new(Alone));
     let multicast = file.multicast();
     for group in &file.group {
         engine.add_destination(group.address, &multicast)?;
@@ -151,7 +159,7 @@ pub async fn run(checked: Checked, shutdown: Shutdown) -> Result<(), RunError> {
         tokio::join!(
             requests::serve(requests, file.name.clone(), noise, handle.clone()),
             registrars::serve(registrars, tls, handle.clone()),
-            admin.serve(file.admin_uids.clone(), handle.clone()),
+            admin.serve(&file, handle.clone()),
         )
     };
     let engine = engine.run(shutdown.clone(), DRAIN);
@@ -161,8 +169,12 @@ pub async fn run(checked: Checked, shutdown: Shutdown) -> Result<(), RunError> {
     }
 }
 
+fn open_store(file: &FileConfig, key: SiteKey) -> Result<Box<dyn Store>, StoreError> {
+    Ok(Box::new(Journal::open(RedbBackend::open(&file.store)?, key, Box::new(OsEntropy))?))
+}
+
 /// The key that seals the store. Store and key are made together; a store without its key is not overwritten.
-fn site_key(file: &crate::config::FileConfig) -> Result<SiteKey, SecretFileError> {
+fn site_key(file: &FileConfig) -> Result<SiteKey, SecretFileError> {
     if !file.store.exists() && !file.store_key.exists() {
         SiteKey::create(&file.store_key, &mut OsEntropy)?;
     }

@@ -4,6 +4,7 @@
 //! ([`MemoryBackend`]).
 
 mod backend;
+mod backup;
 mod head;
 mod journal;
 mod memory;
@@ -15,6 +16,7 @@ use thiserror::Error;
 use zeroize::Zeroizing;
 
 pub use self::backend::{Backend, CommitError, Held, Op};
+pub use self::backup::{BackupError, read_backup, write_backup};
 pub use self::journal::Journal;
 pub use self::memory::{Fault, MemoryBackend, MemoryStore};
 pub use self::redb::RedbBackend;

@@ -19,6 +19,7 @@ pub(super) enum Kind {
     Record = 1,
     Piece = 2,
     Head = 3,
+    Backup = 4,
 }
 
 /// Hash of the sealed value before; binds each to its place.

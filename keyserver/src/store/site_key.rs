@@ -74,6 +74,11 @@ impl SiteKey {
         Ok(Self { generation: u64::from_be_bytes(generation), key, names, path: Some(path.to_owned()), mark })
     }
 
+    /// Takes whatever the journal holds for all that there is: an operator has decided so.
+    pub fn forget_mark(&mut self) {
+        self.mark = Mark::default();
+    }
+
     pub(super) fn generation(&self) -> u64 {
         self.generation
     }
