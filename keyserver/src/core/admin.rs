@@ -83,6 +83,10 @@ pub struct Status {
     pub clients: usize,
     /// Registrars that are connected.
     pub registrars: usize,
+    /// Members without multicast that are served over TCP now.
+    pub subscribers: usize,
+    /// Such members that were cut off in this reign because they did not read.
+    pub subscribers_cut: u64,
     /// The groups.
     pub groups: Vec<GroupStatus>,
 }
@@ -172,6 +176,8 @@ impl Core {
             term: self.term,
             clients: self.clients.len(),
             registrars: self.links.len(),
+            subscribers: self.subscribers.len(),
+            subscribers_cut: self.subscribers.cut,
             groups: groups.collect(),
         }
     }

@@ -150,6 +150,8 @@ fn render(reply: AdminReply) -> Value {
             "term": status.term,
             "clients": status.clients,
             "registrars": status.registrars,
+            "subscribers": status.subscribers,
+            "subscribers_cut": status.subscribers_cut,
             "groups": status.groups.iter().map(|group| json!({
                 "name": group.name, "id": group.id.0, "epoch": group.epoch,
                 "members": group.members, "height": group.height,

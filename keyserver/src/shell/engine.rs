@@ -3,18 +3,21 @@
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use net::multicast::{MulticastError, SendOptions, Sender};
 use net::shutdown::Shutdown;
 use protocol::identity::Identity;
 use protocol::{IndividualKey, MemberId};
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use zeroize::Zeroizing;
 
 use super::RunError;
+use super::relays::Relays;
 use crate::core::{Admin, AdminError, AdminReply, Core, Event, Input, Output};
 use crate::store::{Store, StoreError};
 
@@ -23,7 +26,24 @@ const QUEUE: usize = 1_024;
 /// Frames that wait for one registrar; one that does not read is cut off.
 const REGISTRAR_QUEUE: usize = 16_384;
 
-type Reply = oneshot::Sender<Option<Zeroizing<Vec<u8>>>>;
+/// Datagrams that wait for one subscriber, 5 MB at the most and shared by all of them: two seconds at the default ceiling. One
+/// that does not keep up is cut off, and catches up by itself.
+const SUBSCRIBER_QUEUE: usize = 4_096;
+
+/// What is pushed to a subscriber.
+pub(super) type Pushed = mpsc::Receiver<Arc<[u8]>>;
+
+/// The answer to a request.
+pub(super) enum Answer {
+    /// It was none.
+    Refused,
+    /// Everything.
+    Reply(Zeroizing<Vec<u8>>),
+    /// The beginning: what is pushed follows. Whoever ends it says so by the number of the session.
+    Subscribed(u64, Zeroizing<Vec<u8>>, Pushed),
+}
+
+type Reply = oneshot::Sender<Answer>;
 
 pub(super) enum Command {
     Key(MemberId, u64, oneshot::Sender<Option<IndividualKey>>),
@@ -32,6 +52,7 @@ pub(super) enum Command {
     RegistrarUp(u64, Identity, mpsc::Sender<Vec<u8>>),
     RegistrarDown(u64),
     FromRegistrar(u64, Zeroizing<Vec<u8>>),
+    SubscriberGone(u64),
 }
 
 /// Talks to the engine. Clones are the same engine.
@@ -65,7 +86,9 @@ pub(super) struct Engine {
     write: Option<Write>,
     started: Instant,
     senders: BTreeMap<SocketAddr, Sender>,
+    relays: Relays,
     registrars: BTreeMap<u64, mpsc::Sender<Vec<u8>>>,
+    subscribers: BTreeMap<u64, mpsc::Sender<Arc<[u8]>>>,
     replies: BTreeMap<u64, Reply>,
     answers: BTreeMap<u64, oneshot::Sender<Result<AdminReply, AdminError>>>,
     numbers: u64,
@@ -74,14 +97,16 @@ pub(super) struct Engine {
 }
 
 impl Engine {
-    pub(super) fn new(core: Core, store: Box<dyn Store>) -> Self {
+    pub(super) fn new(core: Core, store: Box<dyn Store>, relays: Relays) -> Self {
         Self {
             core,
             store: Some(store),
             write: None,
             started: Instant::now(),
             senders: BTreeMap::new(),
+            relays,
             registrars: BTreeMap::new(),
+            subscribers: BTreeMap::new(),
             replies: BTreeMap::new(),
             answers: BTreeMap::new(),
             numbers: 0,
@@ -171,6 +196,10 @@ impl Engine {
                 self.feed(Input::RegistrarDown { link });
             }
             Command::FromRegistrar(link, frame) => self.feed(Input::FromRegistrar { link, frame: &frame }),
+            Command::SubscriberGone(session) => {
+                self.subscribers.remove(&session);
+                self.feed(Input::SubscriberGone { session, too_slow: false });
+            }
         }
     }
 
@@ -206,11 +235,21 @@ impl Engine {
                 Output::CloseRegistrar { link } => drop(self.registrars.remove(&link)),
                 Output::Reply { session, message } => {
                     // A client that went away asks again, and gets the same answer.
-                    self.replies.remove(&session).map(|reply| reply.send(Some(message)));
+                    self.replies.remove(&session).map(|reply| reply.send(Answer::Reply(message)));
                 }
                 Output::Refuse { session } => {
-                    self.replies.remove(&session).map(|reply| reply.send(None));
+                    self.replies.remove(&session).map(|reply| reply.send(Answer::Refused));
                 }
+                Output::Subscribed { session, message } => {
+                    let (sender, pushed) = mpsc::channel(SUBSCRIBER_QUEUE);
+                    let answer = Answer::Subscribed(session, message, pushed);
+                    match self.replies.remove(&session).map(|reply| reply.send(answer)) {
+                        Some(Ok(())) => drop(self.subscribers.insert(session, sender)),
+                        _ => self.feed(Input::SubscriberGone { session, too_slow: false }),
+                    }
+                }
+                Output::Push { sessions, octets } => self.push(&sessions, &octets.into()),
+                Output::EndSubscription { session } => drop(self.subscribers.remove(&session)),
                 Output::Datagram { destination, octets } => leaving.entry(destination).or_default().push(octets),
                 Output::AdminReply { ticket, result } => {
                     self.answers.remove(&ticket).map(|answer| answer.send(result));
@@ -221,6 +260,22 @@ impl Engine {
         }
         for (destination, datagrams) in leaving {
             self.multicast(destination, &datagrams).await;
+            self.relays.send(&datagrams).await;
+        }
+    }
+
+    /// Never waits: a subscriber whose queue is full is cut off.
+    fn push(&mut self, sessions: &[u64], datagram: &Arc<[u8]>) {
+        for session in sessions {
+            let pushed = self.subscribers.get(session).map(|queue| queue.try_send(Arc::clone(datagram)));
+            if let Some(Err(error)) = pushed {
+                let too_slow = matches!(error, TrySendError::Full(_));
+                if too_slow {
+                    tracing::warn!(session, "a subscriber does not read fast enough; its connection is cut");
+                }
+                self.subscribers.remove(session);
+                self.feed(Input::SubscriberGone { session: *session, too_slow });
+            }
         }
     }
 

@@ -4,7 +4,9 @@
 mod admin;
 mod engine;
 mod registrars;
+mod relays;
 mod requests;
+mod subscribers;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -24,6 +26,7 @@ use crate::config::Checked;
 use crate::core::{Core, RestoreError};
 use crate::store::{RedbStore, Store, StoreError};
 use engine::Engine;
+use relays::Relays;
 
 /// Arguments of the key server.
 #[derive(Debug, clap::Args)]
@@ -131,8 +134,8 @@ pub async fn run(checked: Checked, shutdown: Shutdown) -> Result<(), RunError> {
     let registrars = listen("registrars", file.listen_registrars).await?;
     let admin = admin::Socket::bind(&file.admin_socket)
         .map_err(|source| RunError::Listen { what: file.admin_socket.display().to_string(), source })?;
-    let mut engine = Engine::new(core, Box::new(store));
     let multicast = file.multicast();
+    let mut engine = Engine::new(core, Box::new(store), Relays::open(&file.relays, file.dscp)?);
     for group in &file.group {
         engine.add_destination(group.address, &multicast)?;
     }
