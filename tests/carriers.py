@@ -7,7 +7,7 @@
 Hosts between networks route unicast, and no multicast.
 """
 
-import os, signal, socket, subprocess, time
+import os, signal, subprocess, time
 
 import __main__ as netns
 from __main__ import ask, check, join, run, say, start, status, wait, write
@@ -140,6 +140,13 @@ def place():
     return server["term"], server["groups"][0]["epoch"]
 
 
+def up():
+    try:
+        return ask("ks", "/v1/status")[0] == 200
+    except OSError:
+        return False
+
+
 def follow(who, what):
     wait(what, lambda: all((status(n).get("term"), status(n).get("epoch")) == place() for n in who))
     check(what, True)
@@ -191,7 +198,9 @@ def scenario():
         print(f"{name:<8}{got['messages']:>10}{got['units_received']:>8}{got['resyncs']:>9}")
         check(f"{name} got 10 rekey messages", got["messages"] == 10)
         check(f"{name} never had to ask", got["resyncs"] == 0)
-        check(f"{name} got each unit once", got["units_received"] <= 30 and got["units_bad_signature"] == 0)
+        # Network b has two relays, and each of them passes each copy.
+        most = 60 if name.startswith("b") else 30
+        check(f"{name} got each unit once a way", got["units_received"] <= most and got["units_bad_signature"] == 0)
     check("t1 got no copies", status("t1")["counters"]["units_received"] - before["t1"]["units_received"] == 10)
 
     say("forged units on network a")
@@ -228,8 +237,7 @@ def scenario():
     kill("ks")
     wait("t1's session has ended", lambda: not ask("t1", "/v1/status")[1]["tcp"]["open"])
     start("ks", "ks", f"{netns.BIN}/keyserver", "--config", "ks.toml")
-    wait("the key server is back", lambda: os.path.exists(f"{netns.folder}/ks.sock"))
-    time.sleep(0.5)
+    wait("the key server is back", up)
     follow(members, "all networks follow the next reign")
     wait("t1 is served again", lambda: ask("t1", "/v1/status")[1]["tcp"]["open"])
     refresh(2)

@@ -150,7 +150,6 @@ socket = "{name}.sock"
     }
 
     /// A command that must be carried out; what it answers, if that is JSON.
-
     pub(crate) fn order(&self, socket: &str, path: &str, body: &str) -> Value {
         let head = "Host: k\r\nConnection: close\r\nContent-Type: application/json";
         let length = body.len();

@@ -47,7 +47,7 @@ fn a_member_without_multicast_follows_and_reports_no_losses() {
     for _ in 0..5 {
         // Without repair units and copies.
         let units = server.refresh();
-        let needed = |unit: &&Vec<u8>| !protocol::unit::Unit::decode(unit).unwrap().is_spare();
+        let needed = |unit: &&Vec<u8>| !Unit::decode(unit).unwrap().is_spare();
         client.datagrams(&units.iter().filter(needed).cloned().collect::<Vec<_>>());
         client.agrees(&server);
     }
