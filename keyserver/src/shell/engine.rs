@@ -3,14 +3,12 @@
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
 use net::multicast::{MulticastError, SendOptions, Sender};
 use net::shutdown::Shutdown;
 use protocol::identity::Identity;
 use protocol::{IndividualKey, MemberId};
-use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -18,6 +16,7 @@ use zeroize::Zeroizing;
 
 use super::RunError;
 use super::relays::Relays;
+use super::subscribers::{Pushed, Queues};
 use crate::core::{Admin, AdminError, AdminReply, Core, Event, Input, Output};
 use crate::store::{Store, StoreError};
 
@@ -25,13 +24,6 @@ use crate::store::{Store, StoreError};
 const QUEUE: usize = 1_024;
 /// Frames that wait for one registrar; one that does not read is cut off.
 const REGISTRAR_QUEUE: usize = 16_384;
-
-/// Datagrams that wait for one subscriber, 5 MB at the most and shared by all of them: two seconds at the default ceiling. One
-/// that does not keep up is cut off, and catches up by itself.
-const SUBSCRIBER_QUEUE: usize = 4_096;
-
-/// What is pushed to a subscriber.
-pub(super) type Pushed = mpsc::Receiver<Arc<[u8]>>;
 
 /// The answer to a request.
 pub(super) enum Answer {
@@ -88,7 +80,7 @@ pub(super) struct Engine {
     senders: BTreeMap<SocketAddr, Sender>,
     relays: Relays,
     registrars: BTreeMap<u64, mpsc::Sender<Vec<u8>>>,
-    subscribers: BTreeMap<u64, mpsc::Sender<Arc<[u8]>>>,
+    subscribers: Queues,
     replies: BTreeMap<u64, Reply>,
     answers: BTreeMap<u64, oneshot::Sender<Result<AdminReply, AdminError>>>,
     numbers: u64,
@@ -106,7 +98,7 @@ impl Engine {
             senders: BTreeMap::new(),
             relays,
             registrars: BTreeMap::new(),
-            subscribers: BTreeMap::new(),
+            subscribers: Queues::default(),
             replies: BTreeMap::new(),
             answers: BTreeMap::new(),
             numbers: 0,
@@ -197,7 +189,7 @@ impl Engine {
             }
             Command::FromRegistrar(link, frame) => self.feed(Input::FromRegistrar { link, frame: &frame }),
             Command::SubscriberGone(session) => {
-                self.subscribers.remove(&session);
+                self.subscribers.close(session);
                 self.feed(Input::SubscriberGone { session, too_slow: false });
             }
         }
@@ -241,15 +233,14 @@ impl Engine {
                     self.replies.remove(&session).map(|reply| reply.send(Answer::Refused));
                 }
                 Output::Subscribed { session, message } => {
-                    let (sender, pushed) = mpsc::channel(SUBSCRIBER_QUEUE);
-                    let answer = Answer::Subscribed(session, message, pushed);
-                    match self.replies.remove(&session).map(|reply| reply.send(answer)) {
-                        Some(Ok(())) => drop(self.subscribers.insert(session, sender)),
-                        _ => self.feed(Input::SubscriberGone { session, too_slow: false }),
+                    let answer = Answer::Subscribed(session, message, self.subscribers.open(session));
+                    let taken = self.replies.remove(&session).is_some_and(|reply| reply.send(answer).is_ok());
+                    if !taken {
+                        self.command(Command::SubscriberGone(session));
                     }
                 }
-                Output::Push { sessions, octets } => self.push(&sessions, &octets.into()),
-                Output::EndSubscription { session } => drop(self.subscribers.remove(&session)),
+                Output::Push { sessions, octets } => self.push(&sessions, octets),
+                Output::EndSubscription { session } => self.subscribers.close(session),
                 Output::Datagram { destination, octets } => leaving.entry(destination).or_default().push(octets),
                 Output::AdminReply { ticket, result } => {
                     self.answers.remove(&ticket).map(|answer| answer.send(result));
@@ -264,18 +255,12 @@ impl Engine {
         }
     }
 
-    /// Never waits: a subscriber whose queue is full is cut off.
-    fn push(&mut self, sessions: &[u64], datagram: &Arc<[u8]>) {
-        for session in sessions {
-            let pushed = self.subscribers.get(session).map(|queue| queue.try_send(Arc::clone(datagram)));
-            if let Some(Err(error)) = pushed {
-                let too_slow = matches!(error, TrySendError::Full(_));
-                if too_slow {
-                    tracing::warn!(session, "a subscriber does not read fast enough; its connection is cut");
-                }
-                self.subscribers.remove(session);
-                self.feed(Input::SubscriberGone { session: *session, too_slow });
+    fn push(&mut self, sessions: &[u64], octets: Vec<u8>) {
+        for (session, too_slow) in self.subscribers.push(sessions, &octets.into()) {
+            if too_slow {
+                tracing::warn!(session, "a subscriber does not read fast enough; its connection is cut");
             }
+            self.feed(Input::SubscriberGone { session, too_slow });
         }
     }
 

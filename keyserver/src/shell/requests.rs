@@ -24,7 +24,11 @@ pub(super) async fn serve(listener: TcpListener, name: String, key: StaticKey, e
             let session = ticket.during(handshake(stream, &name, &key, &engine)).await;
             match session {
                 Ok(Ok(session)) => match tokio::time::timeout(REPLY, answer(session, &engine)).await {
-                    Ok(Ok(Some(subscriber))) => subscribers::serve(subscriber, &engine).await,
+                    Ok(Ok(Some(subscriber))) => {
+                        let number = subscriber.number;
+                        subscribers::serve(subscriber).await;
+                        engine.send(Command::SubscriberGone(number)).await;
+                    }
                     Ok(Ok(None)) | Err(_) => {}
                     Ok(Err(error)) => tracing::debug!(%from, %error, "a reply was not taken"),
                 },
