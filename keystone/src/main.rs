@@ -4,6 +4,7 @@ mod demo;
 mod mcast;
 mod operator;
 mod pki;
+mod relay;
 mod rescue;
 mod unix_http;
 
@@ -32,6 +33,8 @@ enum Command {
     /// Encrypt or decrypt multicast with a group's keys.
     #[command(subcommand)]
     Mcast(mcast::Args),
+    /// Pass rekey messages from one multicast network to another, without any key of a group.
+    Relay(relay::Args),
     /// Show a key server's state.
     Status(operator::StatusArgs),
     /// Show the members of a group.
@@ -72,6 +75,7 @@ fn main() -> ExitCode {
         Command::Demo(args) => demo::main(&args),
         Command::Pki(command) => pki::main(command),
         Command::Mcast(args) => mcast::main(args),
+        Command::Relay(args) => relay::main(&args),
         Command::Status(args) => operator::status(&args),
         Command::Members(args) => operator::members(&args),
         Command::Evict(args) => operator::evict(&args),

@@ -145,7 +145,8 @@ impl World {
 
     fn client_core(&mut self, wants: &BTreeSet<String>) -> client::Core {
         let signing = vec![SigningKey::from_seed(&[5; 32]).unwrap().public()];
-        let config = client::Config { groups: wants.iter().cloned().collect(), signing };
+        let config =
+            client::Config { groups: wants.iter().cloned().collect(), signing, carriers: client::Carriers::default() };
         client::Core::new(config, Box::new(self.dice.fork()))
     }
 
@@ -479,6 +480,10 @@ impl World {
                     }
                 }
                 server::Output::Event(event) => self.note(event),
+                // Nobody has asked for that.
+                server::Output::Subscribed { .. }
+                | server::Output::Push { .. }
+                | server::Output::EndSubscription { .. } => {}
                 server::Output::Refuse { .. } | server::Output::CloseRegistrar { .. } | server::Output::Halt => {
                     self.record.complaints.push("the key server refused something that was right".into());
                 }
@@ -566,6 +571,9 @@ impl World {
                 }
                 client::Output::Event(client::Event::BadReply { why, .. }) => {
                     self.record.complaints.push(format!("a bad reply: {why}"));
+                }
+                client::Output::Stream { .. } | client::Output::EndStream => {
+                    self.record.complaints.push("a member with multicast asks for TCP".into());
                 }
                 client::Output::Event(_) | client::Output::Stopped => {}
             }

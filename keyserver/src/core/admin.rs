@@ -106,6 +106,10 @@ pub struct Status {
     pub clients: usize,
     /// Registrars that are connected.
     pub registrars: usize,
+    /// Members without multicast that are served over TCP now.
+    pub subscribers: usize,
+    /// Such members that were cut off in this reign because they did not read.
+    pub subscribers_cut: u64,
     /// The groups.
     pub groups: Vec<GroupStatus>,
 }
@@ -204,6 +208,8 @@ impl Core {
             standby: self.standing_by,
             clients: self.clients.len(),
             registrars: self.links.len(),
+            subscribers: self.subscribers.len(),
+            subscribers_cut: self.subscribers.cut,
             groups: groups.collect(),
         }
     }

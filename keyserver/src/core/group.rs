@@ -1,7 +1,6 @@
 //! One group: its key tree, the secrets in it, and the epoch that it is in.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::net::SocketAddr;
 
 use aws_lc_rs::digest::{SHA256, digest};
 use keygraph::{Change, ChangeError, KeyRef, NodeId, Pages, Plan, Staged, Strategy, Tree};
@@ -16,6 +15,7 @@ use thiserror::Error;
 
 use super::batch::Batch;
 use super::beacons::Beacons;
+use super::outbox::Audience;
 use super::sending::Delivery;
 use super::{GroupConfig, Now};
 
@@ -177,8 +177,8 @@ impl Group {
         self.config.id
     }
 
-    pub(super) fn destination(&self) -> SocketAddr {
-        self.config.destination
+    pub(super) fn audience(&self) -> Audience {
+        Audience { group: self.config.id, destination: self.config.destination }
     }
 
     pub(super) fn epoch(&self) -> u64 {

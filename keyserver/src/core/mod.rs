@@ -23,6 +23,7 @@ mod restore;
 mod sending;
 mod snapshot;
 mod standby;
+mod subscribers;
 mod transaction;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -34,6 +35,7 @@ pub use admin::{Admin, AdminError, AdminReply, GroupStatus, Status};
 pub use io::{Config, EpochEvent, Event, GroupConfig, Input, Output};
 pub use recover::{LEAP, Recovery as RecoveryPlan};
 pub use restore::RestoreError;
+pub use subscribers::MAX_SUBSCRIBERS;
 
 use clients::Clients;
 use group::Group;
@@ -41,6 +43,7 @@ use outbox::Outbox;
 use recovery::Recovery;
 use registrars::Link;
 use requests::Waiting;
+use subscribers::Subscribers;
 use transaction::{Intent, Transaction};
 
 /// Time since an arbitrary start. The shell's clock and the simulation's give the same thing.
@@ -75,6 +78,7 @@ pub struct Core {
     batch_next: bool,
     in_flight: Option<Transaction>,
     recovery: Recovery,
+    subscribers: Subscribers,
     records: usize,
     halted: bool,
     /// Whether another key server reigns.
@@ -107,6 +111,7 @@ impl Core {
                 self.request(session, client, registration, message);
             }
             Input::Admin { ticket, command } => self.admin(now, ticket, command),
+            Input::SubscriberGone { session, too_slow } => self.subscribers.gone(session, too_slow),
             Input::Persisted(true) => self.persisted(now),
             Input::Persisted(false) => self.halt(),
             Input::Timeout => {}
@@ -150,7 +155,7 @@ impl Core {
             }
             let refresh = group.refresh_due(now);
             if let Some(datagram) = group.beacon_due(now, &self.config.signing, &self.recovery) {
-                self.outbox.push(now, group.destination(), datagram);
+                self.outbox.push(now, group.audience(), datagram);
             }
             if refresh {
                 self.refresh(now, id, None);
@@ -172,7 +177,7 @@ impl Core {
 
     /// Lets datagrams go, and keeps how long evictions took.
     fn release(&mut self, now: Now) {
-        for (group, took) in self.outbox.release(now, &mut self.outputs) {
+        for (group, took) in self.outbox.release(now, &self.subscribers, &mut self.outputs) {
             if let Some(group) = self.groups.get_mut(&group) {
                 let worst = group.eviction.map_or(took, |(_, worst)| worst.max(took));
                 group.eviction = Some((took, worst));

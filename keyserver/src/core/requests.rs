@@ -63,7 +63,7 @@ impl Core {
             Operations::Resyncs(resyncs) => {
                 resyncs.iter().map(|resync| Ok(self.not_yet(&resync.group, client).map(|id| (id, None)))).collect()
             }
-            Operations::Reports(reports) => vec![Ok(None); reports.len()],
+            Operations::Reports(_) | Operations::Subscriptions(_) => vec![Ok(None); waiting.denied.len()],
         };
         for (index, wanted) in wanted.into_iter().enumerate() {
             match wanted {
@@ -115,6 +115,7 @@ impl Core {
             Operations::Reports(reports) => {
                 reports.iter().map(|(group, losses)| self.lost(group, *client, *losses)).collect()
             }
+            Operations::Subscriptions(groups) => return self.subscribe(session, *client, *id, groups),
         };
         self.reply(session, &Reply { id: *id, outcomes });
     }

@@ -13,6 +13,7 @@ use super::codec::{Record, STATE_VERSION, Shape, flag, identity};
 use super::group::Group;
 use super::outbox::Outbox;
 use super::recovery::Recovery;
+use super::subscribers::Subscribers;
 use super::transaction::Transaction;
 use super::{Config, Core, GroupConfig, Now, Output};
 
@@ -98,6 +99,7 @@ impl Core {
             entropy,
             coder: fec::ReedSolomon::new(),
             recovery,
+            subscribers: Subscribers::default(),
             term: 0,
             incarnation: Incarnation([0; 16]),
             clients: Clients::default(),

@@ -80,7 +80,11 @@ impl Core {
             Input::Admin { ticket, .. } => {
                 self.outputs.push_back(Output::AdminReply { ticket, result: Err(AdminError::Standby) });
             }
-            Input::RegistrarDown { .. } | Input::FromRegistrar { .. } | Input::Persisted(_) | Input::Timeout => {}
+            Input::RegistrarDown { .. }
+            | Input::FromRegistrar { .. }
+            | Input::SubscriberGone { .. }
+            | Input::Persisted(_)
+            | Input::Timeout => {}
         }
     }
 

@@ -244,7 +244,7 @@ impl Core {
             return self.halt();
         };
         let beacon = group.changed(now);
-        let (destination, members) = (group.destination(), group.tree.len());
+        let (to, members) = (group.audience(), group.tree.len());
         let count = u16::try_from(messages.len()).unwrap_or(u16::MAX);
         let planned = (0..count).zip(&messages).filter_map(|(number, octets)| {
             let plan = group.delivery.plan(&group.config.repair, octets.len()).ok()?;
@@ -266,9 +266,14 @@ impl Core {
                 // One message after the other.
                 datagrams.iter_mut().for_each(|(time, _)| *time += at);
                 at = datagrams.last().map_or(at, |(time, _)| time + 1);
-                self.outbox.push_all(now, destination, datagrams, eviction.take(), urgent);
+                self.outbox.push_all(now, to, datagrams, eviction.take(), urgent);
             }
-            self.outbox.push_all(now, destination, vec![(at, beacon)], None, urgent);
+            self.outbox.push_all(now, to, vec![(at, beacon)], None, urgent);
+        }
+        for (member, _) in plan.left.iter().filter(|(member, _)| !group.contains(*member)) {
+            if let Some(session) = self.subscribers.remove(id, *member) {
+                self.outputs.push_back(Output::EndSubscription { session });
+            }
         }
         self.arm(id);
         self.event(Event::Epoch(Box::new(EpochEvent {

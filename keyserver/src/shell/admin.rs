@@ -185,6 +185,8 @@ fn render(reply: AdminReply) -> Value {
             "standby": status.standby,
             "clients": status.clients,
             "registrars": status.registrars,
+            "subscribers": status.subscribers,
+            "subscribers_cut": status.subscribers_cut,
             "groups": status.groups.iter().map(|group| json!({
                 "name": group.name, "id": group.id.0, "epoch": group.epoch,
                 "members": group.members, "height": group.height,

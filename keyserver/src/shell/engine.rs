@@ -15,6 +15,8 @@ use tokio::time::Instant;
 use zeroize::Zeroizing;
 
 use super::RunError;
+use super::relays::Relays;
+use super::subscribers::{Pushed, Queues};
 use super::turn::Turn;
 use crate::core::{Admin, AdminError, AdminReply, Core, Event, Input, Output};
 use crate::store::{Followed, Store, StoreError};
@@ -24,7 +26,17 @@ const QUEUE: usize = 1_024;
 /// Frames that wait for one registrar; one that does not read is cut off.
 const REGISTRAR_QUEUE: usize = 16_384;
 
-type Reply = oneshot::Sender<Option<Zeroizing<Vec<u8>>>>;
+/// The answer to a request.
+pub(super) enum Answer {
+    /// It was none.
+    Refused,
+    /// Everything.
+    Reply(Zeroizing<Vec<u8>>),
+    /// The beginning: what is pushed follows. Whoever ends it says so by the number of the session.
+    Subscribed(u64, Zeroizing<Vec<u8>>, Pushed),
+}
+
+type Reply = oneshot::Sender<Answer>;
 
 pub(super) enum Command {
     Key(MemberId, u64, oneshot::Sender<Option<IndividualKey>>),
@@ -33,6 +45,7 @@ pub(super) enum Command {
     RegistrarUp(u64, Identity, mpsc::Sender<Vec<u8>>),
     RegistrarDown(u64),
     FromRegistrar(u64, Zeroizing<Vec<u8>>),
+    SubscriberGone(u64),
 }
 
 /// Talks to the engine. Clones are the same engine.
@@ -71,7 +84,9 @@ pub(super) struct Engine {
     write: Option<Write>,
     started: Instant,
     senders: BTreeMap<SocketAddr, Sender>,
+    relays: Relays,
     registrars: BTreeMap<u64, mpsc::Sender<Vec<u8>>>,
+    subscribers: Queues,
     replies: BTreeMap<u64, Reply>,
     answers: BTreeMap<u64, oneshot::Sender<Result<AdminReply, AdminError>>>,
     numbers: u64,
@@ -81,14 +96,16 @@ pub(super) struct Engine {
 }
 
 impl Engine {
-    pub(super) fn new(core: Core, store: Box<dyn Store>, turn: Box<dyn Turn>) -> Self {
+    pub(super) fn new(core: Core, store: Box<dyn Store>, turn: Box<dyn Turn>, relays: Relays) -> Self {
         Self {
             core,
             store: Some(store),
             write: None,
             started: Instant::now(),
             senders: BTreeMap::new(),
+            relays,
             registrars: BTreeMap::new(),
+            subscribers: Queues::default(),
             replies: BTreeMap::new(),
             answers: BTreeMap::new(),
             numbers: 0,
@@ -249,6 +266,10 @@ impl Engine {
                 self.feed(Input::RegistrarDown { link });
             }
             Command::FromRegistrar(link, frame) => self.feed(Input::FromRegistrar { link, frame: &frame }),
+            Command::SubscriberGone(session) => {
+                self.subscribers.close(session);
+                self.feed(Input::SubscriberGone { session, too_slow: false });
+            }
         }
     }
 
@@ -283,11 +304,20 @@ impl Engine {
                 Output::CloseRegistrar { link } => drop(self.registrars.remove(&link)),
                 Output::Reply { session, message } => {
                     // A client that went away asks again, and gets the same answer.
-                    self.replies.remove(&session).map(|reply| reply.send(Some(message)));
+                    self.replies.remove(&session).map(|reply| reply.send(Answer::Reply(message)));
                 }
                 Output::Refuse { session } => {
-                    self.replies.remove(&session).map(|reply| reply.send(None));
+                    self.replies.remove(&session).map(|reply| reply.send(Answer::Refused));
                 }
+                Output::Subscribed { session, message } => {
+                    let answer = Answer::Subscribed(session, message, self.subscribers.open(session));
+                    let taken = self.replies.remove(&session).is_some_and(|reply| reply.send(answer).is_ok());
+                    if !taken {
+                        self.command(Command::SubscriberGone(session));
+                    }
+                }
+                Output::Push { sessions, octets } => self.push(&sessions, octets),
+                Output::EndSubscription { session } => self.subscribers.close(session),
                 Output::Datagram { destination, octets } => leaving.entry(destination).or_default().push(octets),
                 Output::AdminReply { ticket, result } => {
                     self.answers.remove(&ticket).map(|answer| answer.send(result));
@@ -298,6 +328,16 @@ impl Engine {
         }
         for (destination, datagrams) in leaving {
             self.multicast(destination, &datagrams).await;
+            self.relays.send(&datagrams).await;
+        }
+    }
+
+    fn push(&mut self, sessions: &[u64], octets: Vec<u8>) {
+        for (session, too_slow) in self.subscribers.push(sessions, &octets.into()) {
+            if too_slow {
+                tracing::warn!(session, "a subscriber does not read fast enough; its connection is cut");
+            }
+            self.feed(Input::SubscriberGone { session, too_slow });
         }
     }
 

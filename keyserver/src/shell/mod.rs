@@ -5,7 +5,9 @@ mod admin;
 mod engine;
 mod offline;
 mod registrars;
+mod relays;
 mod requests;
+mod subscribers;
 mod turn;
 
 use std::path::PathBuf;
@@ -25,6 +27,7 @@ use crate::core::{Core, RestoreError};
 use crate::store::{BackupError, Journal, RedbBackend, SiteKey, Store, StoreError};
 use engine::Engine;
 pub use offline::{recover, restore};
+use relays::Relays;
 use turn::Alone;
 
 /// Arguments of the key server.
@@ -141,8 +144,8 @@ pub async fn run(checked: Checked, shutdown: Shutdown) -> Result<(), RunError> {
     let registrars = listen("registrars", file.listen_registrars).await?;
     let admin = admin::Socket::bind(&file.admin_socket)
         .map_err(|source| RunError::Listen { what: file.admin_socket.display().to_string(), source })?;
-    let mut engine = Engine::new(core, store, Box::new(Alone));
     let multicast = file.multicast();
+    let mut engine = Engine::new(core, store, Box::new(Alone), Relays::open(&file.relays, file.dscp)?);
     for group in &file.group {
         engine.add_destination(group.address, &multicast)?;
     }

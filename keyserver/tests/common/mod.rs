@@ -56,6 +56,8 @@ pub(crate) struct World {
     pub(crate) now: Duration,
     pub(crate) events: Vec<Event>,
     pub(crate) datagrams: Vec<Vec<u8>>,
+    pub(crate) pushed: Vec<(Vec<u64>, Vec<u8>)>,
+    pub(crate) ended: Vec<u64>,
     pub(crate) to_registrar: Vec<ToRegistrar>,
     pub(crate) replies: Vec<(u64, Option<Reply>)>,
     pub(crate) answers: Vec<Result<AdminReply, AdminError>>,
@@ -101,6 +103,8 @@ impl World {
             now,
             events: vec![],
             datagrams: vec![],
+            pushed: vec![],
+            ended: vec![],
             to_registrar: vec![],
             replies: vec![],
             answers: vec![],
@@ -148,6 +152,11 @@ impl World {
                     self.replies.push((session, Some(Reply::decode(&message).unwrap())));
                 }
                 Output::Refuse { session } => self.replies.push((session, None)),
+                Output::Subscribed { session, message } => {
+                    self.replies.push((session, Some(Reply::decode(&message).unwrap())));
+                }
+                Output::Push { sessions, octets } => self.pushed.push((sessions, octets)),
+                Output::EndSubscription { session } => self.ended.push(session),
                 Output::Datagram { octets, .. } => self.datagrams.push(octets),
                 Output::AdminReply { result, .. } => self.answers.push(result),
                 Output::Event(event) => self.events.push(event),

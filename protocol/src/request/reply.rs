@@ -116,6 +116,8 @@ pub enum Outcome {
     },
     /// A report was taken in.
     Noted,
+    /// The group's datagrams come over this session from here on.
+    Subscribed,
 }
 
 /// Acknowledgment and individual rekey in one, sealed by the session.
@@ -152,6 +154,7 @@ impl Reply {
                     out.extend_from_slice(&after_ms.to_be_bytes());
                 }
                 Outcome::Noted => out.push(5),
+                Outcome::Subscribed => out.push(6),
             }
         }
         out
@@ -169,6 +172,7 @@ impl Reply {
                     3 => Outcome::Denied(r.u8("denial")?.try_into()?),
                     4 => Outcome::Later { after_ms: r.u32("time to return")? },
                     5 => Outcome::Noted,
+                    6 => Outcome::Subscribed,
                     other => {
                         return Err(DecodeError::Value { what: "outcome", value: other.into() });
                     }
