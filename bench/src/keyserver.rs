@@ -75,6 +75,7 @@ impl KeyServer {
             bits_per_second: 8_000_000_000,
             resyncs_per_second: 4_000,
             signing: SigningKey::from_seed(&[1; 32])?,
+            others: Vec::new(),
         };
         let mut server = Self {
             core: Core::start(config, Box::new(Count(0)), None, &[])?,

@@ -68,6 +68,14 @@ pub struct FileConfig {
     #[cfg(feature = "paper")]
     #[serde(default)]
     pub signing_key_paper: Option<PathBuf>,
+    /// File with the site certificate of this key server, in hexadecimal digits, and the site's public key, 64 of them. With
+    /// these it believes what other key servers of the site have signed, when a member shows it. Default: none; it believes
+    /// only what it has signed itself.
+    #[serde(default)]
+    pub site_certificate: Option<PathBuf>,
+    /// See `site_certificate`.
+    #[serde(default)]
+    pub site_key: Option<String>,
     /// Unix socket for the operator's commands. Required.
     pub admin_socket: PathBuf,
     /// User ids that may give commands, besides the server's own and root. Default none.
@@ -167,7 +175,15 @@ impl Checked {
                 signing.with_paper(key.ok_or_else(|| ConfigError::invalid("signing_key_paper", "no RSA-512 key"))?)
             }
         };
-        let core = file.core(signing)?;
+        let others = match (&file.site_certificate, &file.site_key) {
+            (None, None) => Vec::new(),
+            (Some(certificate), Some(key)) => {
+                let site = net::site::load(key, &folder.join(certificate));
+                site?.signing
+            }
+            _ => return Err(ConfigError::invalid("site_certificate", "it and `site_key` are given together")),
+        };
+        let core = core::Config { others, ..file.core(signing)? };
         Ok(Self { core, file, credentials, noise })
     }
 }
@@ -225,6 +241,7 @@ impl FileConfig {
             bits_per_second: in_range("bits_per_second", self.bits_per_second, 64_000..=100_000_000_000)? / copies,
             resyncs_per_second: in_range("resyncs_per_second", self.resyncs_per_second, 1..=1_000_000)?,
             signing,
+            others: Vec::new(),
         })
     }
 }

@@ -162,6 +162,7 @@ fn a_strategy_changes_at_a_rekey_and_a_suite_or_degree_never() {
             bits_per_second: 8_000_000,
             resyncs_per_second: 4_000,
             signing,
+            others: Vec::new(),
         };
         let loaded = store.clone().load().unwrap();
         let snapshot = loaded.snapshot.as_ref().map(|snapshot| snapshot.as_slice());

@@ -74,6 +74,7 @@ impl Shell {
             bits_per_second: 8_000_000_000,
             resyncs_per_second: 4_000,
             signing: SigningKey::from_seed(&[1; 32]).unwrap(),
+            others: Vec::new(),
         };
         let core = Core::start(config, Box::new(Count(0)), None, &[]).unwrap();
         let mut shell = Self {

@@ -128,6 +128,7 @@ fn ten_thousand_groups_are_not_rekeyed_at_once() {
         bits_per_second: 8_000_000,
         resyncs_per_second: 4_000,
         signing: SigningKey::from_seed(&[1; 32]).unwrap(),
+        others: Vec::new(),
     };
     let mut core = Core::start(config, Box::new(common::Counter(1)), None, &[]).unwrap();
     let (mut now, mut per_second) = (Duration::ZERO, vec![0u32; 30]);

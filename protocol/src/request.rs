@@ -1,7 +1,7 @@
 //! Requests and replies (Keystone §3.3): what a client asks of its key server inside a Noise `NKpsk0` session.
 
 use crate::codec::{DecodeError, Reader, Write};
-use crate::{MAX_NAME, MemberId, WIRE_VERSION};
+use crate::{Beacon, MAX_NAME, MemberId, WIRE_VERSION};
 
 mod reply;
 
@@ -9,6 +9,8 @@ pub use reply::{Denial, EarlierKey, Membership, Outcome, Reply};
 
 /// Groups in one request: more than a member joins, few enough for one reply of bounded size.
 pub const MAX_OPERATIONS: usize = 64;
+/// Beacons in one request: as many as fit [`MAX_REQUEST`] in the suite of the largest signatures.
+pub const MAX_WITNESSES: usize = 8;
 /// Largest request in octets: 64 operations of at most 106 octets, and the head.
 pub const MAX_REQUEST: usize = 8_192;
 /// Largest reply in octets: 64 groups of a path of 32 secrets and 32 earlier data keys.
@@ -107,7 +109,7 @@ pub struct Resync {
     pub losses: Losses,
 }
 
-/// Joins and leaves mixed, or only re-synchronizes, or only reports, or only subscriptions: never two kinds.
+/// Joins and leaves mixed, or only re-synchronizes, or only reports, or only subscriptions, or only witnesses: never two kinds.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Operations {
     /// Joins and leaves, in this order.
@@ -118,6 +120,9 @@ pub enum Operations {
     Reports(Vec<(String, Losses)>),
     /// Groups whose datagrams are to come over this session, which stays open.
     Subscriptions(Vec<String>),
+    /// The newest signed beacon of a group of which the key server has said that it is [`Denial::Behind`]: it proves that the
+    /// key server has lost something.
+    Witnesses(Vec<(String, Vec<u8>)>),
 }
 
 /// What a client asks. Every group stands in it at most once.
@@ -138,6 +143,7 @@ impl Operations {
             Self::Resyncs(resyncs) => resyncs.len(),
             Self::Reports(reports) => reports.len(),
             Self::Subscriptions(groups) => groups.len(),
+            Self::Witnesses(beacons) => beacons.len(),
         }
     }
 }
@@ -179,6 +185,14 @@ impl Request {
                 out.push(4);
                 out.put_count(groups.len());
                 groups.iter().for_each(|group| out.put_text(group));
+            }
+            Operations::Witnesses(beacons) => {
+                out.push(5);
+                out.put_count(beacons.len());
+                for (group, beacon) in beacons {
+                    out.put_text(group);
+                    out.put_octets(beacon);
+                }
             }
         }
         out
@@ -223,6 +237,14 @@ impl Request {
                     .collect::<Result<_, DecodeError>>()?,
             ),
             4 => Operations::Subscriptions((0..count).map(|_| group_name(&mut r)).collect::<Result<_, _>>()?),
+            5 if count > MAX_WITNESSES => {
+                return Err(DecodeError::Limit { what: "witnesses", have: count, limit: MAX_WITNESSES });
+            }
+            5 => Operations::Witnesses(
+                (0..count)
+                    .map(|_| Ok((group_name(&mut r)?, r.octets(Beacon::MAX_LEN, "beacon")?.to_vec())))
+                    .collect::<Result<_, DecodeError>>()?,
+            ),
             _ => {
                 return Err(DecodeError::Value { what: "kind of operations", value: kind.into() });
             }
@@ -247,6 +269,7 @@ impl Request {
             Operations::Resyncs(resyncs) => resyncs.iter().map(|resync| resync.group.as_str()).collect(),
             Operations::Reports(reports) => reports.iter().map(|(group, _)| group.as_str()).collect(),
             Operations::Subscriptions(groups) => groups.iter().map(String::as_str).collect(),
+            Operations::Witnesses(beacons) => beacons.iter().map(|(group, _)| group.as_str()).collect(),
         }
     }
 }

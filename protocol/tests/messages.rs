@@ -14,7 +14,7 @@ use protocol::request::{
     Act, Denial, EarlierKey, Losses, MAX_OPERATIONS, MAX_REQUEST, Membership, Operations, Outcome, Preamble, Reply,
     Request, RequestId, Resync,
 };
-use protocol::{DataKey, DecodeError, IndividualKey, RekeyMessage};
+use protocol::{Beacon, DataKey, DecodeError, IndividualKey, RekeyMessage};
 
 fn check<T: PartialEq + Debug>(message: &T, octets: &[u8], decode: impl Fn(&[u8]) -> Result<T, DecodeError>) {
     assert_eq!(decode(octets).as_ref(), Ok(message));
@@ -71,7 +71,8 @@ fn requests_and_replies() {
     let with_losses = Operations::Resyncs(vec![resync]);
     let reports = Operations::Reports(vec![("a".into(), losses), ("b".into(), Losses::default())]);
     let subscriptions = Operations::Subscriptions(vec!["a".into(), "b".into()]);
-    for operations in [changes, resyncs, with_losses, reports, subscriptions] {
+    let witnesses = Operations::Witnesses(vec![("a".into(), vec![7; 253]), ("b".into(), vec![])]);
+    for operations in [changes, resyncs, with_losses, reports, subscriptions, witnesses] {
         let request = Request { id, operations };
         check(&request, &request.encode(), Request::decode);
     }
@@ -123,8 +124,14 @@ fn a_request_mixes_nothing_and_names_each_group_once() {
     assert!(request(Operations::Changes(vec![(Act::Join, String::new())])).is_err());
     // The kind stands once before all operations, so a request with both kinds cannot even be written.
     let mut octets = Request { id, operations: Operations::Changes(vec![(Act::Join, "a".into())]) }.encode();
-    octets[17] = 5;
-    assert_eq!(Request::decode(&octets), Err(DecodeError::Value { what: "kind of operations", value: 5 }));
+    octets[17] = 6;
+    assert_eq!(Request::decode(&octets), Err(DecodeError::Value { what: "kind of operations", value: 6 }));
+    let beacons =
+        |count: usize, len| Operations::Witnesses((0..count).map(|i| (format!("g{i}"), vec![0; len])).collect());
+    assert!(request(beacons(8, Beacon::MAX_LEN)).is_ok());
+    assert!(Request { id, operations: beacons(8, Beacon::MAX_LEN) }.encode().len() <= MAX_REQUEST);
+    assert!(matches!(request(beacons(9, 1)), Err(DecodeError::Limit { have: 9, limit: 8, .. })));
+    assert!(request(beacons(1, Beacon::MAX_LEN + 1)).is_err());
     assert!(request(Operations::Subscriptions(vec!["a".into(), "a".into()])).is_err());
     let many = (0..65).map(|i| format!("g{i}")).collect();
     assert!(matches!(request(Operations::Subscriptions(many)), Err(DecodeError::Limit { have: 65, limit: 64, .. })));
@@ -144,7 +151,7 @@ proptest! {
             let _ = Reply::decode(octets);
             let _ = RekeyMessage::decode(octets, protocol::Suite::Aes128);
             let _ = protocol::unit::Unit::decode(octets);
-            let _ = protocol::Beacon::decode(octets);
+            let _ = Beacon::decode(octets);
         }
     }
 }

@@ -179,6 +179,7 @@ impl World {
             bits_per_second: 8_000_000,
             resyncs_per_second: 4_000,
             signing: SigningKey::from_seed(&[5; 32]).unwrap(),
+            others: Vec::new(),
         };
         let loaded = self.store.load().unwrap();
         let snapshot = loaded.snapshot.as_ref().map(|snapshot| snapshot.as_slice());

@@ -79,6 +79,7 @@ impl Live {
             bits_per_second: 80_000_000,
             resyncs_per_second: 4_000,
             signing: SigningKey::from_seed(&[5; 32]).unwrap(),
+            others: Vec::new(),
         };
         let dice = Dice::new(7);
         let core = Core::start(config, Box::new(dice.clone()), None, &[]).unwrap();

@@ -17,6 +17,8 @@ pub(super) struct Fence {
     counter: u64,
     /// What the newest beacon says of its epoch.
     claim: Option<((u64, u64), Commitment, HeaderHash)>,
+    /// That beacon, to be shown to a key server that has lost something.
+    evidence: Vec<u8>,
 }
 
 impl Fence {
@@ -75,13 +77,19 @@ impl Fence {
         self.seen = self.seen.max((context.term, context.epoch));
     }
 
-    /// Remembers a verified beacon that contradicts nothing.
-    pub(super) fn raise_by(&mut self, beacon: &Beacon) {
+    /// The newest beacon, as it was signed; empty before the first.
+    pub(super) fn evidence(&self) -> &[u8] {
+        &self.evidence
+    }
+
+    /// Remembers a verified beacon that contradicts nothing, and the datagram that it is.
+    pub(super) fn raise_by(&mut self, beacon: &Beacon, datagram: &[u8]) {
         let at = (beacon.context.term, beacon.context.epoch);
         self.raise(&beacon.context);
         self.counter = self.counter.max(beacon.counter);
         if self.claim.is_none_or(|(claimed, ..)| claimed <= at) {
             self.claim = Some((at, beacon.commitment, beacon.header_hash));
+            self.evidence = datagram.to_vec();
         }
     }
 }

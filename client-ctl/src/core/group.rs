@@ -80,6 +80,8 @@ pub(super) struct Group {
     /// Failures in a row.
     attempt: u32,
     fence: Fence,
+    /// The key server knows less than was seen, and is to be shown that.
+    is_witness: bool,
     budgets: Budgets,
     tally: Tally,
     /// When the next report of losses may be sent.
@@ -104,6 +106,7 @@ impl Group {
             asking: None,
             attempt: 0,
             fence: Fence::default(),
+            is_witness: false,
             budgets: Budgets::new(),
             tally: Tally::default(),
             report_at: Now::ZERO,
@@ -166,7 +169,12 @@ impl Group {
     }
 
     pub(super) fn wanted_at(&self) -> Option<Now> {
-        self.want.as_ref().map(|want| want.at)
+        if self.is_witness { Some(Now::ZERO) } else { self.want.as_ref().map(|want| want.at) }
+    }
+
+    /// Takes out what the key server is to be shown.
+    pub(super) fn take_witness(&mut self) -> Option<(String, Vec<u8>)> {
+        std::mem::take(&mut self.is_witness).then(|| (self.name.clone(), self.fence.evidence().to_vec()))
     }
 
     /// Takes a due join or leave out, to be asked.

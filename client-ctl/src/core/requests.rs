@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use protocol::request::{Act, MAX_OPERATIONS, Operations, Outcome, Reply, Request, RequestId};
+use protocol::request::{Act, MAX_OPERATIONS, MAX_WITNESSES, Operations, Outcome, Reply, Request, RequestId};
 use protocol::{Entropy, MemberId};
 
 use super::backoff::backoff;
@@ -24,7 +24,7 @@ pub(super) enum Ask {
     Join,
     Leave,
     Resync,
-    /// Of what was lost; nothing follows from the answer.
+    /// Of what was lost or seen; nothing follows from the answer.
     Report,
 }
 
@@ -143,6 +143,11 @@ impl Core {
         if !changes.is_empty() {
             return Some(Operations::Changes(changes));
         }
+        let beacons: Vec<_> =
+            self.groups.values_mut().filter_map(|group| group.take_witness()).take(MAX_WITNESSES).collect();
+        if !beacons.is_empty() {
+            return Some(Operations::Witnesses(beacons));
+        }
         if self.groups.values().any(|group| group.resync_due(now)) {
             let resyncs: Vec<_> =
                 self.groups.values_mut().filter_map(|group| group.take_resync(now)).take(MAX_OPERATIONS).collect();
@@ -161,7 +166,8 @@ impl Core {
         (flight.is_sent, flight.at) = (false, now + backoff(&mut self.entropy, flight.attempt));
         flight.attempt = flight.attempt.saturating_add(1);
         // A report is not worth asking again, and must not keep anything else waiting.
-        self.in_flight.take_if(|flight| matches!(flight.request.operations, Operations::Reports(_)));
+        self.in_flight
+            .take_if(|flight| matches!(flight.request.operations, Operations::Reports(_) | Operations::Witnesses(_)));
         self.refusals += u32::from(refused);
         self.event(Event::Unanswered { refused });
         if self.refusals >= REFUSALS {
@@ -234,6 +240,7 @@ fn asked(operations: &Operations) -> Vec<(Ask, String)> {
             .collect(),
         Operations::Resyncs(resyncs) => resyncs.iter().map(|r| (Ask::Resync, r.group.clone())).collect(),
         Operations::Reports(reports) => reports.iter().map(|(group, _)| (Ask::Report, group.clone())).collect(),
+        Operations::Witnesses(beacons) => beacons.iter().map(|(group, _)| (Ask::Report, group.clone())).collect(),
         // Those have sessions of their own.
         Operations::Subscriptions(_) => Vec::new(),
     }

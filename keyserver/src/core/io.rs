@@ -7,7 +7,7 @@ use fec::RepairScheme;
 use keygraph::{Degree, KeyRef, Plan, Strategy};
 use protocol::identity::{Identity, IdentityPattern};
 use protocol::request::Denial;
-use protocol::sign::SigningKey;
+use protocol::sign::{SigningKey, VerifyingKey};
 use protocol::{GroupId, Incarnation, MemberId, Reason, Suite};
 use zeroize::Zeroizing;
 
@@ -29,6 +29,8 @@ pub struct Config {
     pub resyncs_per_second: u32,
     /// Key that signs rekey messages and beacons.
     pub signing: SigningKey,
+    /// Keys with which other key servers of the site sign: what they have signed, members may show.
+    pub others: Vec<VerifyingKey>,
 }
 
 /// One group.

@@ -4,11 +4,13 @@
 //! behind a signed witness stops that group, because going on would give numbers a second time. An operator lets it go on,
 //! far beyond everything that anybody can have seen.
 
-use protocol::{GroupId, MemberId};
+use protocol::request::{Denial, Outcome};
+use protocol::{Beacon, GroupId, MemberId};
 use zeroize::Zeroizing;
 
 use super::codec::Record;
 use super::restore::RestoreError;
+use super::transaction::Intent;
 use super::{Core, Event, Group};
 
 /// Terms and epochs that a recovery leaves out. What was lost is what came after a backup or a copy: at a change every
@@ -49,6 +51,24 @@ impl Core {
     /// The record that marks a store as restored from a backup: nothing is issued before it is recovered.
     pub fn restored_record() -> Zeroizing<Vec<u8>> {
         Record::Restored.encode()
+    }
+
+    /// A member shows a beacon. If it is signed and further than this key server knows, the group is to be stopped.
+    pub(super) fn witness(&mut self, name: &str, witness: MemberId, beacon: &[u8]) -> Outcome {
+        let group = self.group_id(name).and_then(|id| self.groups.get(&id));
+        let Some(group) = group.filter(|group| group.contains(witness)) else {
+            return self.deny(name, witness, Denial::NotMember);
+        };
+        let known = (self.term, group.epoch());
+        let shown = Beacon::decode(beacon).ok().map(|beacon| beacon.context).filter(|shown| shown.group == group.id());
+        let seen = shown.map(|shown| (shown.term, shown.epoch)).filter(|seen| seen.0 > known.0 || seen.1 > known.1);
+        let id = group.id();
+        let keys = [self.config.signing.all_public(), self.config.others.clone()].concat();
+        match seen.filter(|_| Beacon::verify(beacon, &keys).is_ok()) {
+            Some(seen) if self.intend(Intent::Stop { group: id, seen, witness }).is_ok() => Outcome::Noted,
+            // It may have been overtaken since it asked; it shows nothing.
+            _ => Outcome::Denied(Denial::Unavailable),
+        }
     }
 
     pub(super) fn recovered(&mut self, term: u64, epochs: &[(GroupId, u64)]) {

@@ -63,7 +63,9 @@ impl Core {
             Operations::Resyncs(resyncs) => {
                 resyncs.iter().map(|resync| Ok(self.not_yet(&resync.group, client).map(|id| (id, None)))).collect()
             }
-            Operations::Reports(_) | Operations::Subscriptions(_) => vec![Ok(None); waiting.denied.len()],
+            Operations::Reports(_) | Operations::Subscriptions(_) | Operations::Witnesses(_) => {
+                vec![Ok(None); waiting.denied.len()]
+            }
         };
         for (index, wanted) in wanted.into_iter().enumerate() {
             match wanted {
@@ -114,6 +116,9 @@ impl Core {
                 .collect(),
             Operations::Reports(reports) => {
                 reports.iter().map(|(group, losses)| self.lost(group, *client, *losses)).collect()
+            }
+            Operations::Witnesses(beacons) => {
+                beacons.iter().map(|(group, beacon)| self.witness(group, *client, beacon)).collect()
             }
             Operations::Subscriptions(groups) => return self.subscribe(session, *client, *id, groups),
         };

@@ -90,6 +90,7 @@ impl World {
             bits_per_second: 8_000_000,
             resyncs_per_second: 4_000,
             signing: SigningKey::from_seed(&[1; 32]).unwrap(),
+            others: Vec::new(),
         };
         config.groups.iter_mut().for_each(change);
         let mut store = store.clone();
@@ -226,6 +227,10 @@ impl World {
     pub(crate) fn resync(&mut self, who: (MemberId, u64), seen: (u64, u64)) -> Outcome {
         let resync = Resync { group: "news".into(), seen, have: 0, losses: Losses::default() };
         self.ask(who, 2, Operations::Resyncs(vec![resync])).remove(0)
+    }
+
+    pub(crate) fn witness(&mut self, who: (MemberId, u64), beacon: Vec<u8>) -> Outcome {
+        self.ask(who, 3, Operations::Witnesses(vec![("news".into(), beacon)])).remove(0)
     }
 
     pub(crate) fn admin(&mut self, command: Admin) -> Result<AdminReply, AdminError> {

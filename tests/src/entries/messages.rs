@@ -180,6 +180,7 @@ pub(super) fn request_seeds() -> Vec<Vec<u8>> {
         request(Operations::Changes((0..64).map(change).collect())),
         request(Operations::Resyncs((0..2).map(resync).collect())),
         request(Operations::Reports((0..3).map(|n| (format!("g{n}"), losses)).collect())),
+        request(Operations::Witnesses(vec![("g1".into(), vec![3; 253])])),
         request(Operations::Subscriptions((0..3).map(|n| format!("g{n}")).collect())),
         request(Operations::Resyncs(vec![Resync {
             group: GROUP.into(),

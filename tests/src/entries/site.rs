@@ -112,6 +112,7 @@ impl Site {
             bits_per_second: 800_000_000,
             resyncs_per_second: 4_000,
             signing: signing(),
+            others: Vec::new(),
         };
         let mut site = Self {
             core: server::Core::start(config, Box::new(Dice::new(1)), None, &[]).unwrap(),

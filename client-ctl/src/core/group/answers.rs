@@ -39,7 +39,7 @@ impl Group {
         beacon: &Beacon,
         mut former: Option<Member>,
     ) {
-        let Membership { destination, joined_epoch, announcement, path, earlier, .. } = membership;
+        let Membership { destination, joined_epoch, announcement, path, earlier, beacon: shown } = membership;
         let (now, group) = (env.now, self.name.clone());
         let (term, epoch) = (beacon.context.term, beacon.context.epoch);
         let is_new = former.as_ref().is_none_or(|member| member.context.epoch < epoch);
@@ -55,7 +55,7 @@ impl Group {
         if let Some(former) = former {
             member.inherit(former);
         }
-        self.fence.raise_by(beacon);
+        self.fence.raise_by(beacon, &shown);
         self.member = Some(member);
         self.ending = None;
         self.attempt = 0;
@@ -108,6 +108,7 @@ impl Group {
     pub(in super::super) fn denied(&mut self, env: &mut Env<'_>, ask: Ask, denial: Denial) {
         self.asking = None;
         env.event(Event::Denied { group: self.name.clone(), denial });
+        self.is_witness |= denial == Denial::Behind && !self.fence.evidence().is_empty();
         match ask {
             Ask::Leave if denial == Denial::NotMember => self.left(env, None),
             Ask::Join if denial.is_final() => {

@@ -116,7 +116,7 @@ impl Group {
             return true;
         }
         self.counters.beacons += 1;
-        self.fence.raise_by(beacon);
+        self.fence.raise_by(beacon, datagram);
         let hold_ms = member.hold_ms();
         member.hear(env.now, beacon);
         self.changed |= member.hold_ms() != hold_ms;
