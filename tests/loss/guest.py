@@ -1,0 +1,49 @@
+"""Runs a script once more in user-mode-linux: a Linux of its own, as an ordinary process on the host's files."""
+
+import os, shutil, subprocess, sys, tempfile
+
+from lab import TARGET
+
+LINUX, MODULES = "linux.uml", "/usr/lib/uml/modules"
+WANTED = "veth bridge sch_netem sch_prio cls_u32 nf_tables nft_numgen nft_ct".split()
+
+
+def here():
+    return os.environ.get("KEYSTONE_NETNS") == "guest"
+
+
+def boot():
+    """Boots, runs the script, shows what it prints, and ends as it ends. Without user-mode-linux it says so and ends well."""
+    if shutil.which(LINUX) is None or shutil.which("modprobe") is None:
+        print(f"{os.path.basename(sys.argv[0])}: no netem: user-mode-linux is not installed (apt-get install user-mode-linux kmod)")
+        sys.exit(0)
+    folder = tempfile.mkdtemp(prefix="keystone-guest-")
+    os.makedirs(f"{folder}/modules/lib")
+    os.symlink(MODULES, f"{folder}/modules/lib/modules")
+    command = " ".join(f"'{word}'" for word in [sys.executable, "-B"] + sys.argv)
+    with open(f"{folder}/init", "w") as file:
+        file.write(f"""#!/bin/sh
+export PATH=/usr/sbin:/usr/bin:/sbin:/bin
+mount -t proc proc /proc; mount -t sysfs sys /sys; mount -t tmpfs run /run
+exec >{folder}/output 2>&1 </dev/null
+echo 4194304 >/proc/sys/net/core/rmem_max
+for module in {" ".join(WANTED)}; do modprobe -d {folder}/modules "$module"; done
+cd '{os.getcwd()}'
+CARGO_TARGET_DIR='{TARGET}' KEYSTONE_NETNS=guest {command}
+echo $? >{folder}/code
+exec halt -f
+""")
+    os.chmod(f"{folder}/init", 0o755)
+    open(f"{folder}/output", "w").close()
+    shown = subprocess.Popen(["tail", "-f", f"{folder}/output"])
+    with open(f"{folder}/console", "w") as console:
+        subprocess.run([LINUX, "mem=768M", "root=/dev/root", "rootfstype=hostfs", "rootflags=/", "rw", f"init={folder}/init",
+                        "con=null", "con0=fd:0,fd:1", "quiet"], stdin=subprocess.DEVNULL, stdout=console, stderr=console)
+    shown.terminate()
+    try:
+        code = int(open(f"{folder}/code").read())
+    except (OSError, ValueError):
+        print("the guest did not come to its end:", open(f"{folder}/console", errors="replace").read()[-2000:])
+        code = 1
+    shutil.rmtree(folder)
+    sys.exit(code)
