@@ -5,7 +5,7 @@ import os, shutil, subprocess, sys, tempfile
 from lab import TARGET
 
 LINUX, MODULES = "linux.uml", "/usr/lib/uml/modules"
-WANTED = "veth bridge sch_netem sch_prio cls_u32 nf_tables nft_numgen nft_ct".split()
+WANTED = "veth bridge sch_netem sch_prio cls_u32".split()
 
 
 def here():
@@ -14,12 +14,15 @@ def here():
 
 def boot():
     """Boots, runs the script, shows what it prints, and ends as it ends. Without user-mode-linux it says so and ends well."""
-    if shutil.which(LINUX) is None or shutil.which("modprobe") is None:
-        print(f"{os.path.basename(sys.argv[0])}: no netem: user-mode-linux is not installed (apt-get install user-mode-linux kmod)")
+    missing = [tool for tool in (LINUX, "modprobe", "cc") if shutil.which(tool) is None]
+    if missing:
+        print(f"{os.path.basename(sys.argv[0])}: no netem: {', '.join(missing)} missing (apt-get install user-mode-linux kmod gcc)")
         sys.exit(0)
     folder = tempfile.mkdtemp(prefix="keystone-guest-")
     os.makedirs(f"{folder}/modules/lib")
     os.symlink(MODULES, f"{folder}/modules/lib/modules")
+    shim = f"{folder}/xstate.so"
+    subprocess.run(["cc", "-O2", "-shared", "-fPIC", "-o", shim, os.path.join(os.path.dirname(__file__), "xstate.c")], check=True)
     command = " ".join(f"'{word}'" for word in [sys.executable, "-B"] + sys.argv)
     with open(f"{folder}/init", "w") as file:
         file.write(f"""#!/bin/sh
@@ -27,6 +30,7 @@ export PATH=/usr/sbin:/usr/bin:/sbin:/bin
 mount -t proc proc /proc; mount -t sysfs sys /sys; mount -t tmpfs run /run
 exec >{folder}/output 2>&1 </dev/null
 echo 4194304 >/proc/sys/net/core/rmem_max
+echo 100000 >/proc/sys/net/core/netdev_max_backlog
 for module in {" ".join(WANTED)}; do modprobe -d {folder}/modules "$module"; done
 cd '{os.getcwd()}'
 CARGO_TARGET_DIR='{TARGET}' KEYSTONE_NETNS=guest {command}
@@ -38,7 +42,8 @@ exec halt -f
     shown = subprocess.Popen(["tail", "-f", f"{folder}/output"])
     with open(f"{folder}/console", "w") as console:
         subprocess.run([LINUX, "mem=768M", "root=/dev/root", "rootfstype=hostfs", "rootflags=/", "rw", f"init={folder}/init",
-                        "con=null", "con0=fd:0,fd:1", "quiet"], stdin=subprocess.DEVNULL, stdout=console, stderr=console)
+                        "con=null", "con0=fd:0,fd:1", "quiet"], env=os.environ | {"LD_PRELOAD": shim},
+                       stdin=subprocess.DEVNULL, stdout=console, stderr=console)
     shown.terminate()
     try:
         code = int(open(f"{folder}/code").read())

@@ -94,6 +94,7 @@ impl Receiving {
     /// Takes a datagram that is no text; an empty one is the end of a unit-time.
     fn unit(&mut self, datagram: &[u8]) -> Result<(), Failure> {
         if datagram.is_empty() {
+            self.totals.empty += 1;
             return Ok(());
         }
         self.totals.received += 1;

@@ -64,6 +64,8 @@ pub(crate) struct Totals {
     pub(crate) received: u64,
     pub(crate) refused: u64,
     pub(crate) again: u64,
+    /// Empty datagrams that the socket gave.
+    pub(crate) empty: u64,
     /// Datagrams that the socket had no room for.
     pub(crate) overflow: u64,
 }
