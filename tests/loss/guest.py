@@ -5,7 +5,9 @@ import os, shutil, subprocess, sys, tempfile
 from lab import TARGET
 
 LINUX, MODULES = "linux.uml", "/usr/lib/uml/modules"
-WANTED = "veth bridge sch_netem sch_prio cls_u32".split()
+WANTED = "veth bridge sch_netem sch_prio cls_u32"
+# Some times what the scripts take.
+MOST_SECONDS = 3600
 
 
 def here():
@@ -18,7 +20,11 @@ def boot():
     if missing:
         print(f"{os.path.basename(sys.argv[0])}: no netem: {', '.join(missing)} missing (apt-get install user-mode-linux kmod gcc)")
         sys.exit(0)
-    folder = tempfile.mkdtemp(prefix="keystone-guest-")
+    with tempfile.TemporaryDirectory(prefix="keystone-guest-") as folder:
+        sys.exit(guest(folder))
+
+
+def guest(folder):
     os.makedirs(f"{folder}/modules/lib")
     os.symlink(MODULES, f"{folder}/modules/lib/modules")
     shim = f"{folder}/xstate.so"
@@ -31,7 +37,7 @@ mount -t proc proc /proc; mount -t sysfs sys /sys; mount -t tmpfs run /run
 exec >{folder}/output 2>&1 </dev/null
 echo 4194304 >/proc/sys/net/core/rmem_max
 echo 100000 >/proc/sys/net/core/netdev_max_backlog
-for module in {" ".join(WANTED)}; do modprobe -d {folder}/modules "$module"; done
+for module in {WANTED}; do modprobe -d {folder}/modules "$module"; done
 cd '{os.getcwd()}'
 CARGO_TARGET_DIR='{TARGET}' KEYSTONE_NETNS=guest {command}
 echo $? >{folder}/code
@@ -42,13 +48,11 @@ exec halt -f
     shown = subprocess.Popen(["tail", "-f", f"{folder}/output"])
     with open(f"{folder}/console", "w") as console:
         subprocess.run([LINUX, "mem=768M", "root=/dev/root", "rootfstype=hostfs", "rootflags=/", "rw", f"init={folder}/init",
-                        "con=null", "con0=fd:0,fd:1", "quiet"], env=os.environ | {"LD_PRELOAD": shim},
-                       stdin=subprocess.DEVNULL, stdout=console, stderr=console)
+                        f"uml_dir={folder}/", "con=null", "con0=fd:0,fd:1", "quiet"], env=os.environ | {"LD_PRELOAD": shim},
+                       stdin=subprocess.DEVNULL, stdout=console, stderr=console, timeout=MOST_SECONDS)
     shown.terminate()
     try:
-        code = int(open(f"{folder}/code").read())
+        return int(open(f"{folder}/code").read())
     except (OSError, ValueError):
         print("the guest did not come to its end:", open(f"{folder}/console", errors="replace").read()[-2000:])
-        code = 1
-    shutil.rmtree(folder)
-    sys.exit(code)
+        return 1

@@ -10,8 +10,6 @@ TOP = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))
 TARGET = os.environ.get("CARGO_TARGET_DIR", os.path.join(TOP, "target"))
 PROGRAM = os.path.join(TARGET, "release", "examples", "multicast_loss")
 GROUP, PORT, ANSWERS, SENDER = "239.77.9.1", 7300, 7301, "10.77.9.1"
-# Of all cells of a script together, how often chance alone may fail it.
-SIGNIFICANCE = 0.001
 START = time.monotonic()
 
 
@@ -147,8 +145,11 @@ class Lab:
                 return f"{host}: {totals['otherwise']} messages were decoded otherwise than their units allow"
         return None
 
-    def finish(self, name, judged=lambda cell: True):
-        """Table, verdict over all `judged` cells together, rows and plot. Ends the script."""
+    def finish(self, name, judged=lambda cell: True, significance=0.001):
+        """Table, verdict over all `judged` cells together, rows and plot. Ends the script.
+
+        `significance` is how often chance alone may fail the script.
+        """
         print(f"\n{'cell':<34}{'seed':>6}{'sent':>9}{'dropped':>9}{'share':>8}{'runs of':>8}{'overflow':>9}{'messages':>10}"
               f"{'missed':>8}{'expected':>10}{'probability':>13}{'octets':>9}")
         rows = []
@@ -156,14 +157,15 @@ class Lab:
             total = lambda field: sum(totals[field] for totals in cell["receivers"])
             dropped = sum(counts.get("lost", 0) + counts.get("spoilt", 0) for counts in cell["hosts"])
             expected = cell["expected"]
+            tail = f"{cell['tail']:.3g}" if judged(cell) else ""
             likely = "" if expected is None else f"{expected * cell['messages']:.1f}"
             print(f"{cell['case']:<34}{cell['seed']:>6}{cell['sent'] * len(self.hosts):>9}{dropped:>9}"
                   f"{total('lost') / total('units'):>8.4f}{total('lost') / max(1, total('runs')):>8.2f}{total('overflow'):>9}"
                   f"{cell['messages']:>10}{cell['unrecovered']:>8}"
-                  f"{likely:>10}{cell['tail']:>13.3g}{cell['octets']:>9.0f}")
+                  f"{likely:>10}{tail:>13}{cell['octets']:>9.0f}")
             against = ("promise", 0.001) if expected is None else ("expected", expected)
             value = cell["unrecovered"] / cell["messages"]
-            fine = not cell["void"] and (not judged(cell) or cell["tail"] * len(self.cells) >= SIGNIFICANCE)
+            fine = not cell["void"] and (not judged(cell) or cell["tail"] * len(self.cells) >= significance)
             rows.append({"case": f"{cell['case']} unrecovered", "value": value * 1e6, "unit": "in 10^6", "against": against[0],
                          "against_value": against[1] * 1e6, "ratio": value / against[1], "goal": None,
                          "met": fine if judged(cell) else None})
@@ -177,9 +179,9 @@ class Lab:
         tried = [cell for cell in self.cells if judged(cell)]
         least = min(1.0, min(cell["tail"] for cell in tried) * len(tried))
         print(*void, sep="\n")
-        print(f"least probability of {len(tried)} cells, times cells: {least:.3g}; at least {SIGNIFICANCE} passes")
+        print(f"least probability of {len(tried)} cells, times cells: {least:.3g}; at least {significance} passes")
         self.plot(name, rows)
-        passed = not void and least >= SIGNIFICANCE
+        passed = not void and least >= significance
         print(f"{name}: {'passed' if passed else 'FAILED'} in {time.monotonic() - START:.0f} s", flush=True)
         sys.exit(0 if passed else 1)
 

@@ -43,7 +43,6 @@ fn run(arguments: &[String]) -> Result<(), Failure> {
             Ok(())
         }
         [role, text] if role == "receive" => runtime.block_on(receive::run(&serde_json::from_str(text)?)),
-        // A build as one of `cargo test` is run without arguments by nobody, and does nothing.
         _ => Err("usage: multicast_loss send|receive JSON".into()),
     }
 }
