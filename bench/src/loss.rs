@@ -1,13 +1,13 @@
 //! Messages that loss leaves unrecovered: independent losses beside the paper's equation, bursts beside the promise, and the
 //! controller over time.
 
+use ::tests::binomial::two_sided_tail;
 use fec::{
     Assembly, BlockShape, Channel, Controller, Layout, Plan, Progress, ReedSolomon, RepairScheme, Schedule, SplitMix64,
     UNIT, Unit, encode, miss_probability,
 };
 use protocol::unit::{BlockHeader, DIGEST, PAYLOAD};
 use rayon::prelude::*;
-use tests::binomial::two_sided_tail;
 
 use crate::Failure;
 use crate::table::Row;

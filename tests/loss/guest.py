@@ -46,11 +46,13 @@ exec halt -f
     os.chmod(f"{folder}/init", 0o755)
     open(f"{folder}/output", "w").close()
     shown = subprocess.Popen(["tail", "-f", f"{folder}/output"])
-    with open(f"{folder}/console", "w") as console:
-        subprocess.run([LINUX, "mem=768M", "root=/dev/root", "rootfstype=hostfs", "rootflags=/", "rw", f"init={folder}/init",
-                        f"uml_dir={folder}/", "con=null", "con0=fd:0,fd:1", "quiet"], env=os.environ | {"LD_PRELOAD": shim},
-                       stdin=subprocess.DEVNULL, stdout=console, stderr=console, timeout=MOST_SECONDS)
-    shown.terminate()
+    try:
+        with open(f"{folder}/console", "w") as console:
+            subprocess.run([LINUX, "mem=768M", "root=/dev/root", "rootfstype=hostfs", "rootflags=/", "rw", f"init={folder}/init",
+                            f"uml_dir={folder}/", "con=null", "con0=fd:0,fd:1", "quiet"], env=os.environ | {"LD_PRELOAD": shim},
+                           stdin=subprocess.DEVNULL, stdout=console, stderr=console, timeout=MOST_SECONDS)
+    finally:
+        shown.terminate()
     try:
         return int(open(f"{folder}/code").read())
     except (OSError, ValueError):

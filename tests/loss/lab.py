@@ -179,6 +179,8 @@ class Lab:
         tried = [cell for cell in self.cells if judged(cell)]
         least = min(1.0, min(cell["tail"] for cell in tried) * len(tried))
         print(*void, sep="\n")
+        for goal in {row["goal"] for row in rows if row["goal"]}:
+            print(f"octets beside rs1: at most {max(row['ratio'] for row in rows if row['goal'] == goal):.2f} (goal {goal})")
         print(f"least probability of {len(tried)} cells, times cells: {least:.3g}; at least {significance} passes")
         self.plot(name, rows)
         passed = not void and least >= significance
