@@ -104,7 +104,7 @@ class Lab:
         return next(qdisc["drops"] for qdisc in json.loads(text) if qdisc["kind"] == "netem")
 
     def cell(self, case, network, units, scheme, loss, burst=1.0, pause=0, learn=0):
-        """Runs one cell on a network that loses; `network.prepare(lab)` comes first, `network.counts(lab, host, cell)` last."""
+        """Runs one cell on a network that loses: `network.prepare(lab)` comes first, `network.counts(lab, host, cell)` last."""
         network.prepare(self)
         number = len(self.cells)
         seed = self.options.seed * 1000 + number
@@ -150,42 +150,46 @@ class Lab:
 
         `significance` is how often chance alone may fail the script.
         """
-        print(f"\n{'cell':<34}{'seed':>6}{'sent':>9}{'dropped':>9}{'share':>8}{'runs of':>8}{'overflow':>9}{'messages':>10}"
-              f"{'missed':>8}{'expected':>10}{'probability':>13}{'octets':>9}")
-        rows = []
+        tried = [cell for cell in self.cells if judged(cell) and not cell["void"]]
         for cell in self.cells:
-            total = lambda field: sum(totals[field] for totals in cell["receivers"])
-            dropped = sum(counts.get("lost", 0) + counts.get("spoilt", 0) for counts in cell["hosts"])
-            expected = cell["expected"]
-            tail = f"{cell['tail']:.3g}" if judged(cell) else ""
-            likely = "" if expected is None else f"{expected * cell['messages']:.1f}"
-            print(f"{cell['case']:<34}{cell['seed']:>6}{cell['sent'] * len(self.hosts):>9}{dropped:>9}"
-                  f"{total('lost') / total('units'):>8.4f}{total('lost') / max(1, total('runs')):>8.2f}{total('overflow'):>9}"
-                  f"{cell['messages']:>10}{cell['unrecovered']:>8}"
-                  f"{likely:>10}{tail:>13}{cell['octets']:>9.0f}")
-            against = ("promise", 0.001) if expected is None else ("expected", expected)
-            value = cell["unrecovered"] / cell["messages"]
-            fine = not cell["void"] and (not judged(cell) or cell["tail"] * len(self.cells) >= significance)
-            rows.append({"case": f"{cell['case']} unrecovered", "value": value * 1e6, "unit": "in 10^6", "against": against[0],
-                         "against_value": against[1] * 1e6, "ratio": value / against[1], "goal": None,
-                         "met": fine if judged(cell) else None})
-            beside, goal = cell.get("beside", (None, None))
-            if beside:
-                ratio = cell["octets"] / beside["octets"]
-                rows.append({"case": f"{cell['case']} octets", "value": cell["octets"], "unit": "octets", "against": beside["scheme"],
-                             "against_value": beside["octets"], "ratio": ratio, "goal": goal,
-                             "met": goal and ratio <= goal})
+            cell["met"] = cell["tail"] * len(tried) >= significance if cell in tried else None
+        self.table()
         void = [f"void: {cell['case']}: {cell['void']}" for cell in self.cells if cell["void"]]
-        tried = [cell for cell in self.cells if judged(cell)]
-        least = min(1.0, min(cell["tail"] for cell in tried) * len(tried))
         print(*void, sep="\n")
+        rows = [row for cell in self.cells for row in self.rows(cell)]
         for goal in {row["goal"] for row in rows if row["goal"]}:
-            print(f"octets beside rs1: at most {max(row['ratio'] for row in rows if row['goal'] == goal):.2f} (goal {goal})")
+            most = max(row["ratio"] for row in rows if row["goal"] == goal)
+            print(f"octets beside rs1: at most {most:.2f} (goal {goal})")
+        least = min([1.0] + [cell["tail"] * len(tried) for cell in tried])
         print(f"least probability of {len(tried)} cells, times cells: {least:.3g}; at least {significance} passes")
         self.plot(name, rows)
         passed = not void and least >= significance
         print(f"{name}: {'passed' if passed else 'FAILED'} in {time.monotonic() - START:.0f} s", flush=True)
         sys.exit(0 if passed else 1)
+
+    def table(self):
+        print(f"\n{'cell':<34}{'seed':>6}{'sent':>9}{'dropped':>9}{'share':>8}{'runs of':>8}{'overflow':>9}{'messages':>10}"
+              f"{'missed':>8}{'expected':>10}{'probability':>13}{'octets':>9}")
+        for cell in self.cells:
+            total = lambda field: sum(totals[field] for totals in cell["receivers"])
+            dropped = sum(counts.get("lost", 0) + counts.get("spoilt", 0) for counts in cell["hosts"])
+            share, runs = total("lost") / total("units"), total("lost") / max(1, total("runs"))
+            expected = "" if cell["expected"] is None else f"{cell['expected'] * cell['messages']:.1f}"
+            tail = "" if cell["met"] is None else f"{cell['tail']:.3g}"
+            print(f"{cell['case']:<34}{cell['seed']:>6}{cell['sent'] * len(self.hosts):>9}{dropped:>9}{share:>8.4f}{runs:>8.2f}"
+                  f"{total('overflow'):>9}{cell['messages']:>10}{cell['unrecovered']:>8}{expected:>10}{tail:>13}{cell['octets']:>9.0f}")
+
+    def rows(self, cell):
+        """As those of `bench`: what was missed; and the octets, if there is another cell to compare them with."""
+        against, limit = ("promise", 0.001) if cell["expected"] is None else ("expected", cell["expected"])
+        value = cell["unrecovered"] / cell["messages"]
+        yield {"case": f"{cell['case']} unrecovered", "value": value * 1e6, "unit": "in 10^6", "against": against,
+               "against_value": limit * 1e6, "ratio": value / limit, "goal": None, "met": cell["met"]}
+        beside, goal = cell.get("beside", (None, None))
+        if beside:
+            ratio = cell["octets"] / beside["octets"]
+            yield {"case": f"{cell['case']} octets", "value": cell["octets"], "unit": "octets", "against": beside["scheme"],
+                   "against_value": beside["octets"], "ratio": ratio, "goal": goal, "met": goal and ratio <= goal}
 
     def plot(self, name, rows):
         for path in (self.options.json, self.options.plot):
