@@ -1,6 +1,6 @@
 """Runs a script once more in user-mode-linux: a Linux of its own, as an ordinary process on the host's files."""
 
-import os, shutil, subprocess, sys, tempfile
+import contextlib, os, shutil, signal, subprocess, sys, tempfile
 
 from lab import TARGET
 
@@ -46,12 +46,18 @@ exec halt -f
     os.chmod(f"{folder}/init", 0o755)
     open(f"{folder}/output", "w").close()
     shown = subprocess.Popen(["tail", "-f", f"{folder}/output"])
+    with open(f"{folder}/console", "w") as console:
+        linux = subprocess.Popen([LINUX, "mem=768M", "root=/dev/root", "rootfstype=hostfs", "rootflags=/", "rw",
+                                  f"init={folder}/init", f"uml_dir={folder}/", "con=null", "con0=fd:0,fd:1", "quiet"],
+                                 env=os.environ | {"LD_PRELOAD": shim}, stdin=subprocess.DEVNULL, stdout=console, stderr=console,
+                                 start_new_session=True)
     try:
-        with open(f"{folder}/console", "w") as console:
-            subprocess.run([LINUX, "mem=768M", "root=/dev/root", "rootfstype=hostfs", "rootflags=/", "rw", f"init={folder}/init",
-                            f"uml_dir={folder}/", "con=null", "con0=fd:0,fd:1", "quiet"], env=os.environ | {"LD_PRELOAD": shim},
-                           stdin=subprocess.DEVNULL, stdout=console, stderr=console, timeout=MOST_SECONDS)
+        linux.wait(timeout=MOST_SECONDS)
     finally:
+        # A guest that stops in a panic leaves processes behind.
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(linux.pid, signal.SIGKILL)
+        linux.wait()
         shown.terminate()
     try:
         return int(open(f"{folder}/code").read())
