@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """Plots what `bench NAME --json FILE` wrote: plot.py NAME FILE FIGURE.svg (what
-`bench loss` wrote has a second figure, NAME `controller`). Needs the pip package matplotlib.
+`bench loss` wrote has a second figure, NAME `controller`), and what the scripts in tests/loss
+wrote (NAME `sockets-independent` and so on). Needs the pip package matplotlib.
 
 A PNG beside it, to look at: plot.py NAME FILE FIGURE.png
 """
@@ -159,14 +160,70 @@ def controller(rows: list[dict]) -> plt.Figure:
     return figure
 
 
+def sockets_independent(rows: list[dict]) -> plt.Figure:
+    """Each cell's share of messages not recovered on real sockets, beside the equation."""
+    figure, axes = plt.subplots(figsize=(7, 4.2), layout="constrained")
+    points = [(case, row["value"] / 1e6, row["against_value"] / 1e6) for (case,), row in matching(rows, "(.*) unrecovered")]
+    points.sort(key=lambda point: point[2])
+    cases, values, expected = zip(*points)
+    axes.plot(expected, cases, "|", color="black", markersize=14, label="$P_m$")
+    axes.plot([value or None for value in values], cases, "o", markersize=5, label="counted")
+    axes.set(title="independent losses on real sockets", xlabel="share of messages not recovered", xscale="log", xlim=(5e-5, 1.2))
+    return figure
+
+
+def sockets_bursts(rows: list[dict]) -> plt.Figure:
+    """Messages not recovered on real sockets when losses come in bursts, rs1 beside adaptive; the octets of both."""
+    figure, (missed, octets) = plt.subplots(1, 2, figsize=(9, 3.8), layout="constrained")
+    for burst, color in [("2", "C0"), ("5", "C1"), ("10", "C2")]:
+        for scheme, style in [("rs1", "o"), ("adaptive", "s-")]:
+            points = [(int(s), row["value"] / 1e6, row["against_value"] / 1e6) for (s,), row in
+                      matching(rows, rf"burst {burst} s=(\d+) {scheme} unrecovered")]
+            units, value, expected = zip(*points)
+            missed.plot(units, value, style, color=color, markersize=5, label=f"bursts of {burst}, {scheme}")
+            if scheme == "rs1":
+                missed.plot(units, expected, "-", color=color, linewidth=0.8)
+        points = [(int(s), row["ratio"]) for (s,), row in matching(rows, rf"burst {burst} s=(\d+) adaptive octets")]
+        octets.plot(*zip(*points), "o-", color=color, label=f"bursts of {burst}")
+    missed.axhline(1e-3, color="grey", linewidth=0.8)
+    missed.annotate("promise", (1, 1e-3), xytext=(0, 3), textcoords="offset points", color="grey")
+    missed.set(title="loss 0.1 on average; line at rs1: exact", ylabel="share of messages not recovered")
+    missed.set_yscale("symlog", linthresh=1e-3)
+    missed.set_ylim(0, 1)
+    missed.legend(fontsize=7, ncols=3, loc="upper right")
+    octets.axhline(1.5, color="grey", linewidth=0.8)
+    octets.set(title="octets by adaptive over those by rs1", ylim=(0, 1.6))
+    for axes in (missed, octets):
+        axes.set_xscale("log", base=2)
+        axes.set(xlabel="units of message")
+    return figure
+
+
+def sockets_outage(rows: list[dict]) -> plt.Figure:
+    """Messages not recovered on real sockets with regular outages, rs1 beside adaptive."""
+    figure, axes = plt.subplots(figsize=(5, 3.8), layout="constrained")
+    for length, color in [("4", "C0"), ("10", "C1"), ("25", "C2")]:
+        for scheme, style in [("rs1", "o:"), ("adaptive", "s-")]:
+            points = [(int(s), row["value"] / 1e6) for (s,), row in
+                      matching(rows, rf"outage {length} s=(\d+) {scheme} unrecovered")]
+            axes.plot(*zip(*points), style, color=color, markersize=5, label=f"{length} unit-times, {scheme}")
+    axes.axhline(1e-3, color="grey", linewidth=0.8)
+    axes.set(title="an outage in each 500 unit-times", xlabel="units of message", ylabel="share of messages not recovered")
+    axes.set_yscale("symlog", linthresh=1e-3)
+    axes.set_ylim(-5e-5, 0.2)
+    return figure
+
+
 def main(name: str, source: str, target: str) -> None:
     with open(source, encoding="utf-8") as file:
         rows = json.load(file)["rows"]
     figure = {"tree": tree, "batch": batch, "memory": memory, "paper": paper, "loss": loss,
-              "controller": controller}[name](rows)
+              "controller": controller, "sockets-independent": sockets_independent, "sockets-bursts": sockets_bursts,
+              "sockets-outage": sockets_outage}[name](rows)
     for axes in figure.axes:
         axes.grid(alpha=0.3)
-        axes.legend(fontsize=7)
+        if axes.get_legend() is None:
+            axes.legend(fontsize=7)
     metadata = {"Date": None} if target.endswith(".svg") else None
     figure.savefig(target, metadata=metadata, dpi=110)
 

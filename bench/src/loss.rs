@@ -1,6 +1,7 @@
 //! Messages that loss leaves unrecovered: independent losses beside the paper's equation, bursts beside the promise, and the
 //! controller over time.
 
+use ::tests::binomial::two_sided_tail;
 use fec::{
     Assembly, BlockShape, Channel, Controller, Layout, Plan, Progress, ReedSolomon, RepairScheme, Schedule, SplitMix64,
     UNIT, Unit, encode, miss_probability,
@@ -113,31 +114,6 @@ fn count(p: f64, shape: BlockShape, seed: u64) -> Result<(u32, u32), Failure> {
         }
     }
     Ok((missed, otherwise))
-}
-
-/// Twice the smaller tail of the binomial distribution at `k` of `n`, each with probability `p`: the terms from `k` outwards
-/// fall, and are summed relative to the first, whose logarithm is taken.
-fn two_sided_tail(k: u32, n: u32, p: f64) -> f64 {
-    let (lower, count, of) = (f64::from(k) <= f64::from(n) * p, f64::from(k), f64::from(n));
-    let first = ln_factorial(n) - ln_factorial(k) - ln_factorial(n - k) + count * p.ln() + (of - count) * (-p).ln_1p();
-    let odds = p / (1.0 - p);
-    let (mut at, mut term, mut sum) = (count, 1.0, 0.0);
-    while term > sum * 1e-17 {
-        sum += term;
-        term *= if lower { at / ((of - at + 1.0) * odds) } else { (of - at) / (at + 1.0) * odds };
-        at += if lower { -1.0 } else { 1.0 };
-    }
-    (2.0 * (first + f64::ln(sum)).exp()).min(1.0)
-}
-
-/// Stirling's series; the first term left out is below 1e-13 from 20 on.
-fn ln_factorial(n: u32) -> f64 {
-    let x = f64::from(n);
-    if n < 20 {
-        return (1..=n).map(|i| f64::from(i).ln()).sum();
-    }
-    let series = 1.0 / (12.0 * x) - 1.0 / (360.0 * x.powi(3)) + 1.0 / (1260.0 * x.powi(5)) - 1.0 / (1680.0 * x.powi(7));
-    x * x.ln() - x + 0.5 * (2.0 * std::f64::consts::PI * x).ln() + series
 }
 
 /// What sending messages of one size cost, and how many of a million were missed.
@@ -270,24 +246,6 @@ fn over_time() -> Result<Vec<Row>, Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn tails_of_small_cases() {
-        let near = |a: f64, b: f64| assert!((a / b - 1.0).abs() < 1e-9, "{a}, {b}");
-        near(two_sided_tail(0, 10, 0.5), 2.0 / 1024.0);
-        near(two_sided_tail(9, 10, 0.5), 22.0 / 1024.0);
-        near(two_sided_tail(1, 3, 0.9), 2.0 * 0.028);
-        near(two_sided_tail(40, 40, 0.9), 2.0 * 0.9f64.powi(40));
-        near(two_sided_tail(0, 1_000_000, 1e-5), 2.0 * (-1e-5f64).ln_1p().mul_add(1e6, 0.0).exp());
-        assert_eq!(two_sided_tail(100_000, 1_000_000, 0.1), 1.0);
-        assert!(two_sided_tail(102_000, 1_000_000, 0.1) < 1e-10);
-    }
-
-    #[test]
-    fn stirling_meets_the_sum() {
-        let sum: f64 = (1..=170).map(|i| f64::from(i).ln()).sum();
-        assert!((ln_factorial(170) - sum).abs() < 1e-10);
-    }
 
     #[test]
     fn octets_of_datagrams() {

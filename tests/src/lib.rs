@@ -4,6 +4,7 @@
 //! epoch, what was sent, what was given to whom. One file under `tests/` checks one invariant on the record.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a simulation that is wrong must stop")]
 
+pub mod binomial;
 pub mod dice;
 pub mod entries;
 pub mod record;
