@@ -51,7 +51,7 @@ pub struct FileConfig {
     /// system's choice.
     #[serde(default)]
     pub interface: Interface,
-    /// Addresses that the key server's multicast comes from, at most 10 (source-specific multicast); for IPv4 groups only.
+    /// Addresses that the key server's multicast comes from, at most 10, of the groups' family (source-specific multicast).
     /// Default: none, which means from anywhere.
     #[serde(default)]
     pub sources: Vec<IpAddr>,
