@@ -15,7 +15,7 @@ use protocol::site::SiteCertificate;
 use protocol::{MAX_NAME, VerifyingKey};
 use serde::Deserialize;
 
-use crate::core::MAX_GROUPS;
+use crate::core::{self, MAX_GROUPS};
 
 /// Registrars in a configuration: each is tried for up to 10 s, and a minute is the longest that a try may take.
 const MAX_REGISTRARS: usize = 6;
@@ -117,6 +117,16 @@ pub struct Settings {
     pub(crate) allow_uids: BTreeSet<u32>,
     pub(crate) on_stop: OnStop,
     pub(crate) impairment: Impairment,
+}
+
+impl Settings {
+    /// What the core is told.
+    pub fn core(&self) -> core::Config {
+        // A key of suite `paper` counts on the loopback interface and nowhere else.
+        let counts = |key: &&VerifyingKey| !key.is_broken() || self.multicast.interface.is_loopback();
+        let signing = self.site.signing.iter().filter(counts).cloned().collect();
+        core::Config { groups: self.groups.clone(), signing }
+    }
 }
 
 impl FileConfig {

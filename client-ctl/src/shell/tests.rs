@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::sync::Mutex;
+use std::time::Duration;
 
 use keygraph::Change;
 use net::frame::{read_frame, write_frame};
