@@ -300,7 +300,9 @@ async fn an_idle_receiver_ends_and_a_wrong_address_is_refused() {
     let receiver = recv(&feed, address, &["--idle-ms", "300"]);
     pause(100).await;
     let sender = send(&feed, address, input(1_000_000), &[]);
-    pause(200).await;
+    while receiver.output.octets().is_empty() {
+        pause(10).await;
+    }
     sender.exit.abort();
     assert_eq!(receiver.exit().await, Exit::Ok);
     assert_eq!(recv(&feed, "127.0.0.1:7000", &[]).exit().await, Exit::Usage);
