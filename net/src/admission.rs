@@ -60,7 +60,7 @@ impl Admission {
         Self { limits, inside: Arc::default() }
     }
 
-    /// The next connection that has a place, with TCP_NODELAY set. Others are closed at once. Never fails: a listener
+    /// The next connection that has a place, with TCP_NODELAY set. Others are reset at once. Never fails: a listener
     /// that is out of descriptors recovers when connections end. Safe to cancel.
     pub async fn next(&self, listener: &TcpListener) -> (TcpStream, SocketAddr, Ticket) {
         loop {
@@ -71,7 +71,12 @@ impl Admission {
                         let _ = stream.set_nodelay(true);
                         return (stream, from, ticket);
                     }
-                    None => tracing::debug!(%from, "refused: too many handshakes under way"),
+                    None => {
+                        // Reset and not closed, so that nobody takes it for the answer to what he has not even been asked. If that
+                        // fails, the connection is gone already.
+                        let _ = stream.set_zero_linger();
+                        tracing::debug!(%from, "refused: too many handshakes under way");
+                    }
                 },
                 Err(error) => {
                     tracing::warn!(%error, "cannot accept a connection");

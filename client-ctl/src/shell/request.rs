@@ -20,8 +20,9 @@ const LIMIT: Duration = Duration::from_secs(9);
 #[derive(Debug, Error)]
 #[error("{error}")]
 pub struct RequestFailed {
-    error: NoiseError,
-    /// The key server was there and refused the handshake; otherwise it was not reached, or did not answer in time.
+    /// Why: an input or output error of kind `TimedOut` if there was no answer in time.
+    pub error: NoiseError,
+    /// The key server was there and refused the handshake; otherwise it was not reached, had no place, or did not answer.
     pub refused: bool,
 }
 
@@ -68,6 +69,8 @@ async fn connect<D: Future<Output = io::Result<TcpStream>>>(
         stream.set_nodelay(true).map_err(FrameError::Io).map_err(NoiseError::from)?;
         match noise::connect(stream, preamble, server_key, key.expose()).await {
             Ok(stream) => return Ok(stream),
+            // A reset is a door without a place for now, and no verdict on any key.
+            Err(error @ NoiseError::Frame(FrameError::Io(_))) => return Err(error.into()),
             Err(error) => failed = RequestFailed { error, refused: true },
         }
     }
