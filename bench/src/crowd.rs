@@ -5,6 +5,7 @@ mod client;
 mod site;
 
 use std::collections::BTreeMap;
+use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -13,6 +14,8 @@ use std::time::Duration;
 use client_ctl::RequestFailed;
 use client_ctl::core::How;
 use net::admission::Limits;
+use net::frame::FrameError;
+use net::noise::NoiseError;
 use protocol::DataKey;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::sync::{Semaphore, mpsc};
@@ -86,9 +89,13 @@ impl Crowd {
         tally.later += u32::from(is_later);
         match reply {
             Ok(_) => {}
+            Err(RequestFailed { error: NoiseError::Frame(FrameError::Io(why)), .. })
+                if why.kind() == io::ErrorKind::TimedOut =>
+            {
+                tally.unanswered += 1;
+            }
             // It comes again by itself, as after any connection that fails.
-            Err(failed) if failed.refused => tally.turned_away += 1,
-            Err(_) => tally.unanswered += 1,
+            Err(_) => tally.turned_away += 1,
         }
     }
 
