@@ -142,6 +142,8 @@ fn aggregate(source: IpAddr) -> IpAddr {
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::AsyncReadExt;
+
     use super::*;
 
     fn v4(last: u8) -> IpAddr {
@@ -161,6 +163,18 @@ mod tests {
         drop(door.enter(v4(1)).unwrap());
         drop(door.enter(v4(3)).unwrap());
         assert_eq!(door.inside().by_source.len(), 2, "sources that left are forgotten");
+    }
+
+    #[tokio::test]
+    async fn who_finds_no_place_is_reset() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let door = Admission::new(Limits { per_source: 1, ..Limits::default() });
+        let _held = door.enter([127, 0, 0, 1].into()).unwrap();
+        let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        tokio::select! {
+            read = client.read_u8() => assert_eq!(read.unwrap_err().kind(), std::io::ErrorKind::ConnectionReset),
+            _ = door.next(&listener) => panic!("the door is full"),
+        }
     }
 
     #[test]

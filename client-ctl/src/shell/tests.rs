@@ -206,12 +206,7 @@ async fn a_full_door_is_no_refusal() {
     let door = Admission::new(Limits { per_source: 1, ..Limits::default() });
     let key = IndividualKey::new([4; 32]);
     let ask = || {
-        // As on a network with a delay: what happens at the door happens before the client says a word.
-        let dial = || async {
-            let stream = TcpStream::connect(&settings.key_server_address).await;
-            tokio::time::sleep(Duration::from_millis(30)).await;
-            stream
-        };
+        let dial = || TcpStream::connect(&settings.key_server_address);
         in_time(request(&settings, dial, (ME, 1), &key, b"request"))
     };
     let refuse = async {
@@ -222,7 +217,7 @@ async fn a_full_door_is_no_refusal() {
     let (failed, _) = tokio::join!(ask(), refuse);
     assert!(failed.unwrap_err().refused);
     let held = door.enter([127, 0, 0, 1].into()).unwrap();
-    for _ in 0..10 {
+    for _ in 0..50 {
         tokio::select! {
             failed = ask() => assert!(!failed.unwrap_err().refused),
             _ = door.next(&listener) => panic!("the door is full"),
