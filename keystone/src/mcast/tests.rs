@@ -1,5 +1,6 @@
 //! Sender and receivers over real multicast on loopback, with a feed made by hand.
 #![allow(clippy::disallowed_methods, reason = "every test waits for the ends that it is about")]
+#![allow(clippy::disallowed_types, reason = "a test of sockets")]
 
 use std::path::PathBuf;
 use std::pin::Pin;
