@@ -2,6 +2,7 @@
 #![allow(clippy::disallowed_methods, reason = "a measurement reads the clock")]
 
 mod batch;
+mod crowd;
 mod flood;
 mod keyserver;
 mod loss;
@@ -58,11 +59,15 @@ enum Command {
     Octets,
     /// Bogus units and beacons over loopback, 100,000 a second for eight seconds: what they cost a member.
     Flood,
-    /// Everybody misses the same message: the cost of a re-synchronization beside its bare cryptography, and a storm of them.
+    /// Everybody misses the same message: the cost of a re-synchronization beside its bare cryptography, a storm of them, and a
+    /// storm of real clients on loopback.
     Storm {
         /// Members, 1,000 to 1,000,000.
         #[arg(long, value_name = "N", default_value = "100000", value_parser = value_parser!(u32).range(1_000..=1_000_000))]
         members: u32,
+        /// Real clients, 10 to 20,000. Each takes up to three descriptors of this process.
+        #[arg(long, value_name = "N", default_value = "2000", value_parser = value_parser!(u32).range(10..=20_000))]
+        clients: u32,
     },
     /// Messages that are not recovered: independent losses beside the paper's equation, bursts with the adaptive repair scheme
     /// beside rs1, and how that scheme follows changes. Takes about a minute on two cores.
@@ -86,7 +91,7 @@ fn main() -> ExitCode {
         Command::Paper => paper::rows(),
         Command::Octets => octets::rows(),
         Command::Flood => flood::rows(),
-        Command::Storm { members } => storm::rows(*members),
+        Command::Storm { members, clients } => storm::rows(*members, *clients),
         Command::Loss => loss::rows(),
         Command::Memory { size } => memory::rows(*size),
         Command::Send => send::rows(),

@@ -29,8 +29,8 @@ const SEED: u64 = 2_026;
 /// The pattern that snow is told.
 const PATTERN: &str = "Noise_NKpsk0_25519_ChaChaPoly_SHA256";
 
-/// All rows for a group of so many members.
-pub(crate) fn rows(members: u32) -> Result<Vec<Row>, Failure> {
+/// All rows for a simulated group of so many members, and for a crowd of so many real clients.
+pub(crate) fn rows(members: u32, clients: u32) -> Result<Vec<Row>, Failure> {
     let mut server = KeyServer::with_members(members)?;
     let (ours, bare) = exchanges(&mut server)?;
     let micros = |time: Duration| time.as_secs_f64() * 1e6;
@@ -67,6 +67,7 @@ pub(crate) fn rows(members: u32) -> Result<Vec<Row>, Failure> {
         None,
     ));
     rows.push(Row::new(name("without an answer"), (number(storm.lost)?, "requests"), ("of all", asked), Some(0.0)));
+    rows.extend(crate::crowd::rows(clients)?);
     Ok(rows)
 }
 

@@ -3,20 +3,24 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 
 use net::ConfigError;
 use net::config::in_range;
 use net::multicast::{Impairment, Interface, MAX_SOURCES, ReceiveOptions};
 use net::tls::{CredentialFiles, Credentials};
-use protocol::MAX_NAME;
 use protocol::identity::Identity;
 use protocol::site::SiteCertificate;
+use protocol::{MAX_NAME, VerifyingKey};
 use serde::Deserialize;
 
-use crate::core::{Carrier, Carriers, MAX_GROUPS};
+use crate::core::{self, Carrier, Carriers, MAX_GROUPS};
 
 /// Registrars in a configuration: each is tried for up to 10 s, and a minute is the longest that a try may take.
 const MAX_REGISTRARS: usize = 6;
+/// Standbys in a configuration: each gets its share of the 9 s that a request may take.
+const MAX_STANDBYS: usize = 4;
 /// User ids in a configuration.
 const MAX_UIDS: usize = 64;
 /// Longest path of a Unix socket in octets, with its final zero (`sockaddr_un`).
@@ -30,6 +34,10 @@ pub struct FileConfig {
     pub key_server: String,
     /// Where the key server takes requests: `host:port`. Required.
     pub key_server_address: String,
+    /// Where other key servers of the same name take requests, which stand by for it or take over from it: `host:port`, at most
+    /// 4. Default: none.
+    #[serde(default)]
+    pub standby_addresses: Vec<String>,
     /// Registrars, tried in this order, 1 to 6. Required.
     pub registrars: Vec<RegistrarConfig>,
     /// The site's public key (Ed25519), 64 hexadecimal digits: the root of all trust in rekey messages. Required.
@@ -56,7 +64,7 @@ pub struct FileConfig {
     /// system's choice.
     #[serde(default)]
     pub interface: Interface,
-    /// Addresses that the key server's multicast comes from, at most 10 (source-specific multicast); for IPv4 groups only.
+    /// Addresses that the key server's multicast comes from, at most 10, of the groups' family (source-specific multicast).
     /// Default: none, which means from anywhere.
     #[serde(default)]
     pub sources: Vec<IpAddr>,
@@ -112,7 +120,10 @@ pub struct Danger {
 /// A configuration that was checked, with the files that it names.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    pub(crate) key_server_address: String,
+    /// Addresses of the key servers.
+    pub(crate) key_servers: Vec<String>,
+    /// The one that answered last; clones of the settings share it.
+    pub(crate) preferred: Arc<AtomicUsize>,
     pub(crate) registrars: Vec<(String, Identity)>,
     pub(crate) site: SiteCertificate,
     pub(crate) credentials: Credentials,
@@ -123,6 +134,16 @@ pub struct Settings {
     pub(crate) allow_uids: BTreeSet<u32>,
     pub(crate) on_stop: OnStop,
     pub(crate) impairment: Impairment,
+}
+
+impl Settings {
+    /// What the core is told.
+    pub fn core(&self) -> core::Config {
+        // A key of suite `paper` counts on the loopback interface and nowhere else.
+        let counts = |key: &&VerifyingKey| !key.is_broken() || self.multicast.interface.is_loopback();
+        let signing = self.site.signing.iter().filter(counts).cloned().collect();
+        core::Config { groups: self.groups.clone(), signing, carriers: self.carriers.clone() }
+    }
 }
 
 impl FileConfig {
@@ -142,6 +163,8 @@ impl FileConfig {
     pub fn check(self, folder: &Path) -> Result<Settings, ConfigError> {
         name("key_server", &self.key_server)?;
         address("key_server_address", &self.key_server_address)?;
+        count("standby_addresses", self.standby_addresses.len(), 0, MAX_STANDBYS)?;
+        self.standby_addresses.iter().try_for_each(|standby| address("standby_addresses", standby))?;
         count("registrars", self.registrars.len(), 1, MAX_REGISTRARS)?;
         let registrars = self.registrars.iter().enumerate().map(|(i, registrar)| {
             address(&format!("registrars[{i}].address"), &registrar.address)?;
@@ -183,7 +206,8 @@ impl FileConfig {
         })
         .map_err(|why| ConfigError::invalid("certificate, private_key, trust_roots", why))?;
         Ok(Settings {
-            key_server_address: self.key_server_address,
+            key_servers: [vec![self.key_server_address], self.standby_addresses].concat(),
+            preferred: Arc::default(),
             registrars,
             site,
             credentials,

@@ -1,7 +1,8 @@
 //! The client control manager: a member's daemon.
 //!
 //! [`core`] is pure: it is handed time, randomness, datagrams and replies. [`run`] owns the clock, the sockets and the
-//! individual key. [`feed`] hands group keys to data processors over a Unix socket.
+//! individual key. [`feed`] hands group keys to data processors over a Unix socket. [`register`] and [`request`] are the
+//! shell's two conversations, for another shell of the same core.
 
 pub mod config;
 pub mod core;
@@ -14,7 +15,7 @@ use std::process::ExitCode;
 use net::{Exit, Shutdown};
 
 pub use config::{FileConfig, OnStop, Settings};
-pub use shell::{RunError, run};
+pub use shell::{Registered, RegistrationFailed, RequestFailed, RunError, register, request, run};
 
 /// Arguments of the daemon.
 #[derive(Debug, Clone, clap::Args)]

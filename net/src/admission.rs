@@ -60,7 +60,7 @@ impl Admission {
         Self { limits, inside: Arc::default() }
     }
 
-    /// The next connection that has a place, with TCP_NODELAY set. Others are closed at once. Never fails: a listener
+    /// The next connection that has a place, with TCP_NODELAY set. Others are reset at once. Never fails: a listener
     /// that is out of descriptors recovers when connections end. Safe to cancel.
     pub async fn next(&self, listener: &TcpListener) -> (TcpStream, SocketAddr, Ticket) {
         loop {
@@ -71,7 +71,12 @@ impl Admission {
                         let _ = stream.set_nodelay(true);
                         return (stream, from, ticket);
                     }
-                    None => tracing::debug!(%from, "refused: too many handshakes under way"),
+                    None => {
+                        // Reset and not closed, so that nobody takes it for the answer to what he has not even been asked. If that
+                        // fails, the connection is gone already.
+                        let _ = stream.set_zero_linger();
+                        tracing::debug!(%from, "refused: too many handshakes under way");
+                    }
                 },
                 Err(error) => {
                     tracing::warn!(%error, "cannot accept a connection");
@@ -137,6 +142,8 @@ fn aggregate(source: IpAddr) -> IpAddr {
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::AsyncReadExt;
+
     use super::*;
 
     fn v4(last: u8) -> IpAddr {
@@ -156,6 +163,18 @@ mod tests {
         drop(door.enter(v4(1)).unwrap());
         drop(door.enter(v4(3)).unwrap());
         assert_eq!(door.inside().by_source.len(), 2, "sources that left are forgotten");
+    }
+
+    #[tokio::test]
+    async fn who_finds_no_place_is_reset() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let door = Admission::new(Limits { per_source: 1, ..Limits::default() });
+        let _held = door.enter([127, 0, 0, 1].into()).unwrap();
+        let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        tokio::select! {
+            read = client.read_u8() => assert_eq!(read.unwrap_err().kind(), std::io::ErrorKind::ConnectionReset),
+            _ = door.next(&listener) => panic!("the door is full"),
+        }
     }
 
     #[test]

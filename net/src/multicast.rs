@@ -6,6 +6,7 @@
 mod interface;
 mod receiver;
 mod sender;
+mod source;
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};

@@ -1,7 +1,14 @@
 //! Noise under a pre-shared key: both ends prove what they must, and nothing can be replayed.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests may panic")]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "a test of streams: its tasks are waited for, and deadlines need a clock"
+)]
 
-use net::noise::{NoiseError, NoiseStream, StaticKey, accept, connect, read_preamble};
+use std::time::Duration;
+
+use net::admission::{Admission, Limits, TimedOut};
+use net::noise::{NoiseError, NoiseStream, StaticKey, accept, connect, read_preamble, refuse};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 
 const PREAMBLE: &[u8] = b"ks, client 7, registration 3";
@@ -48,6 +55,69 @@ async fn a_wrong_key_at_either_end_or_an_altered_preamble_ends_it() {
     for (server, expected, psks, seen) in cases {
         let (server, client) = shake(server, expected, psks, seen).await;
         assert!(server.is_err() && client.is_err());
+    }
+}
+
+/// What a stranger can see of a refusal: what was sent to it, and whether the server hung up before it had all of the
+/// stranger's first message.
+async fn seen_of_a_refusal(is_known: bool) -> (Vec<u8>, bool) {
+    let key = StaticKey::generate().unwrap();
+    // The messages of a client with another pre-shared key.
+    let (recorder, mut record) = duplex(1 << 16);
+    let (mut messages, public) = (vec![0; 4 + PREAMBLE.len() + 4 + 48], *key.public());
+    let call = tokio::spawn(async move { connect(recorder, PREAMBLE, &public, &[5; 32]).await.map(drop) });
+    record.read_exact(&mut messages).await.unwrap();
+    drop(record);
+    assert!(call.await.unwrap().is_err());
+
+    let (mut near, mut far) = duplex(1 << 16);
+    let server = tokio::spawn(async move {
+        let preamble = read_preamble(&mut far).await.unwrap();
+        match is_known {
+            true => accept(far, &preamble, &key, &[4; 32]).await.err().unwrap(),
+            false => refuse(far, &preamble, &key).await,
+        }
+    });
+    let (most, last) = messages.split_at(messages.len() - 1);
+    near.write_all(most).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    let is_early = server.is_finished();
+    near.write_all(last).await.unwrap();
+    let error = server.await.unwrap();
+    assert!(matches!(error, NoiseError::Handshake), "{error}");
+    let mut sent = Vec::new();
+    near.read_to_end(&mut sent).await.unwrap();
+    (sent, is_early)
+}
+
+#[tokio::test]
+async fn a_stranger_cannot_tell_an_unknown_number_from_a_wrong_key() {
+    let of_a_wrong_key = seen_of_a_refusal(true).await;
+    assert_eq!(of_a_wrong_key, (Vec::new(), false));
+    assert_eq!(seen_of_a_refusal(false).await, of_a_wrong_key);
+}
+
+#[tokio::test]
+async fn a_handshake_that_stalls_is_cut_off() {
+    let limit = Duration::from_millis(300);
+    let door = Admission::new(Limits { per_source: 1, handshake: limit, ..Limits::default() });
+    let source = [127, 0, 0, 1].into();
+    let key = StaticKey::generate().unwrap();
+    let preamble = [&30u32.to_be_bytes()[..], &[7; 30]].concat();
+    // Nothing, a part of the preamble, all of it, and a part of the handshake.
+    for said in [&[][..], &preamble[..7], &preamble, &[&preamble[..], &[0, 0, 0, 48, 1, 2, 3]].concat()] {
+        let (mut near, mut far) = duplex(1 << 16);
+        near.write_all(said).await.unwrap();
+        let begun = tokio::time::Instant::now();
+        let ticket = door.enter(source).unwrap();
+        let handshake = async {
+            let preamble = read_preamble(&mut far).await?;
+            accept(far, &preamble, &key, &[4; 32]).await
+        };
+        assert_eq!(ticket.during(handshake).await.err(), Some(TimedOut(limit)), "{said:?}");
+        assert!(begun.elapsed() < limit * 5, "{:?}", begun.elapsed());
+        assert!(door.enter(source).is_some(), "the place is free again");
+        assert_eq!(near.read(&mut [0; 100]).await.unwrap(), 0, "closed, and nothing was said");
     }
 }
 

@@ -10,8 +10,8 @@ use crate::sign::{MAX_RSA_PUBLIC, SIGNATURE, SigningKey, VerifyingKey};
 use crate::{MAX_NAME, Suite, WIRE_VERSION};
 
 const MAGIC: &[u8; 4] = b"KSSC";
-/// Keys of one kind in a certificate: the old, the present and the next, and one to spare.
-const MAX_KEYS: usize = 4;
+/// Keys of one kind in a certificate: of five key servers that stand by for each other, the present ones and the next.
+const MAX_KEYS: usize = 10;
 
 /// Certifies a key server's keys.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -18,6 +18,10 @@ pub struct FileConfig {
     pub listen: SocketAddr,
     /// Address and port of the key server's door for registrars. Required.
     pub key_server_address: SocketAddr,
+    /// The same of other key servers of the same identity, which stand by for it or take over from it, at most 4. Default:
+    /// none.
+    #[serde(default)]
+    pub standby_addresses: Vec<SocketAddr>,
     /// Identity in the key server's certificate. Required.
     pub key_server_identity: String,
     /// Clients that this registrar serves: identities, or `spiffe://domain/path/*`. Required, not empty.
@@ -51,6 +55,7 @@ impl Checked {
             *path = folder.join(&*path);
         }
         in_range("clients: number of entries", file.clients.len(), 1..=10_000)?;
+        in_range("standby_addresses: number of entries", file.standby_addresses.len(), 0..=4)?;
         let clients = (file.clients.iter())
             .map(|text| IdentityPattern::parse(text).map_err(|e| ConfigError::invalid("clients", e)))
             .collect::<Result<_, _>>()?;

@@ -133,7 +133,7 @@ pub async fn run(checked: Checked, shutdown: Shutdown) -> Result<(), RunError> {
     tokio::select! {
         () = engine.run(shutdown.clone()) => {}
         () = clients(listener, for_clients, commands.clone(), shutdown) => {}
-        () = link(file.key_server_address, for_key_server, commands) => {}
+        () = link([vec![file.key_server_address], file.standby_addresses].concat(), for_key_server, commands) => {}
     }
     Ok(())
 }
@@ -328,10 +328,11 @@ async fn last(mut stream: TlsStream<TcpStream>, message: Option<ForClient>) -> R
     Ok(())
 }
 
-/// Keeps one connection to the key server for ever.
-async fn link(address: std::net::SocketAddr, tls: Arc<ClientConfig>, commands: mpsc::Sender<Command>) {
+/// Keeps one connection to the key server for ever. One that only stands by cuts it, and the next is asked; the pause grows
+/// once a round.
+async fn link(addresses: Vec<std::net::SocketAddr>, tls: Arc<ClientConfig>, commands: mpsc::Sender<Command>) {
     let mut wait = BACK_OFF.0;
-    loop {
+    for (turn, address) in (1..).zip(addresses.iter().copied().cycle()) {
         let since = Instant::now();
         match connection(address, tls.clone(), &commands).await {
             Ok(()) => tracing::warn!(%address, "the key server closed the connection"),
@@ -343,7 +344,9 @@ async fn link(address: std::net::SocketAddr, tls: Arc<ClientConfig>, commands: m
         }
         let jitter = OsEntropy.below(u64::try_from(wait.as_millis()).unwrap_or(0));
         tokio::time::sleep(wait / 2 + Duration::from_millis(jitter)).await;
-        wait = (wait * 2).min(BACK_OFF.1);
+        if turn % addresses.len() == 0 {
+            wait = (wait * 2).min(BACK_OFF.1);
+        }
     }
 }
 

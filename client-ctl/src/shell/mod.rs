@@ -15,19 +15,22 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 
 use net::{Exit, OsEntropy, Shutdown};
+use protocol::IndividualKey;
 use protocol::request::RequestId;
-use protocol::{IndividualKey, MemberId, VerifyingKey};
 use serde_json::{Value, json};
 use thiserror::Error;
+use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio::task::{AbortHandle, JoinSet};
 use zeroize::Zeroizing;
 
+pub use register::{Registered, RegistrationFailed, register};
+pub use request::{RequestFailed, request};
+
 use crate::config::{OnStop, Settings};
-use crate::core::{self, Core, Event, Input, Output};
+use crate::core::{Core, Event, Input, Output};
 use crate::feed::{Clock, Command, Feed, FeedError};
 
 /// Datagrams and answers that wait for the core: more than a socket's buffer holds, so the socket is where loss happens.
@@ -59,10 +62,8 @@ impl From<&RunError> for Exit {
 /// What the tasks of the shell bring home.
 enum Happened {
     Datagram(Vec<u8>),
-    Registered { client: MemberId, registration: u64, key: IndividualKey },
-    RegistrationFailed { retry_after: Option<Duration>, is_final: bool },
-    Reply { id: RequestId, message: Zeroizing<Vec<u8>> },
-    RequestFailed { id: RequestId, refused: bool },
+    Registered(Result<Registered, RegistrationFailed>),
+    Replied { id: RequestId, reply: Result<Zeroizing<Vec<u8>>, RequestFailed> },
     Subscribed { id: RequestId, message: Zeroizing<Vec<u8>> },
     StreamEnded { id: RequestId },
 }
@@ -76,11 +77,7 @@ pub async fn run(settings: Settings, shutdown: Shutdown) -> Result<(), RunError>
     let (commands, mut commanded) = mpsc::channel(crate::feed::MAX_WAITING);
     let feed = Feed::open(&settings.socket, settings.allow_uids.clone(), clock, commands)?;
     let (happens, mut happened) = mpsc::channel(MAX_HAPPENED);
-    // A key of suite `paper` counts on the loopback interface and nowhere else.
-    let counts = |key: &&VerifyingKey| !key.is_broken() || settings.multicast.interface.is_loopback();
-    let signing = settings.site.signing.iter().filter(counts).cloned().collect();
-    let config = core::Config { groups: settings.groups.clone(), signing, carriers: settings.carriers.clone() };
-    let mut core = Core::new(config, Box::new(OsEntropy));
+    let mut core = Core::new(settings.core(), Box::new(OsEntropy));
     let leave = settings.on_stop == OnStop::Leave;
     tracing::info!(identity = %settings.credentials.identity(), socket = %settings.socket.display(), "started");
     if settings.impairment.loss > 0.0 {
@@ -149,12 +146,19 @@ impl Shell {
     /// Whether the core has stopped.
     fn perform(&mut self, core: &Core, output: Output) -> bool {
         match output {
-            Output::Register => self.begin(register::register(Arc::clone(&self.settings))),
+            Output::Register => {
+                let settings = Arc::clone(&self.settings);
+                self.begin(async move { Happened::Registered(register(&settings).await) });
+            }
             Output::Request { id, message } => {
-                let Some(((client, registration), key)) = core.registration().zip(self.individual_key.clone()) else {
+                let Some((who, key)) = core.registration().zip(self.individual_key.clone()) else {
                     return false;
                 };
-                self.begin(request::request(Arc::clone(&self.settings), client, registration, key, id, message));
+                let settings = Arc::clone(&self.settings);
+                self.begin(async move {
+                    let dial = TcpStream::connect::<String>;
+                    Happened::Replied { id, reply: request(&settings, dial, who, &key, &message).await }
+                });
             }
             Output::Stream { id, message } => {
                 self.end_stream();
@@ -207,15 +211,17 @@ impl Shell {
         let now = clock.now();
         match what {
             Happened::Datagram(octets) => core.handle(now, Input::Datagram(&octets)),
-            Happened::Registered { client, registration, key } => {
+            Happened::Registered(Ok(Registered { client, registration, key })) => {
                 self.individual_key = Some(key);
                 core.handle(now, Input::Registered { client, registration });
             }
-            Happened::RegistrationFailed { retry_after, is_final } => {
+            Happened::Registered(Err(RegistrationFailed { retry_after, is_final })) => {
                 core.handle(now, Input::RegistrationFailed { retry_after, is_final });
             }
-            Happened::Reply { id, message } => core.handle(now, Input::Reply { id, message: &message }),
-            Happened::RequestFailed { id, refused } => core.handle(now, Input::RequestFailed { id, refused }),
+            Happened::Replied { id, reply: Ok(message) } => core.handle(now, Input::Reply { id, message: &message }),
+            Happened::Replied { id, reply: Err(RequestFailed { refused, .. }) } => {
+                core.handle(now, Input::RequestFailed { id, refused });
+            }
             Happened::Subscribed { id, message } => core.handle(now, Input::Subscribed { id, message: &message }),
             Happened::StreamEnded { id } => core.handle(now, Input::StreamEnded { id }),
         }

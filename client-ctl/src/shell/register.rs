@@ -1,6 +1,5 @@
 //! Registers with the first registrar that does it.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use net::frame::{FrameError, read_frame, write_frame};
@@ -8,14 +7,35 @@ use net::tls::{self, TlsError};
 use protocol::codec::DecodeError;
 use protocol::identity::Identity;
 use protocol::registration::{ALPN_CLIENT, FromClient, MAX_FRAME, Refusal, RefusalCode, ToClient, exporter_context};
+use protocol::{IndividualKey, MemberId};
 use thiserror::Error;
 use tokio::io::AsyncWriteExt;
 
-use super::Happened;
 use crate::config::Settings;
 
 /// Time for one registrar: TLS, two answers, and a durable write at the key server between them.
 const LIMIT: Duration = Duration::from_secs(9);
+
+/// The key server knows this client by this key. It is for the shell to keep; the rest is for the core.
+#[derive(Debug)]
+pub struct Registered {
+    /// The ID number.
+    pub client: MemberId,
+    /// Number of the registration.
+    pub registration: u64,
+    /// The individual key, made at both ends and never sent to the client.
+    pub key: IndividualKey,
+}
+
+/// No registrar could register this client. Why, each has said in the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[error("no registrar registers this client{}", if *.is_final { "; asking again cannot help" } else { "" })]
+pub struct RegistrationFailed {
+    /// When asking again makes sense, if a registrar said so.
+    pub retry_after: Option<Duration>,
+    /// Every registrar refuses this client for good.
+    pub is_final: bool,
+}
 
 #[derive(Debug, Error)]
 enum RegisterError {
@@ -37,14 +57,17 @@ enum RegisterError {
     TimedOut,
 }
 
-/// Tries each registrar once. The failure is final if every one of them says so.
-pub(super) async fn register(settings: Arc<Settings>) -> Happened {
+/// Registers this client: tries each registrar once, for at most 9 s.
+///
+/// # Errors
+/// Each of them failed. It is final if every one of them says so.
+pub async fn register(settings: &Settings) -> Result<Registered, RegistrationFailed> {
     let mut retry_after: Option<Duration> = None;
     let mut is_final = true;
     for (address, registrar) in &settings.registrars {
-        let result = tokio::time::timeout(LIMIT, attempt(&settings, address, registrar)).await;
+        let result = tokio::time::timeout(LIMIT, attempt(settings, address, registrar)).await;
         match result.unwrap_or(Err(RegisterError::TimedOut)) {
-            Ok(registered) => return registered,
+            Ok(registered) => return Ok(registered),
             Err(error) => {
                 tracing::warn!(%registrar, address, %error, "cannot register here");
                 let refusal = if let RegisterError::Refused(refusal) = error { Some(refusal) } else { None };
@@ -55,14 +78,14 @@ pub(super) async fn register(settings: Arc<Settings>) -> Happened {
             }
         }
     }
-    Happened::RegistrationFailed { retry_after, is_final }
+    Err(RegistrationFailed { retry_after, is_final })
 }
 
 fn ends_it(refusal: &Refusal) -> bool {
     refusal.retry_after_ms == 0 && matches!(refusal.code, RefusalCode::Identity | RefusalCode::KeyServer)
 }
 
-async fn attempt(settings: &Settings, address: &str, registrar: &Identity) -> Result<Happened, RegisterError> {
+async fn attempt(settings: &Settings, address: &str, registrar: &Identity) -> Result<Registered, RegisterError> {
     let found = tokio::net::lookup_host(address).await.map_err(RegisterError::Address)?.next();
     let found = found.ok_or_else(|| RegisterError::Address(std::io::ErrorKind::NotFound.into()))?;
     let config = tls::client_config(&settings.credentials, registrar.clone(), ALPN_CLIENT)?;
@@ -84,7 +107,7 @@ async fn attempt(settings: &Settings, address: &str, registrar: &Identity) -> Re
     }
     // Everything was said; whether the goodbye arrives does not matter.
     let _ = stream.shutdown().await;
-    Ok(Happened::Registered { client, registration, key })
+    Ok(Registered { client, registration, key })
 }
 
 async fn answer<S: tokio::io::AsyncRead + Unpin>(stream: &mut S) -> Result<ToClient, RegisterError> {

@@ -2,8 +2,10 @@
 
 use std::path::Path;
 use std::sync::Mutex;
+use std::time::Duration;
 
 use keygraph::Change;
+use net::admission::{Admission, Limits};
 use net::frame::{read_frame, write_frame};
 use net::multicast::{SendOptions, Sender};
 use net::noise::{self, StaticKey};
@@ -58,7 +60,7 @@ impl World {
             roots: folder.join("ca.pem"),
         };
         let config = net::tls::server_config(&Credentials::load(&files).unwrap(), ALPN_CLIENT).unwrap();
-        let door = net::admission::Admission::default();
+        let door = Admission::default();
         loop {
             let (stream, _, ticket) = door.next(&listener).await;
             let (mut stream, who) = net::tls::accept(stream, Arc::clone(&config), ticket).await.unwrap();
@@ -194,6 +196,32 @@ async fn a_daemon_lives_its_life() {
         Operations::Resyncs(_),
         Operations::Changes(leaves)
     ] if leaves[..] == [(Act::Leave, "g".to_owned())]));
+}
+
+/// Some refusals make a client register anew, which costs its groups a rekey: a crowd must not be taken for refusals.
+#[tokio::test]
+async fn a_full_door_is_no_refusal() {
+    let static_key = StaticKey::generate().unwrap();
+    let (files, listener) = (Files::new(*static_key.public()), listen().await);
+    let settings = files.load(&files.text(&address(&listener), "127.0.0.1:1")).unwrap();
+    let door = Admission::new(Limits { per_source: 1, ..Limits::default() });
+    let key = IndividualKey::new([4; 32]);
+    let ask = || in_time(request(&settings, TcpStream::connect::<String>, (ME, 1), &key, b"request"));
+    let refuse = async {
+        let (mut stream, _, _ticket) = door.next(&listener).await;
+        let preamble = noise::read_preamble(&mut stream).await.unwrap();
+        noise::refuse(stream, &preamble, &static_key).await
+    };
+    let (failed, _) = tokio::join!(ask(), refuse);
+    assert!(failed.unwrap_err().refused);
+    let held = door.enter([127, 0, 0, 1].into()).unwrap();
+    for _ in 0..50 {
+        tokio::select! {
+            failed = ask() => assert!(!failed.unwrap_err().refused),
+            _ = door.next(&listener) => panic!("the door is full"),
+        }
+    }
+    drop(held);
 }
 
 #[tokio::test]

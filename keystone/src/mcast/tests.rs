@@ -1,5 +1,6 @@
 //! Sender and receivers over real multicast on loopback, with a feed made by hand.
 #![allow(clippy::disallowed_methods, reason = "every test waits for the ends that it is about")]
+#![allow(clippy::disallowed_types, reason = "a test of sockets")]
 
 use std::path::PathBuf;
 use std::pin::Pin;
@@ -154,6 +155,13 @@ impl Running {
     }
 }
 
+/// A group and a port that no other run on this machine has: the port is the system's choice. The third octet tells the
+/// receivers of one run from those of another that got the port a moment later.
+fn free_address() -> String {
+    let port = std::net::UdpSocket::bind("0.0.0.0:0").unwrap().local_addr().unwrap().port();
+    format!("239.77.{}.1:{port}", std::process::id() % 250 + 1)
+}
+
 fn arguments(command: &str, feed: &FakeFeed, more: &[&str]) -> Args {
     let mut all = vec!["keystone".to_owned(), command.to_owned()];
     all.extend(feed.options());
@@ -198,7 +206,7 @@ fn input(octets: usize) -> Vec<u8> {
 /// A rotation whose key comes late to one receiver, a feed that breaks, an eviction, a late joiner.
 #[tokio::test]
 async fn a_stream_through_rotation_and_eviction() {
-    let address = "239.77.91.1:47911";
+    let address = &free_address();
     let first = state("member", &[(5, false, 0)]);
     let sending = FakeFeed::start(&first);
     let (staying, evicted, joining) =
@@ -261,7 +269,7 @@ async fn a_stream_through_rotation_and_eviction() {
 
 #[tokio::test]
 async fn who_is_out_stops_at_once() {
-    let address = "239.77.91.2:47912";
+    let address = &free_address();
     let feed = FakeFeed::start(&state("member", &[(5, false, 0)]));
     let receiver = recv(&feed, address, &[]);
     let sender = send(&feed, address, input(10_000_000), &[]);
@@ -275,7 +283,7 @@ async fn who_is_out_stops_at_once() {
 
 #[tokio::test]
 async fn without_a_key_nothing_is_read_and_a_signal_ends_it() {
-    let address = "239.77.91.3:47913";
+    let address = &free_address();
     let feed = FakeFeed::start(&state("joining", &[]));
     let (receiver, sender) = (recv(&feed, address, &[]), send(&feed, address, input(1000), &[]));
     pause(200).await;
@@ -288,16 +296,18 @@ async fn without_a_key_nothing_is_read_and_a_signal_ends_it() {
 
 #[tokio::test]
 async fn an_idle_receiver_ends_and_a_wrong_address_is_refused() {
-    let address = "239.77.91.4:47914";
+    let address = &free_address();
     let feed = FakeFeed::start(&state("member", &[(5, false, 0)]));
     let receiver = recv(&feed, address, &["--idle-ms", "300"]);
     pause(100).await;
     let sender = send(&feed, address, input(1_000_000), &[]);
-    pause(200).await;
+    while receiver.output.octets().is_empty() {
+        pause(10).await;
+    }
     sender.exit.abort();
     assert_eq!(receiver.exit().await, Exit::Ok);
-    assert_eq!(recv(&feed, "127.0.0.1:47914", &[]).exit().await, Exit::Usage);
-    assert_eq!(send(&feed, "239.77.91.4:0", Vec::new(), &[]).exit().await, Exit::Usage);
+    assert_eq!(recv(&feed, "127.0.0.1:7000", &[]).exit().await, Exit::Usage);
+    assert_eq!(send(&feed, "239.77.91.1:0", Vec::new(), &[]).exit().await, Exit::Usage);
 }
 
 #[test]

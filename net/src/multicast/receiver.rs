@@ -14,13 +14,15 @@ use tokio::net::UdpSocket;
 
 use super::interface::{Place, stays_on_link};
 use super::sender::udp;
+use super::source::join_source;
 use super::{Interface, MulticastError, group};
 
 /// Receive buffer in octets asked of the system, which may grant less (`net.core.rmem_max`): about 3,500 units, a burst
 /// that arrives while the receiver verifies signatures.
 pub const RECEIVE_BUFFER: usize = 4 << 20;
 
-/// Sources of a receiver at the most: what Linux takes unless told otherwise (`net.ipv4.igmp_max_msf`).
+/// Sources of a receiver at the most: what Linux takes unless told otherwise for IPv4 (`net.ipv4.igmp_max_msf`; for IPv6,
+/// `net.ipv6.mld_max_msf`, it is 64).
 pub const MAX_SOURCES: usize = 10;
 
 /// Places for what one call brings. Each may be datagrams of equal length that the system has joined.
@@ -33,7 +35,7 @@ const PLACE: usize = 1 << 16;
 pub struct ReceiveOptions {
     /// On which interface. Default: the system's choice.
     pub interface: Interface,
-    /// From these senders only (source-specific multicast, RFC 4607), at most [`MAX_SOURCES`]; for IPv4 groups only.
+    /// From these senders only (source-specific multicast, RFC 4607), at most [`MAX_SOURCES`], of the group's family.
     /// Default: none, which means from all.
     pub sources: Vec<IpAddr>,
 }
@@ -111,16 +113,20 @@ impl Receiver {
                     socket.join_ssm_v4(source, &group, &at).map_err(step("join for a source"))?;
                 }
             }
-            // No library offers the call without unsafe code.
-            Place::V6(..) if !sources.is_empty() => {
-                return Err(MulticastError::Sources { address, why: "that is possible for IPv4 groups only" });
-            }
             Place::V6(group, index, _) => {
                 let zone = if stays_on_link(group) { index } else { 0 };
                 let local = SocketAddrV6::new(group, address.port(), 0, zone);
                 socket.set_only_v6(true).map_err(step("leave IPv4 out"))?;
                 socket.bind(&SockAddr::from(local)).map_err(step("bind"))?;
-                socket.join_multicast_v6(&group, index).map_err(step("join"))?;
+                if sources.is_empty() {
+                    socket.join_multicast_v6(&group, index).map_err(step("join"))?;
+                }
+                for source in sources {
+                    let IpAddr::V6(source) = source else {
+                        return Err(MulticastError::Sources { address, why: "they must be IPv6 addresses too" });
+                    };
+                    join_source(&socket, group, *source, index).map_err(step("join for a source"))?;
+                }
             }
         }
         // Of IPv6 groups of a wide scope the system brings those of all interfaces on which anybody here has joined.

@@ -1,0 +1,206 @@
+//! A site of its own on loopback: PKI, key server, registrar, and the configurations of its clients.
+
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use client_ctl::config::{Danger, RegistrarConfig};
+use client_ctl::{FileConfig, OnStop, Settings};
+use net::{OsEntropy, Shutdown};
+use protocol::Entropy;
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::Failure;
+
+/// Name of the only group.
+pub(super) const GROUP: &str = "g";
+/// Time for both daemons to come up.
+const UP: Duration = Duration::from_secs(30);
+
+/// Dropping it ends the daemons and removes the folder.
+pub(super) struct Site {
+    folder: TempDir,
+    requests: SocketAddr,
+    registrar: SocketAddr,
+    shutdown: Shutdown,
+    /// Key server and registrar, a thread each.
+    daemons: Vec<Option<JoinHandle<Result<(), String>>>>,
+}
+
+impl Site {
+    /// A site with certificates for clients `m0`, `m1`, …, whose daemons are up. Everything that the configuration leaves open
+    /// is as it is by default, except that joins wait for each other, and nothing refreshes the group.
+    pub(super) fn start(clients: u32) -> Result<Self, Failure> {
+        let folder = tempfile::Builder::new().prefix("keystone-bench-").tempdir()?;
+        let spec = certs::Spec {
+            domain: "bench".into(),
+            key_servers: vec!["ks".into()],
+            registrars: vec!["r".into()],
+            members: (0..clients).map(|number| format!("m{number}")).collect(),
+            days: 1,
+            suites: Vec::new(),
+        };
+        certs::create(&folder.path().join("pki"), &spec)?;
+        let [requests, registrar, link] = free_ports()?;
+        // Other measurements on this machine have other groups.
+        let dice = |bound: u64| u16::try_from(OsEntropy.below(bound)).unwrap_or(0);
+        let [third, _] = (dice(250) + 1).to_le_bytes();
+        let group = SocketAddr::from(([239, 78, third, 1], 20_000 + dice(10_000)));
+        let key_server = format!(
+            r#"name = "ks"
+listen_requests = "{requests}"
+listen_registrars = "{link}"
+interface = "127.0.0.1"
+store = "ks.store"
+store_key = "ks.store-key"
+noise_key = "pki/ks.noise"
+signing_key = "pki/ks.signing"
+admin_socket = "ks.sock"
+tls = {{ certificate = "pki/ks.pem", key = "pki/ks.key", roots = "pki/ca.pem" }}
+[[registrar]]
+identity = "spiffe://bench/registrar/r"
+may_register = ["spiffe://bench/member/*"]
+[[group]]
+id = 1
+name = "{GROUP}"
+address = "{group}"
+allow = ["spiffe://bench/member/*"]
+batch_ms = 1000
+refresh_s = 0
+"#
+        );
+        let door = format!(
+            r#"listen = "{registrar}"
+key_server_address = "{link}"
+key_server_identity = "spiffe://bench/keyserver/ks"
+clients = ["spiffe://bench/member/*"]
+tls = {{ certificate = "pki/r.pem", key = "pki/r.key", roots = "pki/ca.pem" }}
+"#
+        );
+        let file = |name: &str, text: &str| -> Result<PathBuf, Failure> {
+            let path = folder.path().join(name);
+            std::fs::write(&path, text)?;
+            Ok(path)
+        };
+        let key_server = keyserver::config::Checked::load(&file("ks.toml", &key_server)?)?;
+        let door = registrar::config::Checked::load(&file("r.toml", &door)?)?;
+        let shutdown = Shutdown::new();
+        let (one, other) = (shutdown.clone(), shutdown.clone());
+        let daemons = vec![
+            Some(thread::spawn(move || {
+                run(async { keyserver::run(key_server, one).await.map_err(|e| e.to_string()) })
+            })),
+            Some(thread::spawn(move || run(async { registrar::run(door, other).await.map_err(|e| e.to_string()) }))),
+        ];
+        let mut site = Self { folder, requests, registrar, shutdown, daemons };
+        let begun = Instant::now();
+        while !site.status().is_ok_and(|status| status["registrars"] == 1) {
+            site.check()?;
+            if begun.elapsed() > UP {
+                return Err("the key server and its registrar did not come up".into());
+            }
+            thread::sleep(Duration::from_millis(20));
+        }
+        Ok(site)
+    }
+
+    /// The checked configuration of a client.
+    pub(super) fn settings(&self, number: u32) -> Result<Settings, Failure> {
+        let pki = self.folder.path().join("pki");
+        let config = FileConfig {
+            key_server: "ks".into(),
+            key_server_address: self.requests.to_string(),
+            standby_addresses: Vec::new(),
+            registrars: vec![RegistrarConfig {
+                address: self.registrar.to_string(),
+                identity: "spiffe://bench/registrar/r".into(),
+            }],
+            site_key: std::fs::read_to_string(pki.join("site.pub"))?.trim().to_owned(),
+            site_certificate: "ks.site".into(),
+            certificate: format!("m{number}.pem").into(),
+            private_key: format!("m{number}.key").into(),
+            trust_roots: "ca.pem".into(),
+            groups: vec![GROUP.into()],
+            carrier: client_ctl::core::Carrier::default(),
+            carriers: std::collections::BTreeMap::new(),
+            interface: Ipv4Addr::LOCALHOST.to_string().parse()?,
+            sources: Vec::new(),
+            socket: "unused.sock".into(),
+            allow_uids: Vec::new(),
+            on_stop: OnStop::Stay,
+            danger: Danger::default(),
+        };
+        Ok(config.check(&pki)?)
+    }
+
+    /// Where the key server takes requests.
+    pub(super) fn key_server(&self) -> SocketAddr {
+        self.requests
+    }
+
+    /// Members of the group and its epoch, as the key server has them.
+    pub(super) fn group(&self) -> Result<(u64, u64), Failure> {
+        let status = self.status()?;
+        let number = |of: &str| status["groups"][0][of].as_u64().ok_or_else(|| format!("no {of} in {status}"));
+        Ok((number("members")?, number("epoch")?))
+    }
+
+    /// A new key for the group. Its epoch.
+    pub(super) fn refresh(&self) -> Result<u64, Failure> {
+        let answer = self.ask("POST", &format!("/v1/groups/{GROUP}/refresh"))?;
+        Ok(answer["epoch"].as_u64().ok_or_else(|| format!("no new epoch: {answer}"))?)
+    }
+
+    /// Why a daemon has ended, if one has.
+    pub(super) fn check(&mut self) -> Result<(), Failure> {
+        for daemon in &mut self.daemons {
+            if let Some(ended) = daemon.take_if(|daemon| daemon.is_finished()) {
+                let why = ended.join().unwrap_or_else(|_| Err("it panicked".into())).err();
+                return Err(format!("a daemon ended: {}", why.unwrap_or_default()).into());
+            }
+        }
+        Ok(())
+    }
+
+    fn status(&self) -> Result<Value, Failure> {
+        self.ask("GET", "/v1/status")
+    }
+
+    /// An operator's command.
+    fn ask(&self, method: &str, path: &str) -> Result<Value, Failure> {
+        let mut stream = UnixStream::connect(self.folder.path().join("ks.sock"))?;
+        write!(stream, "{method} {path} HTTP/1.1\r\nhost: ks\r\nconnection: close\r\ncontent-length: 0\r\n\r\n")?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        let (_, body) = answer.split_once("\r\n\r\n").ok_or("an answer without a body")?;
+        Ok(serde_json::from_str(body)?)
+    }
+}
+
+impl Drop for Site {
+    fn drop(&mut self) {
+        self.shutdown.trigger();
+        for daemon in self.daemons.iter_mut().filter_map(Option::take) {
+            // However it ended, it has.
+            drop(daemon.join());
+        }
+    }
+}
+
+/// One thread for a daemon, so that it takes one core at the most; what it writes, another thread writes.
+fn run(daemon: impl Future<Output = Result<(), String>>) -> Result<(), String> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|e| e.to_string())?;
+    runtime.block_on(daemon)
+}
+
+/// Ports of this machine that nobody uses now.
+fn free_ports() -> Result<[SocketAddr; 3], Failure> {
+    let bind = || TcpListener::bind((Ipv4Addr::LOCALHOST, 0));
+    let held = [bind()?, bind()?, bind()?];
+    let [a, b, c] = held.each_ref().map(TcpListener::local_addr);
+    Ok([a?, b?, c?])
+}
