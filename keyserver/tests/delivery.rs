@@ -9,8 +9,8 @@ use common::{World, granted};
 use fec::RepairScheme;
 use keyserver::core::{Admin, Event};
 use keyserver::store::MemoryStore;
-use protocol::request::{Denial, Losses, Operations, Outcome, Resync};
-use protocol::{Beacon, GroupId};
+use protocol::request::{Act, Denial, Losses, Operations, Outcome, Resync};
+use protocol::{Beacon, GroupId, MemberId};
 
 fn beacons(world: &World) -> Vec<Beacon> {
     let all = world.datagrams.iter().filter_map(|datagram| Beacon::decode(datagram).ok());
@@ -39,21 +39,51 @@ fn beacons_rest_when_nothing_changes() {
 
 #[test]
 fn a_crowd_is_told_when_to_return() {
-    let mut world = World::start(&MemoryStore::default(), 1);
-    let who = world.register("member/m1");
-    world.join(who, "news");
+    let (crowd, mut world) = crowd(3_000);
     let mut later = Vec::new();
-    for turn in 0..3_000u32 {
-        match world.resync(who, (0, 0)) {
+    for (turn, who) in (1..).zip(&crowd) {
+        match world.resync(*who, (0, 0)) {
             Outcome::Later { after_ms } => later.push(after_ms),
             outcome => drop(granted(&outcome)),
         }
-        assert!(turn < 1_000 || !later.is_empty(), "the first thousand are served at once");
+        assert_eq!(later.is_empty(), turn <= 1_000, "the first thousand are served at once: {turn}");
     }
-    assert_eq!(later.len(), 2_000);
     assert!(later.is_sorted() && later.last().is_some_and(|last| (450..=550).contains(last)), "{:?}", later.last());
     world.now += Duration::from_millis(later.last().copied().unwrap().into());
-    granted(&world.resync(who, (0, 0)));
+    granted(&world.resync(crowd[2_999], (0, 0)));
+}
+
+/// A group of so many members.
+fn crowd(members: usize) -> (Vec<(MemberId, u64)>, World) {
+    let mut world = World::start_with(&MemoryStore::default(), 1, |group| {
+        (group.max_members, group.batch) = (members, Duration::from_secs(1));
+    });
+    let crowd: Vec<_> = (1..=members).map(|number| world.register(&format!("member/m{number}"))).collect();
+    for who in &crowd {
+        world.send(*who, 1, Operations::Changes(vec![(Act::Join, "news".into())]));
+    }
+    world.wait(Duration::from_secs(2));
+    (crowd, world)
+}
+
+#[test]
+fn nobody_takes_more_than_its_share() {
+    let (crowd, mut world) = crowd(900);
+    let mut later = Vec::new();
+    for _ in 0..3_000 {
+        match world.resync(crowd[0], (0, 0)) {
+            Outcome::Later { after_ms } => later.push(after_ms),
+            outcome => drop(granted(&outcome)),
+        }
+    }
+    assert_eq!(later, [1_000; 2_996], "four at once, then one a second");
+    // What it asked for beyond its share has cost nobody anything.
+    for who in &crowd[1..] {
+        granted(&world.resync(*who, (0, 0)));
+    }
+    world.now += Duration::from_secs(1);
+    granted(&world.resync(crowd[0], (0, 0)));
+    assert!(matches!(world.resync(crowd[0], (0, 0)), Outcome::Later { .. }));
 }
 
 /// Units and repair units of the last epoch.

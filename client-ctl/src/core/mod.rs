@@ -131,6 +131,8 @@ pub struct Core {
     /// When the core stops, whatever is still on its way.
     stopping: Option<Now>,
     is_stopped: bool,
+    /// The latest time that was given.
+    clock: Now,
     outputs: VecDeque<Output>,
 }
 
@@ -151,15 +153,19 @@ impl Core {
             foreign: 0,
             stopping: None,
             is_stopped: false,
+            clock: Now::ZERO,
             outputs: VecDeque::new(),
         }
     }
 
-    /// Takes in one event. Bad input changes nothing but a counter.
+    /// Takes in one event. Bad input changes nothing but a counter. A `now` that is earlier than one before counts as that
+    /// one: a clock that goes back stands still here, so that no key ends before its time.
     pub fn handle(&mut self, now: Now, input: Input<'_>) {
         if self.is_stopped {
             return;
         }
+        self.clock = self.clock.max(now);
+        let now = self.clock;
         match input {
             // Nothing follows from what is dropped but a count: a flood must cost no more.
             Input::Datagram(octets) if !self.datagram(now, octets) => return,

@@ -16,6 +16,7 @@ use thiserror::Error;
 
 use super::batch::Batch;
 use super::beacons::Beacons;
+use super::left::{MAX_LEFT, forget_oldest};
 use super::sending::Delivery;
 use super::{GroupConfig, Now};
 
@@ -299,6 +300,7 @@ impl Group {
                 Change::Refresh | Change::Compact(_) => {}
             }
         }
+        forget_oldest(&mut self.left, MAX_LEFT);
         self.at = Position {
             context: header.context(),
             header_hash: header.hash(&executed.commitment),

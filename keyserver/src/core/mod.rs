@@ -14,6 +14,7 @@ mod clients;
 mod codec;
 mod group;
 mod io;
+mod left;
 mod outbox;
 mod recovery;
 mod registrars;
@@ -74,6 +75,8 @@ pub struct Core {
     recovery: Recovery,
     records: usize,
     halted: bool,
+    /// The latest time that was given.
+    clock: Now,
     outbox: Outbox,
     outputs: VecDeque<Output>,
 }
@@ -84,11 +87,14 @@ impl Core {
         self.clients.key(client, registration).cloned()
     }
 
-    /// Takes one input. Drain [`Core::poll_output`] before the next.
+    /// Takes one input. Drain [`Core::poll_output`] before the next. A `now` that is earlier than one before counts as that
+    /// one: a clock that goes back stands still here, so that no key ends before its time.
     pub fn handle(&mut self, now: Now, input: Input<'_>) {
         if self.halted {
             return;
         }
+        self.clock = self.clock.max(now);
+        let now = self.clock;
         match input {
             Input::RegistrarUp { link, identity } => self.registrar_up(link, &identity),
             Input::RegistrarDown { link } => drop(self.links.remove(&link)),

@@ -187,7 +187,7 @@ impl Core {
             Some(group) if !group.contains(client) => Denial::NotMember,
             // The client holds something that this key server signed and does not remember.
             Some(group) if resync.seen > (self.term, group.epoch()) => Denial::Behind,
-            Some(_) => match self.recovery.admit(now) {
+            Some(group) => match self.recovery.admit(now, group.id(), client) {
                 Ok(()) => {
                     self.lost(&resync.group, client, resync.losses);
                     return self.grant(now, &resync.group, client, resync.have);

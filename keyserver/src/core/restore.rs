@@ -93,6 +93,7 @@ impl Core {
             in_flight: None,
             records: records.len(),
             halted: false,
+            clock: Now::ZERO,
             outbox,
             outputs: VecDeque::new(),
         };
