@@ -209,6 +209,19 @@ impl Group {
         self.asking = None;
     }
 
+    /// Octets of rekey messages that are kept, in pieces or whole.
+    pub(super) fn octets(&self) -> usize {
+        self.member.as_ref().map_or(0, Member::octets)
+    }
+
+    /// All groups together keep too much, and this one most.
+    pub(super) fn give_up_one(&mut self) {
+        if let Some(member) = &mut self.member {
+            member.give_up_one();
+            self.counters.messages_given_up += 1;
+        }
+    }
+
     pub(super) fn id(&self) -> Option<GroupId> {
         self.member.as_ref().map(|member| member.context.group)
     }

@@ -242,6 +242,19 @@ impl Member {
         Ok(taken)
     }
 
+    /// Octets of rekey messages that are kept, in pieces or whole.
+    pub(super) fn octets(&self) -> usize {
+        self.reassembly.octets() + self.later.values().map(|whole| whole.octets).sum::<usize>()
+    }
+
+    /// Gives up one of several messages in progress, the oldest, since re-synchronization replaces the older ones first. If
+    /// there is but one, a whole message, the one that is farthest away.
+    pub(super) fn give_up_one(&mut self) {
+        if self.reassembly.in_progress().nth(1).is_some() || self.later.pop_last().is_none() {
+            self.reassembly.forget_oldest();
+        }
+    }
+
     /// Goes one epoch on, if its rekey message is there, or of several the one for this member: `Some(recovered)` then. A
     /// message that does not lead on is dropped, and nothing is changed.
     pub(super) fn step(&mut self, now: Now, fence: &Fence) -> Option<Result<bool, Broken>> {

@@ -39,6 +39,9 @@ pub type Now = Duration;
 
 /// Groups that are or were of interest: what fits one request. Names come from the configuration and from local users.
 pub const MAX_GROUPS: usize = protocol::request::MAX_OPERATIONS;
+/// Octets of rekey messages kept for all groups together, in pieces or whole: the longest message for each group. So the newest
+/// message that a group has in progress is never given up for another's. By itself a group may keep half of that.
+const MAX_OCTETS: usize = MAX_GROUPS * fec::MAX_MESSAGE;
 /// Time for the leave request at the end; a key server that is away is not waited for.
 const LEAVE_TIME: Duration = Duration::from_secs(2);
 /// Octets of a data processor's name for itself.
@@ -126,6 +129,8 @@ pub struct Core {
     /// Handshakes refused since the last reply.
     refusals: u32,
     subscribed: BTreeSet<SocketAddr>,
+    /// [`MAX_OCTETS`], or less in tests.
+    most_octets: usize,
     /// Datagrams that are no unit or beacon of a group of ours.
     foreign: u64,
     /// When the core stops, whatever is still on its way.
@@ -150,6 +155,7 @@ impl Core {
             in_flight: None,
             refusals: 0,
             subscribed: BTreeSet::new(),
+            most_octets: MAX_OCTETS,
             foreign: 0,
             stopping: None,
             is_stopped: false,
@@ -223,6 +229,11 @@ impl Core {
         self.foreign
     }
 
+    /// Octets of rekey messages that are kept for all groups, in pieces or whole: 64 MiB at the most.
+    pub fn octets_kept(&self) -> usize {
+        self.groups.values().map(Group::octets).sum()
+    }
+
     /// The data key of a live epoch, so that a simulation can compare members. Nothing else may call it.
     pub fn danger_data_key(&self, group: &str, epoch: u64) -> Option<&DataKey> {
         self.groups.get(group)?.data_key(epoch)
@@ -236,6 +247,9 @@ impl Core {
                     && let Some(changed) =
                         self.with_id(now, unit.header.epoch.group, |group, env| group.unit(env, &unit, octets))
                 {
+                    if changed {
+                        self.bound();
+                    }
                     return changed;
                 }
             }
@@ -251,6 +265,15 @@ impl Core {
         }
         self.foreign += 1;
         false
+    }
+
+    /// Only verified units are kept. If they are too many, the group that keeps most gives up some.
+    fn bound(&mut self) {
+        while self.octets_kept() > self.most_octets
+            && let Some(fullest) = self.groups.values_mut().max_by_key(|group| group.octets())
+        {
+            fullest.give_up_one();
+        }
     }
 
     /// `None` if this client is no member of such a group.

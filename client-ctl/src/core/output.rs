@@ -247,6 +247,8 @@ pub struct Counters {
     pub messages_recovered: u64,
     /// Rekey messages that gave this member no next key.
     pub messages_unusable: u64,
+    /// Rekey messages given up before their turn, because those of all groups together were too much to keep.
+    pub messages_given_up: u64,
     /// Re-synchronizations asked for.
     pub resyncs: u64,
     /// New beacons.
