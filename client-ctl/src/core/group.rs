@@ -51,8 +51,8 @@ struct Ending {
 
 /// Signature checks of one group.
 struct Budgets {
-    /// Units whose tag is right: of members, who could forge it, or of the key server. At its default rate the key server
-    /// begins less than 700 blocks a second; saved up are the blocks of the longest message.
+    /// Units and beacons whose tag is right: of members, who could forge it, or of the key server. At its default rate the key
+    /// server begins less than 700 blocks a second; saved up are the blocks of the longest message.
     tagged: Budget,
     /// Units of epochs whose tag this member cannot check, because a message before them is missing. Re-synchronization
     /// helps it whatever becomes of them.
@@ -299,6 +299,10 @@ impl Group {
 
     pub(super) fn data_key(&self, epoch: u64) -> Option<&protocol::DataKey> {
         self.member.as_ref().and_then(|member| member.keys.get(epoch))
+    }
+
+    pub(super) fn tag_key(&self) -> Option<&protocol::TagKey> {
+        self.member.as_ref()?.tag_key()
     }
 
     pub(super) fn snapshot(&self, client: Option<MemberId>) -> Snapshot {

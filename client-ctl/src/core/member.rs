@@ -135,6 +135,11 @@ impl Member {
         (self.context.term, self.context.epoch)
     }
 
+    /// What those who hold the installed group key make tags with.
+    pub(super) fn tag_key(&self) -> Option<&TagKey> {
+        self.tag.as_ref()
+    }
+
     /// Whether a datagram ends with the tag of those who hold the group key of the epoch with this header; `None` if this
     /// member cannot tell, because it is not the installed one.
     pub(super) fn is_tagged(&self, header: HeaderHash, datagram: &[u8]) -> Option<bool> {

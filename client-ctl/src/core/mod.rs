@@ -27,7 +27,7 @@ use std::time::Duration;
 
 use protocol::request::RequestId;
 use protocol::unit::{Kind, Unit, UnitVerifier, kind};
-use protocol::{Beacon, DataKey, Entropy, GroupId, MAX_NAME, MemberId, VerifyingKey};
+use protocol::{Beacon, DataKey, Entropy, GroupId, MAX_NAME, MemberId, TagKey, VerifyingKey};
 
 pub use output::{Counters, Event, GroupStatus, How, LiveKey, Output, Snapshot, Status};
 
@@ -237,6 +237,12 @@ impl Core {
     /// The data key of a live epoch, so that a simulation can compare members. Nothing else may call it.
     pub fn danger_data_key(&self, group: &str, epoch: u64) -> Option<&DataKey> {
         self.groups.get(group)?.data_key(epoch)
+    }
+
+    /// What a member can make the tags of the next epoch's units with, so that a simulation can forge them. Nothing else may
+    /// call it.
+    pub fn danger_tag_key(&self, group: &str) -> Option<&TagKey> {
+        self.groups.get(group)?.tag_key()
     }
 
     /// Whether anything may have changed but counters.

@@ -255,7 +255,7 @@ pub struct Counters {
     pub beacons: u64,
     /// Beacons of the present epoch without the tag that everybody with the group key could make.
     pub beacons_bad_tag: u64,
-    /// Beacons of other epochs beyond the signature checks that a group is given.
+    /// Beacons beyond the signature checks that a group is given.
     pub beacons_unchecked: u64,
     /// Beacons that no trusted key signed.
     pub beacons_bad_signature: u64,
