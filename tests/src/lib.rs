@@ -9,7 +9,7 @@ pub mod entries;
 pub mod record;
 pub mod world;
 
-use world::World;
+use world::{Story, World};
 
 /// Runs seeds one after another, printing each, and gives the finished worlds to `check`.
 ///
@@ -22,7 +22,7 @@ pub fn for_each_seed(mut check: impl FnMut(&World)) {
     };
     for seed in seeds {
         println!("seed {seed}");
-        let world = world::live(seed);
+        let world = world::live(Story::of(seed));
         check(&world);
     }
 }
