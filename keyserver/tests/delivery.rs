@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use common::{World, granted};
 use fec::RepairScheme;
-use keyserver::core::{Admin, Event};
+use keyserver::core::{Admin, Event, Input};
 use keyserver::store::MemoryStore;
 use protocol::request::{Act, Denial, Losses, Operations, Outcome, Resync};
 use protocol::{Beacon, GroupId, MemberId};
@@ -137,4 +137,35 @@ fn repair_units_follow_what_members_report() {
     // With a request to re-synchronize too.
     let resync = Resync { group: "news".into(), seen: (0, 0), have: 0, losses };
     granted(&world.ask(members[0], 4, Operations::Resyncs(vec![resync]))[0]);
+}
+
+#[test]
+fn a_clock_that_jumps_ends_nothing_early_and_sends_nothing_twice() {
+    let mut world = World::start(&MemoryStore::default(), 1);
+    let who = world.register("member/m1");
+    world.join(who, "news");
+    world.wait(Duration::from_secs(10));
+    let now = world.now;
+    world.datagrams.clear();
+    // Back, and further back, with a change on the way: the key before is good for as long as ever.
+    world.now -= Duration::from_secs(9);
+    world.admin(Admin::Refresh { group: "news".into() }).unwrap();
+    for _ in 0..1_000 {
+        world.now = world.now.saturating_sub(Duration::from_millis(10));
+        world.handle(Input::Timeout);
+    }
+    world.now = now;
+    let membership = granted(&world.resync(who, (0, 0)));
+    assert_eq!(membership.earlier.last().unwrap().remaining_ms, 5_000);
+    world.wait(Duration::from_secs(1));
+    assert_eq!(world.datagrams.len(), 4, "three copies of a unit and a beacon");
+    for leap in [Duration::from_secs(3_600), Duration::from_secs(365 * 86_400)] {
+        world.datagrams.clear();
+        world.now += leap;
+        world.handle(Input::Timeout);
+        world.wait(Duration::from_secs(1));
+        // In each of two groups a beacon that was due, and the refresh that was due with its own.
+        assert!(world.datagrams.len() <= 2 * 5, "{} datagrams", world.datagrams.len());
+        granted(&world.resync(who, (0, 0)));
+    }
 }

@@ -1,9 +1,10 @@
 //! The world in one process: a key server and its clients, all of them pure cores, over a simulated network, from one seed.
 //!
 //! [`world::World`] moves time, octets and faults; [`record::Record`] is the reference model: who had a right to which
-//! epoch, what was sent, what was given to whom. One file under `tests/` checks one invariant on the record.
+//! epoch, what was sent, what was given to whom. [`check`] says what must hold in the end.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a simulation that is wrong must stop")]
 
+pub mod check;
 pub mod dice;
 pub mod entries;
 pub mod record;

@@ -12,7 +12,7 @@ use protocol::request::{Losses, Operations, Request, RequestId};
 use protocol::{IndividualKey, SigningKey};
 
 use super::network::Network;
-use super::{Happening, World, identity};
+use super::{GROUPS, Happening, World, identity};
 use crate::dice::Dice;
 
 /// A client with its place in the network.
@@ -32,18 +32,6 @@ pub struct Client {
     pub(super) dice: Dice,
     /// What multicasts come by: until everything is healed, and then.
     pub(super) links: [Link; 2],
-}
-
-/// The request of a member that says of everything that it has lost it.
-fn lie(message: &[u8]) -> Vec<u8> {
-    let everything = Losses { expected: u32::MAX, lost: u32::MAX, bursts: 1, blocks: 1 };
-    let mut request = Request::decode(message).unwrap();
-    match &mut request.operations {
-        Operations::Changes(_) => {}
-        Operations::Resyncs(resyncs) => resyncs.iter_mut().for_each(|resync| resync.losses = everything),
-        Operations::Reports(reports) => reports.iter_mut().for_each(|(_, losses)| *losses = everything),
-    }
-    request.encode()
 }
 
 impl World {
@@ -70,6 +58,20 @@ impl World {
         let signing = vec![SigningKey::from_seed(&[5; 32]).unwrap().public()];
         let config = client::Config { groups: wants.iter().cloned().collect(), signing };
         client::Core::new(config, Box::new(self.dice.fork()))
+    }
+
+    /// Client 0 says that it has lost everything of both groups, in bursts of 2^32 units, and soon says so again.
+    pub(super) fn lie(&mut self) {
+        let losses = Losses { expected: u32::MAX, lost: u32::MAX, bursts: 1, blocks: 1 };
+        if let Some((client, registration)) = self.clients[0].core.registration() {
+            let reports = GROUPS.iter().map(|group| ((*group).to_owned(), losses)).collect();
+            let session = self.number();
+            let request = Request { id: RequestId([7; 16]), operations: Operations::Reports(reports) };
+            let message = &request.encode();
+            self.server_input(server::Input::Request { session, client, registration, message });
+            self.record.count("lies");
+        }
+        self.at(self.now + Duration::from_millis(100), Happening::Lie);
     }
 
     /// The client dies without a word and comes back knowing nothing.
@@ -100,8 +102,14 @@ impl World {
         while let Some(octets) = self.clients[client].links.iter_mut().find_map(|link| link.poll(now)) {
             if !self.cut_off(client) {
                 self.client_input(client, client::Input::Datagram(&octets));
+                self.measure(client);
             }
         }
+    }
+
+    /// What a client keeps of messages that are not whole, or not yet their turn.
+    pub(super) fn measure(&mut self, client: usize) {
+        self.record.most_kept = self.record.most_kept.max(self.clients[client].core.octets_kept());
     }
 
     pub(super) fn request(&mut self, client: usize, life: u64, id: RequestId, message: &[u8]) {
@@ -118,8 +126,6 @@ impl World {
         };
         let session = self.number();
         self.sessions.insert(session, (client, life, id));
-        let lie = (self.story.liar && client == 0).then(|| lie(message));
-        let message = lie.as_deref().unwrap_or(message);
         self.server_input(server::Input::Request { session, client: who, registration, message });
     }
 

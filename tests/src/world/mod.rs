@@ -24,7 +24,7 @@ use protocol::{Beacon, GroupId, MemberId, Suite};
 
 use crate::dice::Dice;
 use crate::record::Record;
-use flood::Flood;
+use flood::{Flood, Genuine};
 
 pub use clients::Client;
 pub use flood::Forger;
@@ -32,8 +32,6 @@ pub use network::Network;
 pub use story::{Story, Who};
 
 const GROUPS: [&str; 2] = ["one", "two"];
-/// After so long a forger sends again: most of what is genuine has arrived.
-const ECHO: Duration = Duration::from_millis(30);
 
 enum Happening {
     Persisted { life: u64, write: Write },
@@ -45,7 +43,8 @@ enum Happening {
     Fault,
     ServerStarts,
     Leap { who: Who, by: Duration },
-    Forged { destination: SocketAddr, group: GroupId, genuine: Vec<u8>, many: usize },
+    Lie,
+    Forged { genuine: Genuine, many: usize },
 }
 
 enum Write {
@@ -143,6 +142,9 @@ impl World {
         world.start_server();
         (0..world.story.people.unwrap_or(people)).for_each(|_| world.add_client());
         world.at(world.now + Duration::from_secs(1), Happening::Fault);
+        if world.story.liar {
+            world.at(world.now, Happening::Lie);
+        }
         for (at, who, by) in world.story.leaps.clone() {
             world.at(at, Happening::Leap { who, by });
         }
@@ -169,10 +171,6 @@ impl World {
     fn server_later(&mut self, within_ms: usize, happening: Happening) {
         let delay = delay(&mut self.dice, within_ms);
         self.at(self.now + delay, happening);
-    }
-
-    fn later_forged(&mut self, destination: SocketAddr, group: GroupId, genuine: &[u8], many: usize) {
-        self.at(self.now + ECHO, Happening::Forged { destination, group, genuine: genuine.to_vec(), many });
     }
 
     fn run(&mut self) {
@@ -232,9 +230,8 @@ impl World {
             Happening::Registered { .. } => {}
             Happening::Fault => self.fault(),
             Happening::Leap { who, by } => self.leap(who, by),
-            Happening::Forged { destination, group, genuine, many } => {
-                self.forge(destination, group, &genuine, many);
-            }
+            Happening::Lie => self.lie(),
+            Happening::Forged { genuine, many } => self.forge(&genuine, many),
             Happening::ServerStarts => self.start_server(),
         }
     }

@@ -23,7 +23,7 @@ impl World {
             splicing: self.splicing,
             batch: self.batch,
             compaction: 3,
-            repair: self.story.repair.clone(),
+            repair: self.story.repair,
             allow: vec![IdentityPattern::parse("spiffe://sim/member/*").unwrap()],
             max_members: 100,
             refresh: Some(Duration::from_secs(17)),
@@ -114,6 +114,10 @@ impl World {
     pub(super) fn kill_server(&mut self) {
         self.server = None;
         self.sessions.clear();
+        // Whether they were evicted nobody was told: nothing is promised to them.
+        for (group, client) in std::mem::take(&mut self.tickets).into_values() {
+            self.clients[client].evicted.insert(group);
+        }
         self.record.count("server crashes");
         // What was being written is durable or it is not.
         let keys: Vec<(Duration, u64)> = (self.queue.iter())

@@ -42,7 +42,7 @@ pub struct Story {
     pub forger: Option<(Forger, usize)>,
     /// The clocks of these leap by so much, at that time.
     pub leaps: Vec<(Duration, Who, Duration)>,
-    /// Whether client 0 reports that it loses everything, in bursts of 2^32 units.
+    /// Whether client 0 reports ten times a second that it loses everything, in bursts of 2^32 units.
     pub liar: bool,
 }
 
