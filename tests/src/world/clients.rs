@@ -96,7 +96,7 @@ impl World {
         self.cut_off(client) || (unlucky && self.story.disasters && !self.healthy())
     }
 
-    /// What has arrived at a client, but for what its own doings are answered by.
+    /// A client hears the datagrams that have arrived.
     pub(super) fn deliver(&mut self, client: usize) {
         let now = self.now;
         while let Some(octets) = self.clients[client].links.iter_mut().find_map(|link| link.poll(now)) {

@@ -90,13 +90,15 @@ impl Flood {
             1 => (0..=dice.number(4)).for_each(|_| octets[dice.number(genuine.len())] ^= 1 << dice.number(8)),
             // The right header, another payload.
             2 => put(genuine.len() - 2 * TAG, &noise[..2 * TAG]),
-            // The right header and payload.
+            // The right header, another tag.
             3 => put(genuine.len() - TAG, &noise[..TAG]),
+            // Replays of earlier epochs.
             4 => {
                 let old = &self.heard[dice.number(self.heard.len())];
                 octets = if old.at + OLD < *at { old.octets.clone() } else { noise.to_vec() };
             }
-            5 => put(place::TERM, &dice.roll().to_be_bytes()),
+            // Of terms before and after.
+            5 => put(place::TERM, &if dice.chance(50) { 0 } else { dice.roll() }.to_be_bytes()),
             // Conflicting headers.
             6 => match dice.number(4) {
                 0 => put(place::INCARNATION, &noise[..16]),
