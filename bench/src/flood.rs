@@ -4,7 +4,7 @@ use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use client_ctl::core::{Config, Core, Input, Output};
+use client_ctl::core::{Carriers, Config, Core, Input, Output};
 use net::multicast::{ReceiveOptions, Receiver, SendOptions, Sender};
 use protocol::SigningKey;
 use protocol::request::Preamble;
@@ -83,7 +83,8 @@ pub(crate) fn rows() -> Result<Vec<Row>, Failure> {
 /// A member of the key server's group.
 fn join(server: &mut KeyServer) -> Result<Core, Failure> {
     let signing = vec![SigningKey::from_seed(&[1; 32])?.public()];
-    let mut core = Core::new(Config { groups: vec![GROUP.into()], signing }, Box::new(Count(7)));
+    let mut core =
+        Core::new(Config { groups: vec![GROUP.into()], signing, carriers: Carriers::default() }, Box::new(Count(7)));
     let (client, registration) = server.client(0);
     core.handle(Duration::ZERO, Input::Registered { client, registration });
     while let Some(output) = core.poll_output() {

@@ -1,21 +1,19 @@
 //! The configuration file. All of it, and every file that it names, is checked before anything is bound or connected.
-#![allow(clippy::disallowed_methods, reason = "the validity of a site certificate is checked against the clock")]
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
 
 use net::ConfigError;
 use net::config::in_range;
 use net::multicast::{Impairment, Interface, MAX_SOURCES, ReceiveOptions};
 use net::tls::{CredentialFiles, Credentials};
+use protocol::MAX_NAME;
 use protocol::identity::Identity;
 use protocol::site::SiteCertificate;
-use protocol::{MAX_NAME, VerifyingKey};
 use serde::Deserialize;
 
-use crate::core::MAX_GROUPS;
+use crate::core::{Carrier, Carriers, MAX_GROUPS};
 
 /// Registrars in a configuration: each is tried for up to 10 s, and a minute is the longest that a try may take.
 const MAX_REGISTRARS: usize = 6;
@@ -47,6 +45,13 @@ pub struct FileConfig {
     /// Groups to join at the start, 0 to 64 names of 1 to 64 octets. Default: none.
     #[serde(default)]
     pub groups: Vec<String>,
+    /// How rekey messages come: by `multicast` (default), or, where there is none, over `tcp` from the key server, which serves
+    /// 512 such members.
+    #[serde(default)]
+    pub carrier: Carrier,
+    /// Groups with another carrier than that, at most 64: `carriers = { news = "tcp" }`. Default: none.
+    #[serde(default)]
+    pub carriers: BTreeMap<String, Carrier>,
     /// The interface that multicast comes in by, by name or by an address of it (IPv4 or IPv6). Default: `0.0.0.0`, the
     /// system's choice.
     #[serde(default)]
@@ -112,6 +117,7 @@ pub struct Settings {
     pub(crate) site: SiteCertificate,
     pub(crate) credentials: Credentials,
     pub(crate) groups: Vec<String>,
+    pub(crate) carriers: Carriers,
     pub(crate) multicast: ReceiveOptions,
     pub(crate) socket: PathBuf,
     pub(crate) allow_uids: BTreeSet<u32>,
@@ -152,6 +158,8 @@ impl FileConfig {
                 return Err(ConfigError::invalid("groups", format!("`{group}` stands there twice")));
             }
         }
+        count("carriers", self.carriers.len(), 0, MAX_GROUPS)?;
+        self.carriers.keys().try_for_each(|group| name("carriers", group))?;
         count("sources", self.sources.len(), 0, MAX_SOURCES)?;
         if let Some(source) = self.sources.iter().find(|source| source.is_multicast() || source.is_unspecified()) {
             return Err(ConfigError::invalid("sources", format!("`{source}` is not the address of a sender")));
@@ -180,6 +188,7 @@ impl FileConfig {
             site,
             credentials,
             groups: self.groups,
+            carriers: Carriers { others: self.carrier, named: self.carriers },
             multicast: ReceiveOptions { interface: self.interface, sources: self.sources },
             socket,
             allow_uids: self.allow_uids.into_iter().collect(),
@@ -189,21 +198,14 @@ impl FileConfig {
     }
 }
 
-/// The site certificate, signed by the site's key, valid today, for the key server that is meant.
+/// The site certificate, for the key server that is meant.
 fn site(config: &FileConfig, folder: &Path) -> Result<SiteCertificate, ConfigError> {
-    let key = protocol::codec::from_hex(&config.site_key, "site key")
-        .map_err(|_| ConfigError::invalid("site_key", "expected 64 hexadecimal digits"))?;
     let path = folder.join(&config.site_certificate);
-    let wrong =
-        |why: &dyn std::fmt::Display| ConfigError::invalid("site_certificate", format!("{}: {why}", path.display()));
-    let text = std::fs::read_to_string(&path).map_err(|why| wrong(&why))?;
-    let digits: String =
-        text.lines().filter(|line| !line.starts_with(['#', '-'])).flat_map(str::split_whitespace).collect();
-    let octets = hex::decode(digits).map_err(|why| wrong(&why))?;
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_err(|why| wrong(&why))?;
-    let site = SiteCertificate::open(&octets, &VerifyingKey::Ed25519(key), now.as_secs()).map_err(|why| wrong(&why))?;
+    let site = net::site::load(&config.site_key, &path)?;
     if site.key_server != config.key_server {
-        return Err(wrong(&format!("it is for key server `{}`, expected `{}`", site.key_server, config.key_server)));
+        let (path, found, wanted) = (path.display(), &site.key_server, &config.key_server);
+        let why = format!("{path}: it is for key server `{found}`, expected `{wanted}`");
+        return Err(ConfigError::invalid("site_certificate", why));
     }
     Ok(site)
 }

@@ -9,4 +9,4 @@ pub mod store;
 
 mod shell;
 
-pub use shell::{Args, main, run};
+pub use shell::{Args, RunError, main, recover, restore, run};

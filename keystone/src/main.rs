@@ -4,6 +4,8 @@ mod demo;
 mod mcast;
 mod operator;
 mod pki;
+mod relay;
+mod rescue;
 mod unix_http;
 
 use std::process::ExitCode;
@@ -31,6 +33,8 @@ enum Command {
     /// Encrypt or decrypt multicast with a group's keys.
     #[command(subcommand)]
     Mcast(mcast::Args),
+    /// Pass rekey messages from one multicast network to another, without any key of a group.
+    Relay(relay::Args),
     /// Show a key server's state.
     Status(operator::StatusArgs),
     /// Show the members of a group.
@@ -41,6 +45,12 @@ enum Command {
     Admit(operator::MemberArgs),
     /// Give a group a new key now.
     Refresh(operator::GroupArgs),
+    /// Write a running key server's state to a file, sealed under its backup key.
+    Backup(operator::BackupArgs),
+    /// Fill the store of a stopped key server from a backup.
+    Restore(rescue::RestoreArgs),
+    /// Let a stopped key server go on after a restore, or after its store has lost something.
+    Recover(rescue::RecoverArgs),
     /// A daemon, in this process.
     #[command(subcommand, hide = true)]
     Daemon(Daemon),
@@ -65,11 +75,15 @@ fn main() -> ExitCode {
         Command::Demo(args) => demo::main(&args),
         Command::Pki(command) => pki::main(command),
         Command::Mcast(args) => mcast::main(args),
+        Command::Relay(args) => relay::main(&args),
         Command::Status(args) => operator::status(&args),
         Command::Members(args) => operator::members(&args),
         Command::Evict(args) => operator::evict(&args),
         Command::Admit(args) => operator::admit(&args),
         Command::Refresh(args) => operator::refresh(&args),
+        Command::Backup(args) => operator::backup(&args),
+        Command::Restore(args) => rescue::restore(&args),
+        Command::Recover(args) => rescue::recover(&args),
         Command::Daemon(daemon) => {
             // A demonstration that is killed takes its daemons along.
             let signal = Some(rustix::process::Signal::TERM);

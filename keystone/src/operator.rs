@@ -39,6 +39,29 @@ pub(crate) struct MemberArgs {
     identity: String,
 }
 
+/// A backup.
+#[derive(Debug, clap::Args)]
+pub(crate) struct BackupArgs {
+    #[command(flatten)]
+    server: StatusArgs,
+    /// The new file.
+    #[arg(long, value_name = "FILE")]
+    to: PathBuf,
+}
+
+pub(crate) fn backup(args: &BackupArgs) -> ExitCode {
+    let to = match std::path::absolute(&args.to) {
+        Ok(to) => to,
+        Err(error) => {
+            eprintln!("keystone: {}: {error}", args.to.display());
+            return Exit::Usage.into();
+        }
+    };
+    order(&args.server, "/v1/backup", Some(json!({ "path": to })), |answer| {
+        println!("{} octets of state in {}", answer["octets"], to.display());
+    })
+}
+
 pub(crate) fn status(args: &StatusArgs) -> ExitCode {
     order(args, "/v1/status", None, |status| {
         println!(
@@ -52,7 +75,12 @@ pub(crate) fn status(args: &StatusArgs) -> ExitCode {
         for group in status["groups"].as_array().into_iter().flatten() {
             let [name, id, epoch, members, height] =
                 ["name", "id", "epoch", "members", "height"].map(|field| text(&group[field]));
-            println!("{name:<20}{id:>10}{epoch:>10}{members:>10}{height:>8}");
+            let stopped = &group["stopped"];
+            let note = match stopped.is_null() {
+                true => String::new(),
+                false => format!("  STOPPED: term {}, epoch {} was seen", stopped["term"], stopped["epoch"]),
+            };
+            println!("{name:<20}{id:>10}{epoch:>10}{members:>10}{height:>8}{note}");
         }
     })
 }

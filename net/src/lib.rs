@@ -24,6 +24,7 @@ pub mod multicast;
 pub mod noise;
 pub mod secret_file;
 pub mod shutdown;
+pub mod site;
 pub mod tls;
 
 pub use config::ConfigError;

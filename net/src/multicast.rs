@@ -1,5 +1,5 @@
-//! UDP multicast, IPv4 and IPv6: one socket that sends to a group, one that receives from it. Both move many datagrams in
-//! one system call where the system can.
+//! UDP multicast, IPv4 and IPv6: one socket that sends to a group, one that receives from it; and the same to and from one
+//! host. Both move many datagrams in one system call where the system can.
 //!
 //! Several groups may share one address and port; what belongs to whom is then told by the group's number in the datagram.
 
@@ -22,6 +22,12 @@ pub enum MulticastError {
     /// Not a multicast address with a port.
     #[error("{address} is no multicast address (224.0.0.0 to 239.255.255.255, ff00::/8, without a zone) with a port")]
     Address {
+        /// The address.
+        address: SocketAddr,
+    },
+    /// Not the address of a host with a port.
+    #[error("{address} is no address of a host with a port")]
+    Host {
         /// The address.
         address: SocketAddr,
     },
@@ -70,5 +76,17 @@ pub fn group(address: SocketAddr) -> Result<IpAddr, MulticastError> {
     match address.ip().is_multicast() && address.port() != 0 && !zone {
         true => Ok(address.ip()),
         false => Err(MulticastError::Address { address }),
+    }
+}
+
+/// The host, if `address` is that of one, with a port.
+///
+/// # Errors
+/// [`MulticastError::Host`].
+pub fn host(address: SocketAddr) -> Result<IpAddr, MulticastError> {
+    let ip = address.ip();
+    match !ip.is_multicast() && !ip.is_unspecified() && address.port() != 0 {
+        true => Ok(ip),
+        false => Err(MulticastError::Host { address }),
     }
 }

@@ -50,11 +50,13 @@ pub enum SecretFileError {
         /// Characters without the white space around them.
         digits: usize,
     },
-    /// It does not hold 64 hexadecimal digits.
-    #[error("{}: expected 64 hexadecimal digits, got {digits} characters", path.display())]
+    /// It does not hold as many hexadecimal digits as its secret has.
+    #[error("{}: expected {expected} hexadecimal digits, got {digits} characters", path.display())]
     Form {
         /// The file.
         path: PathBuf,
+        /// Hexadecimal digits of the secret.
+        expected: usize,
         /// Characters without the white space around them.
         digits: usize,
     },
@@ -69,8 +71,11 @@ pub fn read(path: impl AsRef<Path>) -> Result<Zeroizing<[u8; 32]>, SecretFileErr
     let content = read_private(path)?;
     let digits = content.trim_ascii();
     let mut secret = Zeroizing::new([0; 32]);
-    hex::decode_to_slice(digits, &mut *secret)
-        .map_err(|_| SecretFileError::Form { path: path.to_owned(), digits: digits.len() })?;
+    hex::decode_to_slice(digits, &mut *secret).map_err(|_| SecretFileError::Form {
+        path: path.to_owned(),
+        expected: 64,
+        digits: digits.len(),
+    })?;
     Ok(secret)
 }
 

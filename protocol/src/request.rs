@@ -107,7 +107,7 @@ pub struct Resync {
     pub losses: Losses,
 }
 
-/// Joins and leaves mixed, or only re-synchronizes, or only reports: never two kinds.
+/// Joins and leaves mixed, or only re-synchronizes, or only reports, or only subscriptions: never two kinds.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Operations {
     /// Joins and leaves, in this order.
@@ -116,6 +116,8 @@ pub enum Operations {
     Resyncs(Vec<Resync>),
     /// What was lost, by group: nothing is asked.
     Reports(Vec<(String, Losses)>),
+    /// Groups whose datagrams are to come over this session, which stays open.
+    Subscriptions(Vec<String>),
 }
 
 /// What a client asks. Every group stands in it at most once.
@@ -125,6 +127,19 @@ pub struct Request {
     pub id: RequestId,
     /// What is asked.
     pub operations: Operations,
+}
+
+impl Operations {
+    /// How many.
+    #[allow(clippy::len_without_is_empty, reason = "a request without operations is none")]
+    pub fn len(&self) -> usize {
+        match self {
+            Self::Changes(changes) => changes.len(),
+            Self::Resyncs(resyncs) => resyncs.len(),
+            Self::Reports(reports) => reports.len(),
+            Self::Subscriptions(groups) => groups.len(),
+        }
+    }
 }
 
 impl Request {
@@ -159,6 +174,11 @@ impl Request {
                     out.put_text(group);
                     losses.encode(&mut out);
                 }
+            }
+            Operations::Subscriptions(groups) => {
+                out.push(4);
+                out.put_count(groups.len());
+                groups.iter().for_each(|group| out.put_text(group));
             }
         }
         out
@@ -202,6 +222,7 @@ impl Request {
                     .map(|_| Ok((group_name(&mut r)?, Losses::decode(&mut r)?)))
                     .collect::<Result<_, DecodeError>>()?,
             ),
+            4 => Operations::Subscriptions((0..count).map(|_| group_name(&mut r)).collect::<Result<_, _>>()?),
             _ => {
                 return Err(DecodeError::Value { what: "kind of operations", value: kind.into() });
             }
@@ -225,6 +246,7 @@ impl Request {
             Operations::Changes(changes) => changes.iter().map(|(_, group)| group.as_str()).collect(),
             Operations::Resyncs(resyncs) => resyncs.iter().map(|resync| resync.group.as_str()).collect(),
             Operations::Reports(reports) => reports.iter().map(|(group, _)| group.as_str()).collect(),
+            Operations::Subscriptions(groups) => groups.iter().map(String::as_str).collect(),
         }
     }
 }

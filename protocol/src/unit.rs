@@ -265,6 +265,26 @@ impl<'a> Unit<'a> {
         Ok(Self { header, index, signature, path, payload })
     }
 
+    /// Whether it is a repair unit or a later copy: on a way that loses nothing nobody needs it.
+    pub fn is_spare(&self) -> bool {
+        self.index >= self.header.s
+    }
+
+    /// Looks at the signature.
+    ///
+    /// Errors: no trusted key signed the block. The sender is to blame.
+    pub fn check(&self, keys: &[VerifyingKey]) -> Result<Signed, SignatureError> {
+        let root = self.root();
+        verify_any(keys, self.header.epoch.suite, &self.header.signed(&root), self.signature)?;
+        Ok(Signed { root, signature: short(self.header.epoch.suite, self.signature) })
+    }
+
+    /// Whether it belongs to this block, which must have its header. What is passed on must carry the block's signature too, or
+    /// the next one could not verify it.
+    pub fn is_of(&self, block: &Signed) -> bool {
+        self.root() == block.root && short(self.header.epoch.suite, self.signature) == block.signature
+    }
+
     /// The root of the digest tree that this unit's path leads to.
     fn root(&self) -> [u8; DIGEST] {
         let suite = self.header.epoch.suite;
@@ -279,6 +299,14 @@ impl<'a> Unit<'a> {
         }
         digest
     }
+}
+
+/// What identifies a block that a trusted key has signed, 32 octets; its header is known apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Signed {
+    root: [u8; DIGEST],
+    /// Digest of the signature.
+    signature: [u8; DIGEST],
 }
 
 /// A unit whose block is signed by a trusted key and which belongs to that block. Only these reach the decoder.
@@ -348,8 +376,7 @@ impl UnitVerifier {
             Some(_) => return Err(UnitError::Foreign),
             None if !may_check() => return Err(UnitError::Unchecked),
             None => {
-                let root = unit.root();
-                verify_any(&self.keys, unit.header.epoch.suite, &unit.header.signed(&root), unit.signature)?;
+                let Signed { root, .. } = unit.check(&self.keys)?;
                 if self.order.len() == KNOWN_BLOCKS
                     && let Some(oldest) = self.order.pop_front()
                 {

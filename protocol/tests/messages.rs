@@ -70,7 +70,8 @@ fn requests_and_replies() {
     let resync = Resync { group: "b".into(), seen: (2, 3), have: 1, losses };
     let with_losses = Operations::Resyncs(vec![resync]);
     let reports = Operations::Reports(vec![("a".into(), losses), ("b".into(), Losses::default())]);
-    for operations in [changes, resyncs, with_losses, reports] {
+    let subscriptions = Operations::Subscriptions(vec!["a".into(), "b".into()]);
+    for operations in [changes, resyncs, with_losses, reports, subscriptions] {
         let request = Request { id, operations };
         check(&request, &request.encode(), Request::decode);
     }
@@ -93,6 +94,7 @@ fn requests_and_replies() {
         Outcome::Denied(Denial::Policy),
         Outcome::Later { after_ms: 70_000 },
         Outcome::Noted,
+        Outcome::Subscribed,
     ];
     let reply = Reply { id, outcomes };
     check(&reply, &reply.encode(), Reply::decode);
@@ -121,8 +123,11 @@ fn a_request_mixes_nothing_and_names_each_group_once() {
     assert!(request(Operations::Changes(vec![(Act::Join, String::new())])).is_err());
     // The kind stands once before all operations, so a request with both kinds cannot even be written.
     let mut octets = Request { id, operations: Operations::Changes(vec![(Act::Join, "a".into())]) }.encode();
-    octets[17] = 4;
-    assert_eq!(Request::decode(&octets), Err(DecodeError::Value { what: "kind of operations", value: 4 }));
+    octets[17] = 5;
+    assert_eq!(Request::decode(&octets), Err(DecodeError::Value { what: "kind of operations", value: 5 }));
+    assert!(request(Operations::Subscriptions(vec!["a".into(), "a".into()])).is_err());
+    let many = (0..65).map(|i| format!("g{i}")).collect();
+    assert!(matches!(request(Operations::Subscriptions(many)), Err(DecodeError::Limit { have: 65, limit: 64, .. })));
 }
 
 proptest! {

@@ -244,3 +244,22 @@ fn a_suite_without_its_key_is_not_signed_for() {
     assert_eq!((Suite::named("none"), Suite::try_from(77).is_err()), (None, true));
     assert_eq!(Suite::named("paper").is_some(), cfg!(feature = "paper"));
 }
+
+#[test]
+fn what_is_passed_on_has_the_blocks_own_signature() {
+    let signed = datagrams(3, 2, 1);
+    let block = Unit::decode(&signed[4]).unwrap().check(&[key(1).public()]).unwrap();
+    assert!(Unit::decode(&signed[4]).unwrap().check(&[key(2).public()]).is_err());
+    for datagram in &signed {
+        assert!(Unit::decode(datagram).unwrap().is_of(&block));
+        // Signature, path and payload, and not the tag, which relays cannot check.
+        for at in 88..datagram.len() {
+            let mut bad = datagram.clone();
+            bad[at] ^= 1;
+            assert_eq!(Unit::decode(&bad).unwrap().is_of(&block), at >= datagram.len() - 8, "octet {at}");
+        }
+    }
+    let spare = |datagram: &Vec<u8>| Unit::decode(datagram).unwrap().is_spare();
+    assert_eq!(signed.iter().map(spare).collect::<Vec<_>>(), [false, false, false, true, true]);
+    assert_eq!(datagrams(1, 2, 1).iter().map(spare).collect::<Vec<_>>(), [false, true, true]);
+}

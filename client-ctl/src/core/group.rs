@@ -13,6 +13,7 @@ use protocol::{Budget, Entropy, GroupId, MemberId};
 use super::fence::Fence;
 use super::member::Member;
 use super::output::{Counters, Event, GroupStatus, LiveKey, Output, Snapshot, Status};
+use super::stream::Carrier;
 use super::tally::{REPORT_MS, Tally};
 use super::{Now, requests::Ask};
 
@@ -69,6 +70,8 @@ impl Budgets {
 
 pub(super) struct Group {
     name: String,
+    /// How its datagrams come.
+    pub(super) carrier: Carrier,
     status: Status,
     detail: String,
     want: Option<Want>,
@@ -91,9 +94,10 @@ pub(super) struct Group {
 }
 
 impl Group {
-    pub(super) fn new(now: Now, name: &str) -> Self {
+    pub(super) fn new(now: Now, name: &str, carrier: Carrier) -> Self {
         Self {
             name: name.to_owned(),
+            carrier,
             status: Status::Joining,
             detail: String::new(),
             want: Some(Want { ask: Ask::Join, at: now, again: false }),
@@ -185,15 +189,18 @@ impl Group {
         let have = member.context.epoch;
         self.asking = Some(Ask::Resync);
         self.counters.resyncs += 1;
+        let losses = if self.carrier == Carrier::Multicast { self.tally.take(now) } else { Losses::default() };
         let detail = if self.detail.is_empty() { "asking for the present keys" } else { &self.detail };
         let detail = detail.to_owned();
         self.set(Status::Stale, &detail);
-        Some(Resync { group: self.name.clone(), seen: self.fence.seen(), have, losses: self.tally.take(now) })
+        Some(Resync { group: self.name.clone(), seen: self.fence.seen(), have, losses })
     }
 
     /// Whether this member is of those who report what they lose; when it may do so next.
     pub(super) fn reports_at(&self, client: Option<MemberId>) -> Option<Now> {
-        let one_in = self.member.as_ref().filter(|_| self.ending.is_none())?.report_one_in;
+        // Where nothing is lost, and repair units do not come, there is nothing to report.
+        let present = self.is_present() && self.carrier == Carrier::Multicast;
+        let one_in = self.member.as_ref().filter(|_| present)?.report_one_in;
         let sampled = one_in > 0 && client.is_some_and(|client| client.0.is_multiple_of(one_in));
         sampled.then_some(self.report_at)
     }
@@ -220,6 +227,11 @@ impl Group {
             member.give_up_one();
             self.counters.messages_given_up += 1;
         }
+    }
+
+    /// Whether it is a member, and not about to end.
+    pub(super) fn is_present(&self) -> bool {
+        self.member.is_some() && self.ending.is_none()
     }
 
     pub(super) fn id(&self) -> Option<GroupId> {
@@ -330,6 +342,7 @@ impl Group {
             epoch: at.map(|(_, epoch)| epoch),
             joined_epoch: self.joined_epoch,
             left_epoch: self.left_epoch,
+            carrier: self.carrier,
             destination: self.destination(),
             counters: self.counters,
             applied: self.applied.clone(),

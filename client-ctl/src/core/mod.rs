@@ -17,6 +17,7 @@ mod member;
 mod output;
 mod reply;
 mod requests;
+mod stream;
 mod tally;
 #[cfg(test)]
 pub(crate) mod tests;
@@ -30,9 +31,11 @@ use protocol::unit::{Kind, Unit, UnitVerifier, kind};
 use protocol::{Beacon, DataKey, Entropy, GroupId, MAX_NAME, MemberId, TagKey, VerifyingKey};
 
 pub use output::{Counters, Event, GroupStatus, How, LiveKey, Output, Snapshot, Status};
+pub use stream::{Carrier, Carriers};
 
 use group::{Env, Group};
 use requests::{InFlight, Registration};
+use stream::Stream;
 
 /// Time since an arbitrary start. The shell's clock and the simulation's give the same thing.
 pub type Now = Duration;
@@ -54,12 +57,14 @@ pub struct Config {
     pub groups: Vec<String>,
     /// Keys that may sign rekey messages and beacons, from the site certificate.
     pub signing: Vec<VerifyingKey>,
+    /// How the datagrams of each group come.
+    pub carriers: Carriers,
 }
 
 /// What happens to the core.
 #[derive(Debug)]
 pub enum Input<'a> {
-    /// A datagram came on a multicast address that is subscribed to.
+    /// A datagram came on a multicast address that is subscribed to, or over TCP.
     Datagram(&'a [u8]),
     /// The key server has this client's individual key; the shell keeps it.
     Registered {
@@ -88,6 +93,18 @@ pub enum Input<'a> {
         id: RequestId,
         /// The key server answered and refused the handshake; otherwise it was not reached.
         refused: bool,
+    },
+    /// The reply to a subscription; what is pushed follows.
+    Subscribed {
+        /// The request.
+        id: RequestId,
+        /// The reply.
+        message: &'a [u8],
+    },
+    /// The session of a subscription is over, or there never was one.
+    StreamEnded {
+        /// The request.
+        id: RequestId,
     },
     /// The user wants to be a member of this group.
     Join(String),
@@ -131,6 +148,8 @@ pub struct Core {
     subscribed: BTreeSet<SocketAddr>,
     /// [`MAX_OCTETS`], or less in tests.
     most_octets: usize,
+    carriers: Carriers,
+    stream: Stream,
     /// Datagrams that are no unit or beacon of a group of ours.
     foreign: u64,
     /// When the core stops, whatever is still on its way.
@@ -145,17 +164,19 @@ impl Core {
     /// Begins with registration at the first input. Groups beyond [`MAX_GROUPS`] are ignored; configurations are
     /// checked for that before.
     pub fn new(config: Config, entropy: Box<dyn Entropy>) -> Self {
-        let names = config.groups.into_iter().take(MAX_GROUPS);
+        let (names, carriers) = (config.groups.into_iter().take(MAX_GROUPS), config.carriers);
         Self {
             entropy,
             verifier: UnitVerifier::new(config.signing),
-            groups: names.map(|name| (name.clone(), Group::new(Now::ZERO, &name))).collect(),
+            groups: names.map(|name| (name.clone(), Group::new(Now::ZERO, &name, carriers.of(&name)))).collect(),
             registration: Registration::Wanted { at: Now::ZERO, attempt: 0 },
             client: None,
             in_flight: None,
             refusals: 0,
             subscribed: BTreeSet::new(),
             most_octets: MAX_OCTETS,
+            carriers,
+            stream: Stream::default(),
             foreign: 0,
             stopping: None,
             is_stopped: false,
@@ -182,6 +203,8 @@ impl Core {
             }
             Input::Reply { id, message } => self.reply(now, id, message),
             Input::RequestFailed { id, refused } => self.request_failed(now, id, refused),
+            Input::Subscribed { id, message } => self.subscribed(now, id, message),
+            Input::StreamEnded { id } => self.stream_ended(now, id),
             Input::Join(name) => self.join(now, &name),
             Input::Leave(name) => self.with(now, &name, |group, env| group.leave(env.now)),
             Input::Stop { leave } => self.stop(now, leave),
@@ -208,7 +231,7 @@ impl Core {
         }
         let stop = self.stopping.map(|at| (at, "stop"));
         let groups = self.groups.values().filter_map(Group::next);
-        groups.chain(stop).chain(self.next_drive()).min()
+        groups.chain(stop).chain(self.next_drive()).chain(self.next_stream()).min()
     }
 
     /// Where every group stands, by name.
@@ -295,7 +318,7 @@ impl Core {
         } else if self.groups.len() >= MAX_GROUPS || name.is_empty() || name.len() > MAX_NAME {
             self.event(Event::Dropped { cause: "a join of one group too many or of no valid name" });
         } else {
-            self.groups.insert(name.to_owned(), Group::new(now, name));
+            self.groups.insert(name.to_owned(), Group::new(now, name, self.carriers.of(name)));
         }
     }
 
@@ -318,6 +341,7 @@ impl Core {
         let ending = self.stopping.is_some_and(|at| at <= now || self.in_flight.is_none());
         if !ending {
             self.drive(now);
+            self.drive_stream(now);
         }
         self.publish();
         if ending {
@@ -327,7 +351,8 @@ impl Core {
     }
 
     fn publish(&mut self) {
-        let wanted: BTreeSet<SocketAddr> = self.groups.values().filter_map(Group::destination).collect();
+        let multicast = self.groups.values().filter(|group| group.carrier == Carrier::Multicast);
+        let wanted: BTreeSet<SocketAddr> = multicast.filter_map(Group::destination).collect();
         self.outputs.extend(wanted.difference(&self.subscribed).map(|to| Output::Subscribe(*to)));
         self.outputs.extend(self.subscribed.difference(&wanted).map(|to| Output::Unsubscribe(*to)));
         self.subscribed = wanted;

@@ -1,12 +1,14 @@
 //! What the core wants done and what it tells: no clock, and secrets only in a [`Snapshot`].
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use protocol::request::{Denial, RequestId};
 use protocol::{DataKey, GroupId, MemberId, Reason};
 use serde::Serialize;
 
 use super::Now;
+use super::stream::Carrier;
 
 /// What the core wants done.
 #[derive(Debug)]
@@ -20,6 +22,16 @@ pub enum Output {
         /// The request, to be sealed.
         message: Vec<u8>,
     },
+    /// Ask the key server to push, and keep the session: answer `Subscribed`, `Datagram` for all that comes, and `StreamEnded`
+    /// in the end. It replaces the one before.
+    Stream {
+        /// Names the request.
+        id: RequestId,
+        /// The request, to be sealed.
+        message: Vec<u8>,
+    },
+    /// End that session.
+    EndStream,
     /// Receive datagrams of this multicast address.
     Subscribe(SocketAddr),
     /// No longer.
@@ -147,6 +159,11 @@ pub enum Event {
         group: String,
         /// Why.
         why: String,
+    },
+    /// The session over which groups without multicast are served has ended; another is tried.
+    StreamEnded {
+        /// After this time.
+        pause: Duration,
     },
     /// Something was dropped; nothing was changed.
     Dropped {
@@ -288,6 +305,8 @@ pub struct GroupStatus {
     pub joined_epoch: Option<u64>,
     /// First epoch after it.
     pub left_epoch: Option<u64>,
+    /// How they come.
+    pub carrier: Carrier,
     /// Where its rekey messages are multicast, while they are received.
     pub destination: Option<SocketAddr>,
     /// What was counted.

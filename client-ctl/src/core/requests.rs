@@ -234,5 +234,7 @@ fn asked(operations: &Operations) -> Vec<(Ask, String)> {
             .collect(),
         Operations::Resyncs(resyncs) => resyncs.iter().map(|r| (Ask::Resync, r.group.clone())).collect(),
         Operations::Reports(reports) => reports.iter().map(|(group, _)| (Ask::Report, group.clone())).collect(),
+        // Those have sessions of their own.
+        Operations::Subscriptions(_) => Vec::new(),
     }
 }

@@ -29,6 +29,7 @@ pub(super) fn log(event: &Event) {
         Event::Unusable { group, why } => {
             tracing::debug!(group, why, "a rekey message gave no next key")
         }
+        Event::StreamEnded { pause } => tracing::info!(?pause, "the key server pushes no more; it is asked again"),
         Event::Dropped { cause } => tracing::debug!(cause, "dropped"),
         Event::Applied { group, consumer, epoch } => {
             tracing::debug!(group, consumer, epoch, "a data processor uses this key");

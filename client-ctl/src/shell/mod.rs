@@ -9,6 +9,7 @@ mod events;
 mod multicast;
 mod register;
 mod request;
+mod stream;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -62,6 +63,8 @@ enum Happened {
     RegistrationFailed { retry_after: Option<Duration>, is_final: bool },
     Reply { id: RequestId, message: Zeroizing<Vec<u8>> },
     RequestFailed { id: RequestId, refused: bool },
+    Subscribed { id: RequestId, message: Zeroizing<Vec<u8>> },
+    StreamEnded { id: RequestId },
 }
 
 /// Runs the daemon until it is told to end or refused for good. The feed's socket exists as long as it runs.
@@ -76,7 +79,7 @@ pub async fn run(settings: Settings, shutdown: Shutdown) -> Result<(), RunError>
     // A key of suite `paper` counts on the loopback interface and nowhere else.
     let counts = |key: &&VerifyingKey| !key.is_broken() || settings.multicast.interface.is_loopback();
     let signing = settings.site.signing.iter().filter(counts).cloned().collect();
-    let config = core::Config { groups: settings.groups.clone(), signing };
+    let config = core::Config { groups: settings.groups.clone(), signing, carriers: settings.carriers.clone() };
     let mut core = Core::new(config, Box::new(OsEntropy));
     let leave = settings.on_stop == OnStop::Leave;
     tracing::info!(identity = %settings.credentials.identity(), socket = %settings.socket.display(), "started");
@@ -89,6 +92,7 @@ pub async fn run(settings: Settings, shutdown: Shutdown) -> Result<(), RunError>
         happens,
         tasks: JoinSet::new(),
         receivers: BTreeMap::new(),
+        stream: None,
         lost: BTreeMap::new(),
         destinations: BTreeMap::new(),
         individual_key: None,
@@ -130,6 +134,8 @@ struct Shell {
     happens: mpsc::Sender<Happened>,
     tasks: JoinSet<()>,
     receivers: BTreeMap<SocketAddr, AbortHandle>,
+    /// What listens to the key server over TCP.
+    stream: Option<AbortHandle>,
     /// Datagrams dropped on purpose, by destination; kept after the end of a membership, for whoever asks then. There are
     /// no more destinations than groups were ever joined, and their number is bounded.
     lost: BTreeMap<SocketAddr, Arc<AtomicU64>>,
@@ -150,6 +156,16 @@ impl Shell {
                 };
                 self.begin(request::request(Arc::clone(&self.settings), client, registration, key, id, message));
             }
+            Output::Stream { id, message } => {
+                self.end_stream();
+                let Some((who, key)) = core.registration().zip(self.individual_key.clone()) else {
+                    return false;
+                };
+                let (settings, happens) = (Arc::clone(&self.settings), self.happens.clone());
+                let task = stream::listen(settings, who, key, (id, message), happens);
+                self.stream = Some(self.tasks.spawn(task));
+            }
+            Output::EndStream => self.end_stream(),
             Output::Subscribe(destination) => {
                 let lost = Arc::clone(self.lost.entry(destination).or_default());
                 for group in core.status() {
@@ -173,6 +189,12 @@ impl Shell {
         false
     }
 
+    fn end_stream(&mut self) {
+        if let Some(task) = self.stream.take() {
+            task.abort();
+        }
+    }
+
     fn begin(&mut self, task: impl Future<Output = Happened> + Send + 'static) {
         let happens = self.happens.clone();
         self.tasks.spawn(async move {
@@ -194,6 +216,8 @@ impl Shell {
             }
             Happened::Reply { id, message } => core.handle(now, Input::Reply { id, message: &message }),
             Happened::RequestFailed { id, refused } => core.handle(now, Input::RequestFailed { id, refused }),
+            Happened::Subscribed { id, message } => core.handle(now, Input::Subscribed { id, message: &message }),
+            Happened::StreamEnded { id } => core.handle(now, Input::StreamEnded { id }),
         }
     }
 
@@ -222,11 +246,13 @@ impl Shell {
             })
             .collect();
         let (client, registration) = core.registration().unzip();
+        let (is_open, ended) = core.stream();
         json!({
             "identity": self.settings.credentials.identity().as_str(),
             "client_id": client.map(|client| client.0),
             "registration": registration,
             "foreign_datagrams": core.foreign_datagrams(),
+            "tcp": { "open": is_open, "ended": ended },
             "groups": groups,
         })
     }

@@ -15,11 +15,11 @@ use super::Happened;
 use crate::config::Settings;
 
 /// Time for all of it: less than the core waits, so that it hears why.
-const LIMIT: Duration = Duration::from_secs(9);
+pub(super) const LIMIT: Duration = Duration::from_secs(9);
 
 /// What went wrong, and whether the key server was there and refused the handshake.
-struct Failed {
-    error: NoiseError,
+pub(super) struct Failed {
+    pub(super) error: NoiseError,
     refused: bool,
 }
 
@@ -56,7 +56,11 @@ pub(super) async fn request(
 }
 
 /// Each static key that the site certificate names is tried: the key server may be rolling it.
-async fn connect(settings: &Settings, preamble: &[u8], key: &IndividualKey) -> Result<NoiseStream<TcpStream>, Failed> {
+pub(super) async fn connect(
+    settings: &Settings,
+    preamble: &[u8],
+    key: &IndividualKey,
+) -> Result<NoiseStream<TcpStream>, Failed> {
     let mut failed = Failed::from(NoiseError::Closed);
     for server_key in &settings.site.noise {
         let stream = TcpStream::connect(&settings.key_server_address).await.map_err(FrameError::Io);

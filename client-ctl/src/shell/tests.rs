@@ -104,6 +104,7 @@ impl World {
             Operations::Changes(_) => Outcome::Left { epoch: server.context.epoch + 1 },
             Operations::Resyncs(_) => server.granted(),
             Operations::Reports(_) => Outcome::Noted,
+            Operations::Subscriptions(_) => Outcome::Subscribed,
         };
         self.requests.lock().unwrap().push(request.operations.clone());
         Reply { id: request.id, outcomes: vec![outcome] }

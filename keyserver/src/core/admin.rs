@@ -3,6 +3,7 @@
 use protocol::identity::Identity;
 use protocol::{GroupId, MemberId};
 use thiserror::Error;
+use zeroize::Zeroizing;
 
 use super::batch::Eviction;
 use super::transaction::Intent;
@@ -13,6 +14,8 @@ use super::{Core, Now, Output};
 pub enum Admin {
     /// How are you?
     Status,
+    /// Everything that you know.
+    Backup,
     /// Who is in this group?
     Members {
         /// The group.
@@ -46,10 +49,22 @@ pub enum AdminReply {
     Done,
     /// Done and durable; the epoch that it made.
     Epoch(u64),
+    /// Answer to `Backup`.
+    Backup(Snapshot),
     /// Answer to `Status`.
     Status(Status),
     /// Answer to `Members`: ID number, identity, epoch of the join.
     Members(Vec<(MemberId, Identity, u64)>),
+}
+
+/// A snapshot: every secret of the key server.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Snapshot(pub Zeroizing<Vec<u8>>);
+
+impl std::fmt::Debug for Snapshot {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Snapshot({} octets)", self.0.len())
+    }
 }
 
 /// Why a command was not carried out. Nothing was changed.
@@ -67,6 +82,12 @@ pub enum AdminError {
     /// Too many commands are waiting.
     #[error("too many changes are waiting; try again")]
     Busy,
+    /// Another key server reigns.
+    #[error("this key server stands by for another one; ask that")]
+    Standby,
+    /// The group is stopped.
+    #[error("the group is stopped, because a member has seen more than the store holds; see `keystone recover`")]
+    Stopped,
     /// It could not be done.
     #[error("{0}")]
     Failed(String),
@@ -79,10 +100,16 @@ pub struct Status {
     pub name: String,
     /// Number of the reign.
     pub term: u64,
+    /// Whether another key server reigns.
+    pub standby: bool,
     /// Clients that have registered.
     pub clients: usize,
     /// Registrars that are connected.
     pub registrars: usize,
+    /// Members without multicast that are served over TCP now.
+    pub subscribers: usize,
+    /// Such members that were cut off in this reign because they did not read.
+    pub subscribers_cut: u64,
     /// The groups.
     pub groups: Vec<GroupStatus>,
 }
@@ -106,14 +133,20 @@ pub struct GroupStatus {
     pub rekey_messages: u64,
     /// Units and repair units multicast in this reign.
     pub units_sent: u64,
+    /// Signed (term, epoch) that a member has shown and this key server does not know: the group is stopped.
+    pub stopped: Option<(u64, u64)>,
 }
 
 impl Core {
     pub(super) fn admin(&mut self, now: Now, ticket: u64, command: Admin) {
         let answer = match command {
             Admin::Status => Ok(AdminReply::Status(self.status())),
+            Admin::Backup => Ok(AdminReply::Backup(Snapshot(self.snapshot(now)))),
             Admin::Members { group } => self.group_named(&group).map(|id| AdminReply::Members(self.members(id))),
             Admin::Evict { group, identity } => match self.group_and_client(&group, &identity) {
+                Ok((group, _)) if self.groups.get(&group).is_some_and(|group| group.stopped.is_some()) => {
+                    Err(AdminError::Stopped)
+                }
                 Ok((group, member)) if self.groups.get(&group).is_some_and(|group| group.contains(member)) => {
                     return self.evict(now, group, Eviction { ticket, member, since: now });
                 }
@@ -127,6 +160,7 @@ impl Core {
                 Err(error) => Err(error),
             },
             Admin::Refresh { group } => match self.group_named(&group) {
+                Ok(id) if self.groups.get(&id).is_some_and(|group| group.stopped.is_some()) => Err(AdminError::Stopped),
                 Ok(group) => return self.refresh(now, group, Some(ticket)),
                 Err(error) => Err(error),
             },
@@ -166,12 +200,16 @@ impl Core {
             eviction: group.eviction,
             rekey_messages: group.sent.0,
             units_sent: group.sent.1,
+            stopped: group.stopped,
         });
         Status {
             name: self.config.name.clone(),
             term: self.term,
+            standby: self.standing_by,
             clients: self.clients.len(),
             registrars: self.links.len(),
+            subscribers: self.subscribers.len(),
+            subscribers_cut: self.subscribers.cut,
             groups: groups.collect(),
         }
     }

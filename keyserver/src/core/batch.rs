@@ -73,10 +73,9 @@ enum Net {
 }
 
 impl Batch {
-    /// The reign's own rekey, before anything else.
+    /// The reign's own rekey goes along with the next batch.
     pub(super) fn restart(&mut self) {
         self.refresh = Some(Reason::Restart);
-        (self.due, self.wanted) = (Some(Now::ZERO), Some(Now::ZERO));
     }
 }
 
@@ -112,7 +111,7 @@ impl Core {
         self.schedule_at(now + interval, group);
     }
 
-    fn schedule_at(&mut self, at: Now, id: GroupId) {
+    pub(super) fn schedule_at(&mut self, at: Now, id: GroupId) {
         if let Some(group) = self.groups.get_mut(&id) {
             group.batch.wanted = Some(group.batch.wanted.map_or(at, |wanted| wanted.min(at)));
             self.set_due(at, id);

@@ -2,18 +2,21 @@
 
 use std::time::Duration;
 
-use protocol::Beacon;
+use keygraph::{Change, NodeId};
 use protocol::sign::SigningKey;
+use protocol::{Beacon, Commitment, EpochContext, HeaderHash, NodeSecret, TagKey};
 
 use super::Now;
-use super::group::Group;
+use super::group::{Group, StagedEpoch};
 use super::recovery::Recovery;
 use super::sending::Delivery;
 
-/// The beacons of one group in this reign.
+/// The beacons of one group.
 #[derive(Default)]
 pub(super) struct Beacons {
     newest: Vec<u8>,
+    /// Of the reign that has signed the newest.
+    term: u64,
     counter: u64,
     /// Time from the newest to the next.
     interval: Duration,
@@ -26,15 +29,25 @@ impl Beacons {
         &self.newest
     }
 
+    /// A new epoch's first beacon.
+    pub(super) fn announce(&mut self, term: u64, beacon: Vec<u8>) {
+        (self.term, self.newest) = (term, beacon);
+    }
+
+    /// Of the reign that has signed the newest.
+    pub(super) fn term(&self) -> u64 {
+        self.term
+    }
+
     pub(super) fn next(&self) -> Option<Now> {
         self.next
     }
 }
 
 impl Group {
-    /// Whether this reign has signed a beacon for the group.
-    pub(super) fn is_announced(&self) -> bool {
-        !self.beacons.newest.is_empty()
+    /// Whether the reign of this term has signed a beacon for the group.
+    pub(super) fn is_announced(&self, term: u64) -> bool {
+        !self.beacons.newest.is_empty() && self.beacons.term == term
     }
 
     /// A beacon, if one is due. As long as nothing changes, each waits twice as long as the one before.
@@ -42,30 +55,54 @@ impl Group {
         self.beacons.next.filter(|at| *at <= now)?;
         let longest = self.config.beacon_max.max(self.config.beacon);
         self.beacons.interval = (self.beacons.interval * 2).clamp(self.config.beacon, longest);
-        Some(self.sign_beacon(now, key, recovery))
+        let position = (self.at.context, self.at.commitment, self.at.header_hash);
+        let tag = self.tag();
+        self.beacons.newest = self.sign_beacon(position, self.tree.len(), (key, &tag), recovery);
+        self.beacons.next = Some(now + self.beacons.interval);
+        Some(self.beacons.newest.clone())
     }
 
-    /// The beacon of a new epoch; after it they come often again.
-    pub(super) fn changed(&mut self, now: Now, key: &SigningKey, recovery: &Recovery) -> Vec<u8> {
+    /// The first beacon of a staged epoch; after it they come often again.
+    pub(super) fn sign_first(&mut self, staged: &StagedEpoch, key: &SigningKey, recovery: &Recovery) -> Vec<u8> {
         self.beacons.interval = self.config.beacon;
-        self.sign_beacon(now, key, recovery)
+        let StagedEpoch { header, executed, recipe, .. } = staged;
+        let context = header.context();
+        // The root of an epoch is always new.
+        let root = executed.secrets.iter().find(|(node, _)| *node == NodeId::ROOT).map(|(_, secret)| secret);
+        let tag = context.tag(root.unwrap_or(&NodeSecret::default()));
+        let position = (context, executed.commitment, header.hash(&executed.commitment));
+        let count = |of: fn(&Change) -> bool| recipe.changes.iter().filter(|change| of(change)).count();
+        let joins = count(|change| matches!(change, Change::Join(_)));
+        let leaves = count(|change| matches!(change, Change::Leave(_)));
+        let members = (self.tree.len() + joins).saturating_sub(leaves);
+        self.sign_beacon(position, members, (key, &tag), recovery)
     }
 
-    fn sign_beacon(&mut self, now: Now, key: &SigningKey, recovery: &Recovery) -> Vec<u8> {
+    /// The first beacon of the epoch that was just merged is on its way.
+    pub(super) fn changed(&mut self, now: Now) -> Vec<u8> {
+        self.beacons.next = Some(now + self.beacons.interval);
+        self.beacons.newest.clone()
+    }
+
+    fn sign_beacon(
+        &mut self,
+        (context, commitment, header_hash): (EpochContext, Commitment, HeaderHash),
+        members: usize,
+        (key, tag): (&SigningKey, &TagKey),
+        recovery: &Recovery,
+    ) -> Vec<u8> {
         let millis = |time: Duration| u32::try_from(time.as_millis()).unwrap_or(u32::MAX);
         self.beacons.counter += 1;
         let beacon = Beacon {
-            context: self.at.context,
-            commitment: self.at.commitment,
-            header_hash: self.at.header_hash,
+            context,
+            commitment,
+            header_hash,
             counter: self.beacons.counter,
             interval_ms: millis(self.beacons.interval),
-            resync_wait_ms: millis(recovery.wait(self.tree.len(), self.config.resync_wait)),
-            report_one_in: Delivery::report_one_in(&self.config.repair, self.tree.len()),
+            resync_wait_ms: millis(recovery.wait(members, self.config.resync_wait)),
+            report_one_in: Delivery::report_one_in(&self.config.repair, members),
         };
         // A start without a key for the group's suite is refused.
-        self.beacons.newest = beacon.sign(key, &self.tag()).unwrap_or_default();
-        self.beacons.next = Some(now + self.beacons.interval);
-        self.beacons.newest.clone()
+        beacon.sign(key, tag).unwrap_or_default()
     }
 }

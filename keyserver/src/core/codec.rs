@@ -5,7 +5,7 @@ use protocol::codec::{Reader, Write};
 use protocol::identity::{Identity, MAX_IDENTITY};
 use protocol::rekey::Announcement;
 use protocol::request::RequestId;
-use protocol::{DecodeError, GroupId, Incarnation, IndividualKey, MemberId, Seed, Suite};
+use protocol::{Beacon, DecodeError, GroupId, Incarnation, IndividualKey, MemberId, Seed, Suite};
 use zeroize::Zeroizing;
 
 use super::GroupConfig;
@@ -13,7 +13,7 @@ use super::group::{Recipe, degree};
 
 /// Version of records and snapshots, and of the planner whose trees they describe. A store of another version is
 /// refused, because replaying it might give another tree.
-pub(super) const STATE_VERSION: u8 = 2;
+pub(super) const STATE_VERSION: u8 = 3;
 
 /// Changes in one epoch: a batch that fills a group.
 const MAX_CHANGES: u32 = 1 << 24;
@@ -45,10 +45,16 @@ pub(super) enum Record {
     Promoted { client: MemberId },
     /// A group was made, with this first root.
     Created { group: GroupId, shape: Shape, strategy: Strategy, seed: Seed },
-    /// A group has a new epoch.
-    Epoch { recipe: Recipe, digest: [u8; 32] },
+    /// A group has a new epoch, and this is its first beacon.
+    Epoch { recipe: Recipe, digest: [u8; 32], beacon: Vec<u8> },
     /// An evicted client may join again.
     Admitted { group: GroupId, member: MemberId },
+    /// An operator lets all groups go on, from these epochs, under a term above this one.
+    Recovered { term: u64, epochs: Vec<(GroupId, u64)> },
+    /// A member has shown a signed (term, epoch) that this key server does not know.
+    Stopped { group: GroupId, seen: (u64, u64), witness: MemberId },
+    /// Everything before this comes from a backup.
+    Restored,
 }
 
 impl Record {
@@ -80,16 +86,34 @@ impl Record {
                 out.push(strategy_number(*strategy));
                 out.extend_from_slice(seed.expose());
             }
-            Self::Epoch { recipe, digest } => {
+            Self::Epoch { recipe, digest, beacon } => {
                 out.push(5);
                 recipe.encode(&mut out);
                 out.extend_from_slice(digest);
+                out.put_octets(beacon);
             }
             Self::Admitted { group, member } => {
                 out.push(6);
                 out.extend_from_slice(&group.0.to_be_bytes());
                 out.extend_from_slice(&member.0.to_be_bytes());
             }
+            Self::Recovered { term, epochs } => {
+                out.push(7);
+                out.extend_from_slice(&term.to_be_bytes());
+                out.extend_from_slice(&u32::try_from(epochs.len()).unwrap_or(u32::MAX).to_be_bytes());
+                for (group, epoch) in epochs {
+                    out.extend_from_slice(&group.0.to_be_bytes());
+                    out.extend_from_slice(&epoch.to_be_bytes());
+                }
+            }
+            Self::Stopped { group, seen, witness } => {
+                out.push(8);
+                out.extend_from_slice(&group.0.to_be_bytes());
+                out.extend_from_slice(&seen.0.to_be_bytes());
+                out.extend_from_slice(&seen.1.to_be_bytes());
+                out.extend_from_slice(&witness.0.to_be_bytes());
+            }
+            Self::Restored => out.push(9),
         }
         out
     }
@@ -116,8 +140,24 @@ impl Record {
                 strategy: strategy(r.u8("strategy")?)?,
                 seed: Seed::new(r.array("seed")?),
             },
-            5 => Self::Epoch { recipe: Recipe::decode(&mut r)?, digest: r.array("digest")? },
+            5 => Self::Epoch {
+                recipe: Recipe::decode(&mut r)?,
+                digest: r.array("digest")?,
+                beacon: r.octets(Beacon::MAX_LEN, "beacon")?.to_vec(),
+            },
             6 => Self::Admitted { group: GroupId(r.u32("group")?), member: MemberId(r.u32("member")?) },
+            7 => Self::Recovered {
+                term: r.u64("term")?,
+                epochs: (0..r.u32("groups")?)
+                    .map(|_| Ok((GroupId(r.u32("group")?), r.u64("epoch")?)))
+                    .collect::<Result<_, DecodeError>>()?,
+            },
+            8 => Self::Stopped {
+                group: GroupId(r.u32("group")?),
+                seen: (r.u64("term")?, r.u64("epoch")?),
+                witness: MemberId(r.u32("member")?),
+            },
+            9 => Self::Restored,
             _ => {
                 return Err(DecodeError::Value { what: "kind of record", value: kind.into() });
             }

@@ -1,7 +1,6 @@
 //! One group: its key tree, the secrets in it, and the epoch that it is in.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::net::SocketAddr;
 
 use aws_lc_rs::digest::{SHA256, digest};
 use keygraph::{Change, ChangeError, KeyRef, NodeId, Pages, Plan, Staged, Strategy, Tree};
@@ -17,6 +16,7 @@ use thiserror::Error;
 use super::batch::Batch;
 use super::beacons::Beacons;
 use super::left::{MAX_LEFT, forget_oldest};
+use super::outbox::Audience;
 use super::sending::Delivery;
 use super::{GroupConfig, Now};
 
@@ -94,8 +94,10 @@ pub(super) struct StagedEpoch {
     pub(super) digest: [u8; 32],
     /// Of the epoch before: for the units.
     pub(super) tag: TagKey,
+    /// The first beacon of the epoch, signed. It stands in the record, so that a standby can vouch for the epoch with it.
+    pub(super) beacon: Vec<u8>,
     staged: Staged,
-    executed: Executed,
+    pub(super) executed: Executed,
 }
 
 pub(super) struct Group {
@@ -120,6 +122,10 @@ pub(super) struct Group {
     pub(super) beacons: Beacons,
     /// How messages are cut and spaced.
     pub(super) delivery: Delivery,
+    /// The next epoch is no lower than this.
+    pub(super) floor: u64,
+    /// A (term, epoch) that a member has shown and that this key server does not know: nothing is issued.
+    pub(super) stopped: Option<(u64, u64)>,
     next_refresh: Option<Now>,
     /// What stands in the core's list of timers.
     pub(super) armed: Option<Now>,
@@ -161,6 +167,8 @@ impl Group {
             sent: (0, 0),
             beacons: Beacons::default(),
             delivery: Delivery::default(),
+            floor: 0,
+            stopped: None,
             next_refresh: None,
             armed: None,
         }
@@ -170,8 +178,8 @@ impl Group {
         self.config.id
     }
 
-    pub(super) fn destination(&self) -> SocketAddr {
-        self.config.destination
+    pub(super) fn audience(&self) -> Audience {
+        Audience { group: self.config.id, destination: self.config.destination }
     }
 
     pub(super) fn epoch(&self) -> u64 {
@@ -207,7 +215,7 @@ impl Group {
             incarnation,
             term,
             // Exhaustion is refused by `stage`, which sees an epoch that does not rise.
-            epoch: self.epoch().saturating_add(1),
+            epoch: self.epoch().saturating_add(1).max(self.floor),
             strategy: self.config.strategy,
             splicing: self.config.splicing,
             changes,
@@ -239,7 +247,7 @@ impl Group {
         let messages: Vec<Vec<u8>> = executed.messages.iter().map(RekeyMessage::encode).collect();
         let digest = self.digest(&header, plan, &messages);
         let tag = self.tag();
-        Ok(StagedEpoch { recipe, header, messages, digest, tag, staged, executed })
+        Ok(StagedEpoch { recipe, header, messages, digest, tag, beacon: Vec::new(), staged, executed })
     }
 
     /// What those who hold the present group key check multicasts by.
@@ -268,7 +276,7 @@ impl Group {
 
     /// Makes a staged change, which the store holds, the state of the group. Returns its plan.
     pub(super) fn merge(&mut self, now: Now, staged: StagedEpoch) -> Result<Plan, keygraph::StaleStage> {
-        let StagedEpoch { recipe, header, digest, staged, executed, .. } = staged;
+        let StagedEpoch { recipe, header, digest, beacon, staged, executed, .. } = staged;
         let gone: Vec<NodeId> = (staged.touched())
             .filter(|(_, slot)| slot.and_then(|slot| slot.version()).is_none())
             .map(|(node, _)| node)
@@ -308,6 +316,7 @@ impl Group {
             announcement: recipe.announcement,
             digest,
         };
+        self.beacons.announce(recipe.term, beacon);
         self.next_refresh = self.config.refresh.map(|period| now + period);
         Ok(plan)
     }

@@ -22,7 +22,8 @@ pub struct Config {
     pub registrars: Vec<(Identity, Vec<IdentityPattern>)>,
     /// The groups.
     pub groups: Vec<GroupConfig>,
-    /// Bits that multicasts may take per second, without headers of IP and below.
+    /// Bits that multicasts may take per second, each counted once however many relays it goes to; without headers of IP and
+    /// below.
     pub bits_per_second: u64,
     /// Re-synchronizations served per second at the most; who asks beyond is told when to come back.
     pub resyncs_per_second: u32,
@@ -113,6 +114,13 @@ pub enum Input<'a> {
         /// The command.
         command: Admin,
     },
+    /// The session of a subscriber has ended.
+    SubscriberGone {
+        /// Names the session.
+        session: u64,
+        /// It was cut off because it did not read what was pushed.
+        too_slow: bool,
+    },
     /// The last `Persist` or `Snapshot` is durable (`true`) or has failed (`false`).
     Persisted(bool),
     /// The time of `poll_timeout` has come.
@@ -150,7 +158,26 @@ pub enum Output {
         /// Names the session.
         session: u64,
     },
-    /// Multicast a datagram.
+    /// Seal and send a reply, and keep the session for what is pushed.
+    Subscribed {
+        /// Names the session.
+        session: u64,
+        /// The reply.
+        message: Zeroizing<Vec<u8>>,
+    },
+    /// Send a datagram over the sessions of subscribers.
+    Push {
+        /// Names the sessions.
+        sessions: Vec<u64>,
+        /// The datagram.
+        octets: Vec<u8>,
+    },
+    /// Close the session of a subscriber.
+    EndSubscription {
+        /// Names the session.
+        session: u64,
+    },
+    /// Multicast a datagram, and send it to all relays.
     Datagram {
         /// The group's multicast address.
         destination: SocketAddr,
@@ -226,6 +253,18 @@ pub enum Event {
         epoch: u64,
         /// Time since the operator asked for it.
         took: Duration,
+    },
+    /// A member has shown a signed (term, epoch) that this key server does not know: its store has lost something. Nothing
+    /// more is issued for the group until an operator recovers it.
+    Stopped {
+        /// The group.
+        group: GroupId,
+        /// The member.
+        witness: MemberId,
+        /// What it has shown.
+        seen: (u64, u64),
+        /// What this key server knows.
+        known: (u64, u64),
     },
     /// Datagrams were dropped because the queue was full; members will re-synchronize.
     Overflow {

@@ -16,12 +16,15 @@ mod group;
 mod io;
 mod left;
 mod outbox;
+mod recover;
 mod recovery;
 mod registrars;
 mod requests;
 mod restore;
 mod sending;
 mod snapshot;
+mod standby;
+mod subscribers;
 mod transaction;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -31,7 +34,9 @@ use protocol::{Entropy, GroupId, Incarnation, IndividualKey, MemberId};
 
 pub use admin::{Admin, AdminError, AdminReply, GroupStatus, Status};
 pub use io::{Config, EpochEvent, Event, GroupConfig, Input, Output};
+pub use recover::{LEAP, Recovery as RecoveryPlan};
 pub use restore::RestoreError;
+pub use subscribers::MAX_SUBSCRIBERS;
 
 use clients::Clients;
 use group::Group;
@@ -39,6 +44,7 @@ use outbox::Outbox;
 use recovery::Recovery;
 use registrars::Link;
 use requests::Waiting;
+use subscribers::Subscribers;
 use transaction::{Intent, Transaction};
 
 /// Time since an arbitrary start. The shell's clock and the simulation's give the same thing.
@@ -73,10 +79,15 @@ pub struct Core {
     batch_next: bool,
     in_flight: Option<Transaction>,
     recovery: Recovery,
+    subscribers: Subscribers,
     records: usize,
     halted: bool,
     /// The latest time that was given.
     clock: Now,
+    /// Whether another key server reigns.
+    standing_by: bool,
+    /// Whether the state is from a backup and nobody has said yet from where it may go on.
+    must_recover: bool,
     outbox: Outbox,
     outputs: VecDeque<Output>,
 }
@@ -95,6 +106,9 @@ impl Core {
         }
         self.clock = self.clock.max(now);
         let now = self.clock;
+        if self.standing_by {
+            return self.while_standing_by(now, input);
+        }
         match input {
             Input::RegistrarUp { link, identity } => self.registrar_up(link, &identity),
             Input::RegistrarDown { link } => drop(self.links.remove(&link)),
@@ -103,6 +117,7 @@ impl Core {
                 self.request(session, client, registration, message);
             }
             Input::Admin { ticket, command } => self.admin(now, ticket, command),
+            Input::SubscriberGone { session, too_slow } => self.subscribers.gone(session, too_slow),
             Input::Persisted(true) => self.persisted(now),
             Input::Persisted(false) => self.halt(),
             Input::Timeout => {}
@@ -119,7 +134,7 @@ impl Core {
 
     /// When to call [`Core::handle`] with a time-out at the latest, and why.
     pub fn poll_timeout(&self) -> Option<(Now, &'static str)> {
-        if self.halted {
+        if self.halted || self.standing_by {
             return None;
         }
         let send = self.outbox.next_release().map(|at| (at, "datagrams are waiting"));
@@ -141,9 +156,12 @@ impl Core {
                 continue;
             };
             group.armed = None;
+            if group.stopped.is_some() {
+                continue;
+            }
             let refresh = group.refresh_due(now);
             if let Some(datagram) = group.beacon_due(now, &self.config.signing, &self.recovery) {
-                self.outbox.push(now, group.destination(), datagram);
+                self.outbox.push(now, group.audience(), datagram);
             }
             if refresh {
                 self.refresh(now, id, None);
@@ -165,7 +183,7 @@ impl Core {
 
     /// Lets datagrams go, and keeps how long evictions took.
     fn release(&mut self, now: Now) {
-        for (group, took) in self.outbox.release(now, &mut self.outputs) {
+        for (group, took) in self.outbox.release(now, &self.subscribers, &mut self.outputs) {
             if let Some(group) = self.groups.get_mut(&group) {
                 let worst = group.eviction.map_or(took, |(_, worst)| worst.max(took));
                 group.eviction = Some((took, worst));

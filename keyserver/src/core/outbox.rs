@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use protocol::GroupId;
 
+use super::subscribers::Subscribers;
 use super::{Event, Now, Output};
 
 /// Datagrams that wait: those of the largest batch, a quarter of a million members replaced, and as many of others. What does
@@ -24,8 +25,16 @@ pub(super) struct Eviction {
     pub(super) since: Now,
 }
 
+/// Whom a datagram is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Audience {
+    pub(super) group: GroupId,
+    /// The group's multicast address.
+    pub(super) destination: SocketAddr,
+}
+
 struct Waiting {
-    destination: SocketAddr,
+    to: Audience,
     octets: Vec<u8>,
     eviction: Option<Eviction>,
 }
@@ -61,15 +70,15 @@ impl Outbox {
     }
 
     /// One datagram, now.
-    pub(super) fn push(&mut self, now: Now, destination: SocketAddr, octets: Vec<u8>) {
-        self.push_all(now, destination, vec![(0, octets)], None, false);
+    pub(super) fn push(&mut self, now: Now, to: Audience, octets: Vec<u8>) {
+        self.push_all(now, to, vec![(0, octets)], None, false);
     }
 
     /// The datagrams of a message, each at its unit-time from now on. Of an urgent one the first may end an eviction's waiting.
     pub(super) fn push_all(
         &mut self,
         now: Now,
-        destination: SocketAddr,
+        to: Audience,
         datagrams: Vec<(u32, Vec<u8>)>,
         mut eviction: Option<Eviction>,
         is_urgent: bool,
@@ -77,7 +86,7 @@ impl Outbox {
         for (unit_time, octets) in datagrams {
             let place = (now + self.time(octets.len()) * unit_time, self.numbers);
             self.numbers += 1;
-            let waiting = Waiting { destination, octets, eviction: eviction.take() };
+            let waiting = Waiting { to, octets, eviction: eviction.take() };
             if is_urgent {
                 self.urgent.insert(place, waiting);
                 continue;
@@ -108,8 +117,13 @@ impl Outbox {
         self.first().map(|(at, octets)| at.max(self.free_at.saturating_sub(self.time(octets) * BURST)))
     }
 
-    /// Lets go what may leave by now. Returns evictions whose first datagram did, with the time that each took.
-    pub(super) fn release(&mut self, now: Now, outputs: &mut VecDeque<Output>) -> Vec<(GroupId, Duration)> {
+    /// Lets go what may leave by now, over TCP to those who have subscribed too. Returns evictions whose first datagram did, with the time that each took.
+    pub(super) fn release(
+        &mut self,
+        now: Now,
+        subscribers: &Subscribers,
+        outputs: &mut VecDeque<Output>,
+    ) -> Vec<(GroupId, Duration)> {
         let mut evictions = Vec::new();
         if self.dropped > 0 {
             outputs.push_back(Output::Event(Event::Overflow { datagrams: std::mem::take(&mut self.dropped) }));
@@ -127,10 +141,11 @@ impl Outbox {
             }
             self.free_at += takes;
             let queue = if due(&self.urgent) { &mut self.urgent } else { &mut self.waiting };
-            let Some((_, Waiting { destination, octets, eviction })) = queue.pop_first() else {
+            let Some((_, Waiting { to, octets, eviction })) = queue.pop_first() else {
                 return evictions;
             };
-            outputs.push_back(Output::Datagram { destination, octets });
+            outputs.extend(subscribers.push(to.group, &octets));
+            outputs.push_back(Output::Datagram { destination: to.destination, octets });
             if let Some(Eviction { group, epoch, since }) = eviction {
                 let took = now.saturating_sub(since);
                 outputs.push_back(Output::Event(Event::EvictionSent { group, epoch, took }));
@@ -144,7 +159,10 @@ impl Outbox {
 mod tests {
     use super::*;
 
-    const TO: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::new(239, 1, 1, 1)), 1);
+    const TO: Audience = Audience {
+        group: GroupId(1),
+        destination: SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::new(239, 1, 1, 1)), 1),
+    };
 
     /// A thousand octets a millisecond.
     fn outbox() -> Outbox {
@@ -160,7 +178,7 @@ mod tests {
         let mut all = Vec::new();
         for ms in ms {
             let mut outputs = VecDeque::new();
-            outbox.release(Now::from_millis(ms), &mut outputs);
+            outbox.release(Now::from_millis(ms), &Subscribers::default(), &mut outputs);
             for output in outputs {
                 if let Output::Datagram { octets, .. } = output {
                     all.push((ms, octets[0]));
@@ -190,7 +208,7 @@ mod tests {
         let eviction = Eviction { group: GroupId(1), epoch: 2, since };
         outbox.push_all(since, TO, message(9, [0, 4]), Some(eviction), true);
         let mut outputs = VecDeque::new();
-        let took = outbox.release(Now::from_millis(101), &mut outputs);
+        let took = outbox.release(Now::from_millis(101), &Subscribers::default(), &mut outputs);
         assert_eq!(took, [(GroupId(1), Duration::from_millis(1))]);
         assert!(matches!(outputs.front(), Some(Output::Datagram { octets, .. }) if octets[0] == 9));
         let rest = run(&mut outbox, 102..2_000);
@@ -207,7 +225,7 @@ mod tests {
         let mut outbox = outbox();
         outbox.push_all(Now::ZERO, TO, message(1, 0..u32::try_from(MAX_WAITING).unwrap() + 5), None, false);
         let mut outputs = VecDeque::new();
-        outbox.release(Now::ZERO, &mut outputs);
+        outbox.release(Now::ZERO, &Subscribers::default(), &mut outputs);
         assert!(matches!(outputs.front(), Some(Output::Event(Event::Overflow { datagrams: 5 }))));
     }
 }

@@ -32,14 +32,6 @@ pub(super) struct Waiting {
 /// What an operation needs before it can be answered: a batch of a group, with a change or without; or nothing.
 type Need = Option<(GroupId, Option<Act>)>;
 
-fn count(operations: &Operations) -> usize {
-    match operations {
-        Operations::Changes(changes) => changes.len(),
-        Operations::Resyncs(resyncs) => resyncs.len(),
-        Operations::Reports(reports) => reports.len(),
-    }
-}
-
 impl Core {
     pub(super) fn request(&mut self, session: u64, client: MemberId, registration: u64, message: &[u8]) {
         if self.clients.key(client, registration).is_none() {
@@ -53,7 +45,7 @@ impl Core {
                 return self.misbehaved(format!("client {client}"), format!("its request is malformed: {error}"));
             }
         };
-        let all = count(&operations);
+        let all = operations.len();
         if self.intend(Intent::Ask(Ask { session, client, registration, id, operations })).is_err() {
             let outcomes = (0..all).map(|_| Outcome::Denied(Denial::Unavailable)).collect();
             self.reply(session, &Reply { id, outcomes });
@@ -63,7 +55,7 @@ impl Core {
     /// Queues what needs a batch, and answers at once if nothing does.
     pub(super) fn enqueue(&mut self, now: Now, ask: Ask) {
         let Ask { session, client, id, operations, .. } = ask;
-        let mut waiting = Waiting { client, id, denied: vec![None; count(&operations)], open: 0, operations };
+        let mut waiting = Waiting { client, id, denied: vec![None; operations.len()], open: 0, operations };
         let wanted: Vec<Result<Need, Denial>> = match &waiting.operations {
             Operations::Changes(changes) => {
                 changes.iter().map(|(act, name)| self.decide(*act, name, client, id)).collect()
@@ -71,7 +63,7 @@ impl Core {
             Operations::Resyncs(resyncs) => {
                 resyncs.iter().map(|resync| Ok(self.not_yet(&resync.group, client).map(|id| (id, None)))).collect()
             }
-            Operations::Reports(reports) => vec![Ok(None); reports.len()],
+            Operations::Reports(_) | Operations::Subscriptions(_) => vec![Ok(None); waiting.denied.len()],
         };
         for (index, wanted) in wanted.into_iter().enumerate() {
             match wanted {
@@ -123,6 +115,7 @@ impl Core {
             Operations::Reports(reports) => {
                 reports.iter().map(|(group, losses)| self.lost(group, *client, *losses)).collect()
             }
+            Operations::Subscriptions(groups) => return self.subscribe(session, *client, *id, groups),
         };
         self.reply(session, &Reply { id: *id, outcomes });
     }
@@ -131,6 +124,9 @@ impl Core {
     fn decide(&self, act: Act, name: &str, client: MemberId, id: RequestId) -> Result<Need, Denial> {
         let group = self.group_id(name).and_then(|id| self.groups.get(&id)).ok_or(Denial::UnknownGroup)?;
         let queue = Ok(Some((group.id(), Some(act))));
+        if group.stopped.is_some() {
+            return Err(Denial::Behind);
+        }
         let waits = group.has_waiting(client);
         match act {
             // What waits decides together with this what becomes of it.
@@ -153,7 +149,8 @@ impl Core {
     /// renewed, or because the reign has not announced the group yet and cannot vouch for it.
     fn not_yet(&self, name: &str, client: MemberId) -> Option<GroupId> {
         let group = self.groups.get(&self.group_id(name)?)?;
-        (!group.is_announced() || group.unrenewed.contains(&client)).then(|| group.id())
+        let waits = !group.is_announced(self.term) || group.unrenewed.contains(&client);
+        (waits && group.stopped.is_none()).then(|| group.id())
     }
 
     pub(super) fn group_id(&self, name: &str) -> Option<GroupId> {
@@ -180,13 +177,15 @@ impl Core {
         }
     }
 
-    fn resync(&mut self, now: Now, client: MemberId, resync: &Resync) -> Outcome {
+    pub(super) fn resync(&mut self, now: Now, client: MemberId, resync: &Resync) -> Outcome {
         let group = self.group_id(&resync.group).and_then(|id| self.groups.get(&id));
         let denial = match group {
             None => Denial::UnknownGroup,
             Some(group) if !group.contains(client) => Denial::NotMember,
             // The client holds something that this key server signed and does not remember.
-            Some(group) if resync.seen > (self.term, group.epoch()) => Denial::Behind,
+            Some(group) if group.stopped.is_some() => Denial::Behind,
+            // Neither terms nor epochs ever fall.
+            Some(group) if resync.seen.0 > self.term || resync.seen.1 > group.epoch() => Denial::Behind,
             Some(group) => match self.recovery.admit(now, group.id(), client) {
                 Ok(()) => {
                     self.lost(&resync.group, client, resync.losses);

@@ -9,10 +9,11 @@ use thiserror::Error;
 use zeroize::Zeroizing;
 
 use super::clients::{Client, Clients};
-use super::codec::{Record, STATE_VERSION, Shape, identity};
+use super::codec::{Record, STATE_VERSION, Shape, flag, identity};
 use super::group::Group;
 use super::outbox::Outbox;
 use super::recovery::Recovery;
+use super::subscribers::Subscribers;
 use super::transaction::Transaction;
 use super::{Config, Core, GroupConfig, Now, Output};
 
@@ -57,57 +58,80 @@ pub enum RestoreError {
         suite: Suite,
     },
     /// All terms are used up.
-    #[error("there is no higher term")]
+    #[error("there is no higher number")]
     Terms,
+    /// Others may have seen more than a backup knows.
+    #[error("the store was restored from a backup: `keystone recover` says from where it may go on")]
+    Backup,
 }
+
+/// Groups that are rekeyed in the first second of a reign, and in each after it: members of ten thousand groups have the
+/// new reign's keys within twenty seconds, and neither the store nor the network is flooded. A group in which something
+/// happens does not wait for its turn.
+const TAKE_OVER_RATE: u32 = 500;
 
 impl Core {
     /// Starts a reign: restores what the store holds, takes a higher term, and rekeys each group once.
+    ///
+    /// # Errors
+    /// See [`RestoreError`].
     pub fn start(
         config: Config,
         entropy: Box<dyn Entropy>,
         snapshot: Option<&[u8]>,
         records: &[Zeroizing<Vec<u8>>],
     ) -> Result<Self, RestoreError> {
+        let mut core = Self::stand_by(Now::ZERO, config, entropy, snapshot, records)?;
+        core.reign(Now::ZERO)?;
+        Ok(core)
+    }
+
+    /// A standby of nothing yet.
+    pub(super) fn empty(config: Config, entropy: Box<dyn Entropy>) -> Result<Self, RestoreError> {
         if let Some(group) = config.groups.iter().find(|group| !config.signing.signs(group.suite)) {
             return Err(RestoreError::NoKey { group: group.id, suite: group.suite });
         }
         let outbox = Outbox::new(config.bits_per_second);
         let recovery = Recovery::new(config.resyncs_per_second);
-        let mut core = Self {
+        let names = config.groups.iter().map(|group| (group.name.clone(), group.id)).collect();
+        Ok(Self {
             config,
             entropy,
             coder: fec::ReedSolomon::new(),
             recovery,
+            subscribers: Subscribers::default(),
             term: 0,
             incarnation: Incarnation([0; 16]),
             clients: Clients::default(),
             groups: BTreeMap::new(),
             links: BTreeMap::new(),
-            names: BTreeMap::new(),
+            names,
             intents: VecDeque::new(),
             waiting: BTreeMap::new(),
             timers: BTreeSet::new(),
             batches: BTreeSet::new(),
             batch_next: false,
             in_flight: None,
-            records: records.len(),
+            records: 0,
             halted: false,
             clock: Now::ZERO,
+            standing_by: true,
+            must_recover: false,
             outbox,
             outputs: VecDeque::new(),
-        };
-        if let Some(snapshot) = snapshot {
-            core.restore(snapshot)?;
-        }
-        for (record, number) in records.iter().zip(1..) {
-            core.replay(record, number)?;
-        }
-        core.begin_reign()?;
-        Ok(core)
+        })
     }
 
-    fn begin_reign(&mut self) -> Result<(), RestoreError> {
+    /// Takes over: a higher term, and one rekey for each group, [`TAKE_OVER_RATE`] groups a second.
+    ///
+    /// # Errors
+    /// [`RestoreError::Terms`] or [`RestoreError::Backup`]; nothing was changed.
+    pub fn reign(&mut self, now: Now) -> Result<(), RestoreError> {
+        if self.must_recover {
+            return Err(RestoreError::Backup);
+        }
+        self.clock = self.clock.max(now);
+        let now = self.clock;
         self.term = self.term.checked_add(1).ok_or(RestoreError::Terms)?;
         self.entropy.fill(&mut self.incarnation.0);
         let mut records = vec![Record::Reign { term: self.term, incarnation: self.incarnation }];
@@ -121,12 +145,14 @@ impl Core {
                 records.push(Record::Created { group, shape, strategy, seed });
             }
         }
-        for config in &self.config.groups {
-            self.names.insert(config.name.clone(), config.id);
-            self.batches.insert((Now::ZERO, config.id));
-            if let Some(group) = self.groups.get_mut(&config.id) {
+        self.standing_by = false;
+        let goes_on = |id: &GroupId| self.groups.get(id).is_some_and(|group| group.stopped.is_none());
+        let configured: Vec<GroupId> = self.config.groups.iter().map(|group| group.id).filter(goes_on).collect();
+        for (id, turn) in configured.into_iter().zip(0..) {
+            if let Some(group) = self.groups.get_mut(&id) {
                 group.batch.restart();
             }
+            self.schedule_at(now + Now::from_secs(1) / TAKE_OVER_RATE * turn, id);
         }
         self.records += records.len();
         self.outputs.push_back(Output::Persist(records.iter().map(Record::encode).collect()));
@@ -134,7 +160,7 @@ impl Core {
         Ok(())
     }
 
-    fn replay(&mut self, record: &[u8], number: usize) -> Result<(), RestoreError> {
+    pub(super) fn replay(&mut self, now: Now, record: &[u8], number: usize) -> Result<(), RestoreError> {
         let failed = |why: String| RestoreError::Replay { number, why };
         let unknown = |group: GroupId| failed(format!("group {group} was never made"));
         match Record::decode(record).map_err(|error| RestoreError::Record { number, error })? {
@@ -149,18 +175,22 @@ impl Core {
                 self.groups.insert(group, Group::create(config, self.incarnation, self.term, &seed));
                 self.configure(group);
             }
-            Record::Epoch { recipe, digest } => {
+            Record::Epoch { recipe, digest, beacon } => {
                 let group = self.groups.get_mut(&recipe.group).ok_or_else(|| unknown(recipe.group))?;
                 let epoch = recipe.epoch;
-                let staged = group.stage(recipe).map_err(|error| failed(error.to_string()))?;
+                let mut staged = group.stage(recipe).map_err(|error| failed(error.to_string()))?;
+                staged.beacon = beacon;
                 if staged.digest != digest {
                     return Err(failed(format!("epoch {epoch} of group {} came out different", group.id())));
                 }
-                group.merge(Now::ZERO, staged).map_err(|error| failed(error.to_string()))?;
+                group.merge(now, staged).map_err(|error| failed(error.to_string()))?;
             }
             Record::Admitted { group, member } => {
                 self.groups.get_mut(&group).ok_or_else(|| unknown(group))?.barred.remove(&member);
             }
+            Record::Recovered { term, epochs } => self.recovered(term, &epochs),
+            Record::Stopped { group, seen, witness } => self.stop_group(group, seen, witness),
+            Record::Restored => self.must_recover = true,
         }
         Ok(())
     }
@@ -207,7 +237,7 @@ impl Core {
         }
     }
 
-    fn restore(&mut self, snapshot: &[u8]) -> Result<(), RestoreError> {
+    pub(super) fn restore(&mut self, snapshot: &[u8]) -> Result<(), RestoreError> {
         let mut r = Reader::new(snapshot);
         self.restore_clients(&mut r).map_err(RestoreError::Snapshot)?;
         let groups = r.u32("groups").map_err(RestoreError::Snapshot)?;
@@ -227,6 +257,7 @@ impl Core {
         }
         self.term = r.u64("term")?;
         self.incarnation = Incarnation(r.array("incarnation")?);
+        self.must_recover = flag(r, "restored from a backup")?;
         for _ in 0..r.u32("clients")? {
             let id = MemberId(r.u32("client")?);
             let identity = identity(r)?;

@@ -4,7 +4,7 @@ use keygraph::{NodeId, Slot, Tree};
 use protocol::codec::{Reader, Write};
 use protocol::rekey::Announcement;
 use protocol::request::{MAX_EARLIER, RequestId};
-use protocol::{Commitment, DataKey, DecodeError, EpochContext, HeaderHash, Incarnation, MemberId, NodeSecret};
+use protocol::{Beacon, Commitment, DataKey, DecodeError, EpochContext, HeaderHash, Incarnation, MemberId, NodeSecret};
 use zeroize::Zeroizing;
 
 use super::codec::{STATE_VERSION, flag, strategy, strategy_number};
@@ -15,11 +15,12 @@ use super::{Core, GroupConfig, Now};
 const SPLICED: u64 = u64::MAX;
 
 impl Core {
-    /// The whole state, octet by octet. The store seals it.
-    pub(super) fn snapshot(&self, now: Now) -> Zeroizing<Vec<u8>> {
+    /// The whole state, octet by octet. The store, or a backup, seals it.
+    pub fn snapshot(&self, now: Now) -> Zeroizing<Vec<u8>> {
         let mut out = Zeroizing::new(vec![STATE_VERSION]);
         out.extend_from_slice(&self.term.to_be_bytes());
         out.extend_from_slice(&self.incarnation.0);
+        out.push(u8::from(self.must_recover));
         put_len(&mut out, self.clients.len());
         for (id, client) in self.clients.iter() {
             out.extend_from_slice(&id.0.to_be_bytes());
@@ -58,6 +59,13 @@ impl Group {
         out.extend_from_slice(&commitment.0);
         announcement.encode(out);
         out.extend_from_slice(digest);
+        out.extend_from_slice(&self.beacons.term().to_be_bytes());
+        out.put_octets(self.beacons.newest());
+        out.extend_from_slice(&self.floor.to_be_bytes());
+        out.push(u8::from(self.stopped.is_some()));
+        let (term, epoch) = self.stopped.unwrap_or_default();
+        out.extend_from_slice(&term.to_be_bytes());
+        out.extend_from_slice(&epoch.to_be_bytes());
         put_len(out, self.tree.slots().count());
         for (node, slot) in self.tree.slots() {
             out.extend_from_slice(&node.0.to_be_bytes());
@@ -110,6 +118,10 @@ impl Group {
             announcement: Announcement::decode(r)?,
             digest: r.array("digest")?,
         };
+        let beacon = (r.u64("term of the beacon")?, r.octets(Beacon::MAX_LEN, "beacon")?.to_vec());
+        let floor = r.u64("lowest epoch")?;
+        let is_stopped = flag(r, "stopped")?;
+        let seen = (r.u64("term")?, r.u64("epoch")?);
         let mut held = Held::default();
         let mut slots = Vec::new();
         for _ in 0..r.u32("slots")? {
@@ -128,6 +140,8 @@ impl Group {
             .map_err(|_| DecodeError::Text { what: "key tree" })?;
         tree.set_splicing(splicing);
         let mut group = Self::restore(config, tree, held, at);
+        group.beacons.announce(beacon.0, beacon.1);
+        (group.floor, group.stopped) = (floor, is_stopped.then_some(seen));
         for _ in 0..r.u32("members")? {
             group.joined.insert(MemberId(r.u32("member")?), r.u64("epoch")?);
         }

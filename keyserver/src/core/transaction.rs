@@ -22,6 +22,8 @@ pub(super) enum Intent {
     HandOver { link: u64, tag: u32, client: MemberId, identity: Identity, registration: u64, key: IndividualKey },
     /// A client's request.
     Ask(Ask),
+    /// A member has shown that this key server has lost something.
+    Stop { group: GroupId, seen: (u64, u64), witness: MemberId },
     /// An operator lets somebody join again.
     Admit { ticket: u64, group: GroupId, member: MemberId },
 }
@@ -42,6 +44,11 @@ pub(super) enum Transaction {
         ticket: u64,
         group: GroupId,
         member: MemberId,
+    },
+    Stop {
+        group: GroupId,
+        seen: (u64, u64),
+        witness: MemberId,
     },
     /// A client has proved a new registration with this request.
     Promote(Ask),
@@ -88,6 +95,10 @@ impl Core {
 
     fn begin(&mut self, now: Now, intent: Intent) {
         match intent {
+            Intent::Stop { group, seen, witness } => {
+                let record = Record::Stopped { group, seen, witness };
+                self.write(record, Transaction::Stop { group, seen, witness });
+            }
             Intent::HandOver { link, tag, client, identity, registration, key } => {
                 if !self.clients.accepts(client, &identity, registration) {
                     let refusal = refusal("an individual key with this or a later number is stored already");
@@ -110,6 +121,14 @@ impl Core {
     /// Stages what has come together for a group.
     fn begin_batch(&mut self, now: Now, id: GroupId) {
         let Taken { changes, by_choice, reason, served, denied, tickets, evicting } = self.take_batch(now, id);
+        if self.groups.get(&id).is_some_and(|group| group.stopped.is_some()) {
+            let all = served.into_iter().chain(denied.into_iter().map(|(operation, _)| operation));
+            all.for_each(|operation| self.served(now, operation, Some(Denial::Behind)));
+            for ticket in tickets {
+                self.outputs.push_back(Output::AdminReply { ticket, result: Err(AdminError::Stopped) });
+            }
+            return;
+        }
         for (operation, denial) in denied {
             self.served(now, operation, Some(denial));
         }
@@ -119,13 +138,17 @@ impl Core {
         let staged = match (self.groups.get_mut(&id), reason) {
             (Some(group), Some(reason)) if !changes.is_empty() => {
                 let recipe = group.recipe(incarnation, term, changes, by_choice, reason, Seed::new(*seed));
-                group.stage(recipe)
+                group.stage(recipe).map(|mut staged| {
+                    staged.beacon = group.sign_first(&staged, &self.config.signing, &self.recovery);
+                    staged
+                })
             }
             _ => return self.settle(now, id, &served, tickets),
         };
         match staged {
             Ok(staged) => {
-                let record = Record::Epoch { recipe: staged.recipe.clone(), digest: staged.digest };
+                let (recipe, beacon) = (staged.recipe.clone(), staged.beacon.clone());
+                let record = Record::Epoch { recipe, digest: staged.digest, beacon };
                 let staged = Box::new(staged);
                 self.write(record, Transaction::Epoch { staged, evicting, served, tickets });
             }
@@ -185,6 +208,7 @@ impl Core {
                 }
                 self.outputs.push_back(Output::AdminReply { ticket, result: Ok(AdminReply::Done) });
             }
+            Transaction::Stop { group, seen, witness } => self.stop_group(group, seen, witness),
             Transaction::Promote(ask) => {
                 self.promote(ask.client);
                 self.enqueue(now, ask);
@@ -219,8 +243,8 @@ impl Core {
             // memory has not; only a replay brings them together.
             return self.halt();
         };
-        let beacon = group.changed(now, &self.config.signing, &self.recovery);
-        let (destination, members) = (group.destination(), group.tree.len());
+        let beacon = group.changed(now);
+        let (to, members) = (group.audience(), group.tree.len());
         let count = u16::try_from(messages.len()).unwrap_or(u16::MAX);
         let planned = (0..count).zip(&messages).filter_map(|(number, octets)| {
             let plan = group.delivery.plan(&group.config.repair, octets.len()).ok()?;
@@ -242,9 +266,14 @@ impl Core {
                 // One message after the other.
                 datagrams.iter_mut().for_each(|(time, _)| *time += at);
                 at = datagrams.last().map_or(at, |(time, _)| time + 1);
-                self.outbox.push_all(now, destination, datagrams, eviction.take(), urgent);
+                self.outbox.push_all(now, to, datagrams, eviction.take(), urgent);
             }
-            self.outbox.push_all(now, destination, vec![(at, beacon)], None, urgent);
+            self.outbox.push_all(now, to, vec![(at, beacon)], None, urgent);
+        }
+        for (member, _) in plan.left.iter().filter(|(member, _)| !group.contains(*member)) {
+            if let Some(session) = self.subscribers.remove(id, *member) {
+                self.outputs.push_back(Output::EndSubscription { session });
+            }
         }
         self.arm(id);
         self.event(Event::Epoch(Box::new(EpochEvent {

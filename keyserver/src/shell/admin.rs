@@ -13,13 +13,16 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::serve::IncomingStream;
 use axum::{Json, Router};
+use net::entropy::OsEntropy;
 use protocol::identity::Identity;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::net::{UnixListener, UnixStream};
 
 use super::engine::{Command, Handle};
+use crate::config::FileConfig;
 use crate::core::{Admin, AdminError, AdminReply};
+use crate::store::write_backup;
 
 /// Octets of a command's body: an identity and a little JSON.
 const MAX_BODY: usize = 4_096;
@@ -41,13 +44,15 @@ impl Socket {
         Ok(Self { listener, path: path.to_owned() })
     }
 
-    pub(super) async fn serve(self, uids: Vec<u32>, engine: Handle) {
+    pub(super) async fn serve(self, file: &FileConfig, engine: Handle) {
+        let (uids, backup_key, backed_up) = (file.admin_uids.clone(), file.backup_key.clone(), engine.clone());
         let Self { listener, path } = self;
         let _remove = Remove(path);
         let own = std::fs::metadata("/proc/self").map(|me| std::os::unix::fs::MetadataExt::uid(&me)).unwrap_or(0);
         let allowed = move |uid: u32| uid == 0 || uid == own || uids.contains(&uid);
         let router = Router::new()
             .route("/v1/status", get(status))
+            .route("/v1/backup", post(move |Json(to): Json<To>| backup(backed_up, backup_key, to)))
             .route("/v1/groups/{group}/members", get(members))
             .route("/v1/groups/{group}/evict", post(evict))
             .route("/v1/groups/{group}/admit", post(admit))
@@ -88,6 +93,33 @@ struct Who {
     identity: String,
 }
 
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct To {
+    path: PathBuf,
+}
+
+/// Writes a backup where the operator says. It is consistent, because the core is asked between two changes.
+async fn backup(engine: Handle, key: Option<PathBuf>, To { path }: To) -> Response {
+    let Some(key) = key else {
+        return failure(StatusCode::CONFLICT, "no `backup_key` is configured");
+    };
+    if !path.is_absolute() {
+        return failure(StatusCode::BAD_REQUEST, "the path of a backup must be absolute");
+    }
+    let Some(Ok(AdminReply::Backup(snapshot))) = engine.ask(|answer| Command::Admin(Admin::Backup, answer)).await
+    else {
+        return failure(StatusCode::SERVICE_UNAVAILABLE, "the key server is stopping");
+    };
+    let octets = snapshot.0.len();
+    let written = tokio::task::spawn_blocking(move || write_backup(&path, &key, &snapshot.0, &mut OsEntropy)).await;
+    match written {
+        Ok(Ok(())) => Json(json!({ "ok": true, "octets": octets })).into_response(),
+        Ok(Err(error)) => failure(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()),
+        Err(_) => failure(StatusCode::INTERNAL_SERVER_ERROR, "the backup was not written"),
+    }
+}
+
 async fn status(State(engine): State<Handle>) -> Response {
     order(&engine, Admin::Status).await
 }
@@ -120,7 +152,7 @@ async fn order(engine: &Handle, command: Admin) -> Response {
         Some(Err(error)) => {
             let status = match error {
                 AdminError::UnknownGroup | AdminError::UnknownClient | AdminError::NotMember => StatusCode::NOT_FOUND,
-                AdminError::Busy => StatusCode::SERVICE_UNAVAILABLE,
+                AdminError::Busy | AdminError::Standby | AdminError::Stopped => StatusCode::SERVICE_UNAVAILABLE,
                 AdminError::Failed(_) => StatusCode::INTERNAL_SERVER_ERROR,
             };
             failure(status, &error.to_string())
@@ -140,6 +172,8 @@ fn micros(time: Duration) -> u64 {
 fn render(reply: AdminReply) -> Value {
     match reply {
         AdminReply::Done => json!({ "ok": true }),
+        // Told to nobody but who wrote it to a file.
+        AdminReply::Backup(snapshot) => json!({ "octets": snapshot.0.len() }),
         AdminReply::Epoch(epoch) => json!({ "ok": true, "epoch": epoch }),
         AdminReply::Members(members) => {
             let row = |(client, identity, epoch): (protocol::MemberId, Identity, u64)| json!({ "client_id": client.0, "identity": identity.as_str(), "joined_epoch": epoch });
@@ -148,12 +182,16 @@ fn render(reply: AdminReply) -> Value {
         AdminReply::Status(status) => json!({
             "name": status.name,
             "term": status.term,
+            "standby": status.standby,
             "clients": status.clients,
             "registrars": status.registrars,
+            "subscribers": status.subscribers,
+            "subscribers_cut": status.subscribers_cut,
             "groups": status.groups.iter().map(|group| json!({
                 "name": group.name, "id": group.id.0, "epoch": group.epoch,
                 "members": group.members, "height": group.height,
                 "rekey_messages": group.rekey_messages, "units_sent": group.units_sent,
+                "stopped": group.stopped.map(|(term, epoch)| json!({ "term": term, "epoch": epoch })),
                 "last_eviction_us": group.eviction.map(|(last, _)| micros(last)),
                 "slowest_eviction_us": group.eviction.map(|(_, slowest)| micros(slowest)),
             })).collect::<Vec<_>>(),

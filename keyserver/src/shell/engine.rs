@@ -15,15 +15,28 @@ use tokio::time::Instant;
 use zeroize::Zeroizing;
 
 use super::RunError;
+use super::relays::Relays;
+use super::subscribers::{Pushed, Queues};
+use super::turn::Turn;
 use crate::core::{Admin, AdminError, AdminReply, Core, Event, Input, Output};
-use crate::store::{Store, StoreError};
+use crate::store::{Followed, Store, StoreError};
 
 /// Commands that wait for the core: what all doors together let in at once. Beyond it they wait, and so do peers.
 const QUEUE: usize = 1_024;
 /// Frames that wait for one registrar; one that does not read is cut off.
 const REGISTRAR_QUEUE: usize = 16_384;
 
-type Reply = oneshot::Sender<Option<Zeroizing<Vec<u8>>>>;
+/// The answer to a request.
+pub(super) enum Answer {
+    /// It was none.
+    Refused,
+    /// Everything.
+    Reply(Zeroizing<Vec<u8>>),
+    /// The beginning: what is pushed follows. Whoever ends it says so by the number of the session.
+    Subscribed(u64, Zeroizing<Vec<u8>>, Pushed),
+}
+
+type Reply = oneshot::Sender<Answer>;
 
 pub(super) enum Command {
     Key(MemberId, u64, oneshot::Sender<Option<IndividualKey>>),
@@ -32,6 +45,7 @@ pub(super) enum Command {
     RegistrarUp(u64, Identity, mpsc::Sender<Vec<u8>>),
     RegistrarDown(u64),
     FromRegistrar(u64, Zeroizing<Vec<u8>>),
+    SubscriberGone(u64),
 }
 
 /// Talks to the engine. Clones are the same engine.
@@ -56,6 +70,11 @@ impl Handle {
     }
 }
 
+/// Time between two looks of a standby at what was committed: a member that asks it is at most this far behind.
+const FOLLOW: Duration = Duration::from_millis(100);
+/// A take-over that others disturb is tried again: whoever else wants to reign wins at most as often.
+const TAKE_OVERS: u32 = 3;
+
 type Write = JoinHandle<(Box<dyn Store>, Result<(), StoreError>)>;
 
 pub(super) struct Engine {
@@ -65,28 +84,34 @@ pub(super) struct Engine {
     write: Option<Write>,
     started: Instant,
     senders: BTreeMap<SocketAddr, Sender>,
+    relays: Relays,
     registrars: BTreeMap<u64, mpsc::Sender<Vec<u8>>>,
+    subscribers: Queues,
     replies: BTreeMap<u64, Reply>,
     answers: BTreeMap<u64, oneshot::Sender<Result<AdminReply, AdminError>>>,
     numbers: u64,
     queue: (mpsc::Sender<Command>, mpsc::Receiver<Command>),
     halted: bool,
+    turn: Box<dyn Turn>,
 }
 
 impl Engine {
-    pub(super) fn new(core: Core, store: Box<dyn Store>) -> Self {
+    pub(super) fn new(core: Core, store: Box<dyn Store>, turn: Box<dyn Turn>, relays: Relays) -> Self {
         Self {
             core,
             store: Some(store),
             write: None,
             started: Instant::now(),
             senders: BTreeMap::new(),
+            relays,
             registrars: BTreeMap::new(),
+            subscribers: Queues::default(),
             replies: BTreeMap::new(),
             answers: BTreeMap::new(),
             numbers: 0,
             queue: mpsc::channel(QUEUE),
             halted: false,
+            turn,
         }
     }
 
@@ -105,8 +130,77 @@ impl Engine {
         Handle(self.queue.0.clone())
     }
 
-    /// Runs until `shutdown` and all that was accepted is done, at most `drain` longer.
+    /// Stands by until it is this key server's turn, then reigns, until `shutdown`.
     pub(super) async fn run(mut self, shutdown: Shutdown, drain: Duration) -> Result<(), RunError> {
+        let result = match self.stand_by(&shutdown).await {
+            Ok(true) => self.reign(shutdown, drain).await,
+            Ok(false) => Ok(()),
+            Err(error) => Err(error),
+        };
+        self.turn.pass().await;
+        result
+    }
+
+    /// Follows the key server that reigns, and answers out of what it has committed. Whether a reign has begun.
+    async fn stand_by(&mut self, shutdown: &Shutdown) -> Result<bool, RunError> {
+        for _ in 0..TAKE_OVERS {
+            loop {
+                tokio::select! {
+                    () = self.turn.comes() => break,
+                    command = self.queue.1.recv() => match command {
+                        Some(command) => self.command(command),
+                        None => return Ok(false),
+                    },
+                    () = tokio::time::sleep(FOLLOW) => self.follow().await?,
+                    () = shutdown.wait() => return Ok(false),
+                }
+                self.drain().await;
+            }
+            let now = self.started.elapsed();
+            match self.with_store(|store| store.fence()).await {
+                // What was written before the fence belongs to the state that goes on.
+                Ok(()) => {
+                    self.follow().await?;
+                    self.core.reign(now)?;
+                    return Ok(true);
+                }
+                Err(StoreError::Deposed(_)) => self.follow().await?,
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Err(RunError::Deposed)
+    }
+
+    async fn follow(&mut self) -> Result<(), RunError> {
+        let followed = self.with_store(|store| store.follow()).await?;
+        let now = self.started.elapsed();
+        match followed {
+            Followed::Records(records) => self.core.followed(now, &records)?,
+            Followed::Anew(loaded) => {
+                let snapshot = loaded.snapshot.as_ref().map(|snapshot| snapshot.as_slice());
+                self.core.anew(now, snapshot, &loaded.records)?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn with_store<T: Send + 'static>(
+        &mut self,
+        work: impl FnOnce(&mut dyn Store) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let gone = || StoreError::Stopped("of this process".into());
+        let mut store = self.store.take().ok_or_else(gone)?;
+        let task = tokio::task::spawn_blocking(move || {
+            let result = work(store.as_mut());
+            (store, result)
+        });
+        let (store, result) = task.await.map_err(|_| gone())?;
+        self.store = Some(store);
+        result
+    }
+
+    /// Reigns until `shutdown` and all that was accepted is done, at most `drain` longer.
+    async fn reign(&mut self, shutdown: Shutdown, drain: Duration) -> Result<(), RunError> {
         self.drain().await;
         let mut stopping: Option<Instant> = None;
         loop {
@@ -122,12 +216,13 @@ impl Engine {
             let wake = timer.unwrap_or_else(|| Instant::now() + Duration::from_secs(3_600));
             let wake = stopping.map_or(wake, |since| wake.min(since + drain));
             tokio::select! {
-                result = finished(&mut self.write) => self.written(result),
+                result = finished(&mut self.write) => self.written(result)?,
                 command = self.queue.1.recv(), if stopping.is_none() => match command {
                     Some(command) => self.command(command),
                     None => return Ok(()),
                 },
                 () = tokio::time::sleep_until(wake) => self.feed(Input::Timeout),
+                () = self.turn.is_over() => return Err(RunError::Deposed),
                 () = shutdown.wait(), if stopping.is_none() => {
                     tracing::info!("stopping: no more requests are taken, what was accepted is finished");
                     stopping = Some(Instant::now());
@@ -171,12 +266,17 @@ impl Engine {
                 self.feed(Input::RegistrarDown { link });
             }
             Command::FromRegistrar(link, frame) => self.feed(Input::FromRegistrar { link, frame: &frame }),
+            Command::SubscriberGone(session) => {
+                self.subscribers.close(session);
+                self.feed(Input::SubscriberGone { session, too_slow: false });
+            }
         }
     }
 
-    fn written(&mut self, result: Option<(Box<dyn Store>, Result<(), StoreError>)>) {
+    fn written(&mut self, result: Option<(Box<dyn Store>, Result<(), StoreError>)>) -> Result<(), RunError> {
         self.write = None;
         let ok = match result {
+            Some((_, Err(StoreError::Deposed(_)))) => return Err(RunError::Deposed),
             Some((store, result)) => {
                 self.store = Some(store);
                 result.inspect_err(|error| tracing::error!(%error, "the store failed")).is_ok()
@@ -184,6 +284,7 @@ impl Engine {
             None => false,
         };
         self.feed(Input::Persisted(ok));
+        Ok(())
     }
 
     async fn drain(&mut self) {
@@ -191,10 +292,7 @@ impl Engine {
         let mut leaving: BTreeMap<SocketAddr, Vec<Vec<u8>>> = BTreeMap::new();
         while let Some(output) = self.core.poll_output() {
             match output {
-                Output::Persist(records) => self.start_write(move |store| {
-                    let records: Vec<&[u8]> = records.iter().map(|record| record.as_slice()).collect();
-                    store.append(&records)
-                }),
+                Output::Persist(records) => self.start_write(move |store| store.append(&slices(&records))),
                 Output::Snapshot(snapshot) => self.start_write(move |store| store.snapshot(&snapshot)),
                 Output::ToRegistrar { link, frame } => {
                     let sent = self.registrars.get(&link).map(|frames| frames.try_send(frame));
@@ -206,11 +304,20 @@ impl Engine {
                 Output::CloseRegistrar { link } => drop(self.registrars.remove(&link)),
                 Output::Reply { session, message } => {
                     // A client that went away asks again, and gets the same answer.
-                    self.replies.remove(&session).map(|reply| reply.send(Some(message)));
+                    self.replies.remove(&session).map(|reply| reply.send(Answer::Reply(message)));
                 }
                 Output::Refuse { session } => {
-                    self.replies.remove(&session).map(|reply| reply.send(None));
+                    self.replies.remove(&session).map(|reply| reply.send(Answer::Refused));
                 }
+                Output::Subscribed { session, message } => {
+                    let answer = Answer::Subscribed(session, message, self.subscribers.open(session));
+                    let taken = self.replies.remove(&session).is_some_and(|reply| reply.send(answer).is_ok());
+                    if !taken {
+                        self.command(Command::SubscriberGone(session));
+                    }
+                }
+                Output::Push { sessions, octets } => self.push(&sessions, octets),
+                Output::EndSubscription { session } => self.subscribers.close(session),
                 Output::Datagram { destination, octets } => leaving.entry(destination).or_default().push(octets),
                 Output::AdminReply { ticket, result } => {
                     self.answers.remove(&ticket).map(|answer| answer.send(result));
@@ -221,6 +328,16 @@ impl Engine {
         }
         for (destination, datagrams) in leaving {
             self.multicast(destination, &datagrams).await;
+            self.relays.send(&datagrams).await;
+        }
+    }
+
+    fn push(&mut self, sessions: &[u64], octets: Vec<u8>) {
+        for (session, too_slow) in self.subscribers.push(sessions, &octets.into()) {
+            if too_slow {
+                tracing::warn!(session, "a subscriber does not read fast enough; its connection is cut");
+            }
+            self.feed(Input::SubscriberGone { session, too_slow });
         }
     }
 
@@ -242,6 +359,10 @@ impl Engine {
             tracing::warn!(%destination, %error, "cannot multicast");
         }
     }
+}
+
+fn slices(records: &[Zeroizing<Vec<u8>>]) -> Vec<&[u8]> {
+    records.iter().map(|record| record.as_slice()).collect()
 }
 
 /// The end of the write, if one is under way; `None` if its task died.
@@ -281,6 +402,14 @@ fn log(event: &Event) {
         Event::EvictionSent { group, epoch, took } => {
             tracing::info!(%group, epoch, took_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX), "eviction sent");
         }
+        Event::Stopped { group, witness, seen, known } => tracing::error!(
+            %group,
+            %witness,
+            ?seen,
+            ?known,
+            "GROUP STOPPED: a member has seen a later signed term or epoch than this key server knows; its store has lost \
+             something. Nothing is issued for the group until `keystone recover`"
+        ),
         Event::Overflow { datagrams } => tracing::warn!(datagrams, "the sending queue is full"),
     }
 }

@@ -3,8 +3,12 @@
 
 mod admin;
 mod engine;
+mod offline;
 mod registrars;
+mod relays;
 mod requests;
+mod subscribers;
+mod turn;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -13,17 +17,18 @@ use std::time::Duration;
 use net::config::ConfigError;
 use net::entropy::OsEntropy;
 use net::exit::Exit;
-use net::secret_file::{self, SecretFileError};
+use net::secret_file::SecretFileError;
 use net::shutdown::Shutdown;
-use protocol::Entropy;
 use thiserror::Error;
 use tokio::net::TcpListener;
-use zeroize::Zeroizing;
 
-use crate::config::Checked;
+use crate::config::{Checked, FileConfig};
 use crate::core::{Core, RestoreError};
-use crate::store::{RedbStore, Store, StoreError};
+use crate::store::{BackupError, Journal, RedbBackend, SiteKey, Store, StoreError};
 use engine::Engine;
+pub use offline::{recover, restore};
+use relays::Relays;
+use turn::Alone;
 
 /// Arguments of the key server.
 #[derive(Debug, clap::Args)]
@@ -51,6 +56,12 @@ pub enum RunError {
     /// The store cannot be used.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// A backup cannot be read.
+    #[error(transparent)]
+    Backup(#[from] BackupError),
+    /// A backup is restored to an empty store only.
+    #[error("the store is not empty; a backup is restored to a store that does not exist yet")]
+    NotEmpty,
     /// The store holds what this key server cannot start from.
     #[error(transparent)]
     Restore(#[from] RestoreError),
@@ -68,6 +79,9 @@ pub enum RunError {
     /// TLS cannot be set up.
     #[error(transparent)]
     Tls(#[from] net::tls::TlsError),
+    /// Another key server has begun a reign.
+    #[error("another key server reigns now; started again, this one stands by for it")]
+    Deposed,
     /// The store failed while running; what was not acknowledged is lost, what was is not.
     #[error("the store failed; stopped so that nothing is acknowledged that is not durable")]
     Halted,
@@ -119,20 +133,19 @@ pub fn main(args: Args) -> ExitCode {
 /// Runs until `shutdown`, then finishes what was accepted.
 pub async fn run(checked: Checked, shutdown: Shutdown) -> Result<(), RunError> {
     let Checked { core: config, file, credentials, noise } = checked;
-    let key = store_key(&file)?;
-    let mut store = RedbStore::open(&file.store, &key, Box::new(OsEntropy))?;
-    drop(key);
+    let key = site_key(&file)?;
+    let mut store = open_store(&file, key)?;
     let loaded = store.load()?;
     let snapshot = loaded.snapshot.as_ref().map(|snapshot| snapshot.as_slice());
-    let core = Core::start(config, Box::new(OsEntropy), snapshot, &loaded.records)?;
+    let core = Core::stand_by(Duration::ZERO, config, Box::new(OsEntropy), snapshot, &loaded.records)?;
     drop(loaded);
 
     let requests = listen("requests", file.listen_requests).await?;
     let registrars = listen("registrars", file.listen_registrars).await?;
     let admin = admin::Socket::bind(&file.admin_socket)
         .map_err(|source| RunError::Listen { what: file.admin_socket.display().to_string(), source })?;
-    let mut engine = Engine::new(core, Box::new(store));
     let multicast = file.multicast();
+    let mut engine = Engine::new(core, store, Box::new(Alone), Relays::open(&file.relays, file.dscp)?);
     for group in &file.group {
         engine.add_destination(group.address, &multicast)?;
     }
@@ -149,7 +162,7 @@ pub async fn run(checked: Checked, shutdown: Shutdown) -> Result<(), RunError> {
         tokio::join!(
             requests::serve(requests, file.name.clone(), noise, handle.clone()),
             registrars::serve(registrars, tls, handle.clone()),
-            admin.serve(file.admin_uids.clone(), handle.clone()),
+            admin.serve(&file, handle.clone()),
         )
     };
     let engine = engine.run(shutdown.clone(), DRAIN);
@@ -159,14 +172,16 @@ pub async fn run(checked: Checked, shutdown: Shutdown) -> Result<(), RunError> {
     }
 }
 
+fn open_store(file: &FileConfig, key: SiteKey) -> Result<Box<dyn Store>, StoreError> {
+    Ok(Box::new(Journal::open(RedbBackend::open(&file.store)?, key, Box::new(OsEntropy))?))
+}
+
 /// The key that seals the store. Store and key are made together; a store without its key is not overwritten.
-fn store_key(file: &crate::config::FileConfig) -> Result<Zeroizing<[u8; 32]>, SecretFileError> {
+fn site_key(file: &FileConfig) -> Result<SiteKey, SecretFileError> {
     if !file.store.exists() && !file.store_key.exists() {
-        let mut key = Zeroizing::new([0; 32]);
-        OsEntropy.fill(key.as_mut());
-        secret_file::create(&file.store_key, &key)?;
+        SiteKey::create(&file.store_key, &mut OsEntropy)?;
     }
-    secret_file::read(&file.store_key)
+    SiteKey::open(&file.store_key)
 }
 
 async fn listen(what: &str, address: std::net::SocketAddr) -> Result<TcpListener, RunError> {

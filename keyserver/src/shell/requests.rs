@@ -8,7 +8,8 @@ use net::noise::{self, StaticKey};
 use protocol::request::{MAX_REQUEST, Preamble};
 use tokio::net::{TcpListener, TcpStream};
 
-use super::engine::{Command, Handle};
+use super::engine::{Answer, Command, Handle};
+use super::subscribers;
 
 /// Time for the reply to be made and taken: a write to the store, a queue before it, and a slow reader.
 const REPLY: Duration = Duration::from_secs(30);
@@ -22,11 +23,15 @@ pub(super) async fn serve(listener: TcpListener, name: String, key: StaticKey, e
         tokio::spawn(async move {
             let session = ticket.during(handshake(stream, &name, &key, &engine)).await;
             match session {
-                Ok(Ok(session)) => {
-                    if let Err(error) = tokio::time::timeout(REPLY, answer(session, &engine)).await.unwrap_or(Ok(())) {
-                        tracing::debug!(%from, %error, "a reply was not taken");
+                Ok(Ok(session)) => match tokio::time::timeout(REPLY, answer(session, &engine)).await {
+                    Ok(Ok(Some(subscriber))) => {
+                        let number = subscriber.number;
+                        subscribers::serve(subscriber).await;
+                        engine.send(Command::SubscriberGone(number)).await;
                     }
-                }
+                    Ok(Ok(None)) | Err(_) => {}
+                    Ok(Err(error)) => tracing::debug!(%from, %error, "a reply was not taken"),
+                },
                 Ok(Err(error)) => tracing::debug!(%from, %error, "a request was refused"),
                 Err(error) => tracing::debug!(%from, %error, "a request was refused"),
             }
@@ -63,12 +68,14 @@ async fn handshake(
     Ok(Session { stream, preamble, request })
 }
 
-async fn answer(session: Session, engine: &Handle) -> Result<(), noise::NoiseError> {
+/// Answers; what is left of a session that stays open.
+async fn answer(session: Session, engine: &Handle) -> Result<Option<subscribers::Session>, noise::NoiseError> {
     let Session { mut stream, preamble, request } = session;
-    let reply =
-        engine.ask(|reply| Command::Request(preamble.client, preamble.registration, request, reply)).await.flatten();
-    match reply {
-        Some(reply) => stream.send(&reply).await,
-        None => Ok(()),
+    match engine.ask(|reply| Command::Request(preamble.client, preamble.registration, request, reply)).await {
+        Some(Answer::Reply(reply)) => stream.send(&reply).await.map(|()| None),
+        Some(Answer::Subscribed(number, first, pushed)) => {
+            Ok(Some(subscribers::Session { number, stream, first, pushed }))
+        }
+        Some(Answer::Refused) | None => Ok(None),
     }
 }

@@ -1,18 +1,26 @@
 //! Where the key server's journal lives: a snapshot and the records after it.
 //!
-//! A replicated store will be another implementation of [`Store`].
+//! [`Journal`] seals and chains; a [`Backend`] below it keeps the values: one file ([`RedbBackend`]), memory
+//! ([`MemoryBackend`]).
 
+mod backend;
+mod backup;
+mod head;
+mod journal;
 mod memory;
 mod redb;
 mod seal;
-
-use std::path::PathBuf;
+mod site_key;
 
 use thiserror::Error;
 use zeroize::Zeroizing;
 
-pub use self::memory::MemoryStore;
-pub use self::redb::RedbStore;
+pub use self::backend::{Backend, CommitError, Held, Op};
+pub use self::backup::{BackupError, read_backup, write_backup};
+pub use self::journal::Journal;
+pub use self::memory::{Fault, MemoryBackend, MemoryStore};
+pub use self::redb::RedbBackend;
+pub use self::site_key::SiteKey;
 
 /// What a store holds.
 #[derive(Default)]
@@ -23,58 +31,122 @@ pub struct Loaded {
     pub records: Vec<Zeroizing<Vec<u8>>>,
 }
 
-/// A durable journal. Whoever appends stops for good when an append fails.
+/// What others have written since.
+pub enum Followed {
+    /// These records.
+    Records(Vec<Zeroizing<Vec<u8>>>),
+    /// More than is still there record by record: this is all of it.
+    Anew(Loaded),
+}
+
+/// A durable journal. Whoever writes stops for good when a write fails.
 pub trait Store: Send {
     /// Everything that was stored.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
     fn load(&mut self) -> Result<Loaded, StoreError>;
 
+    /// What was stored since the last `load` or `follow`: a standby's way to stay current.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    fn follow(&mut self) -> Result<Followed, StoreError>;
+
+    /// Begins a reign: from now on nobody who began one before can write. What they had written is read by `follow`, and
+    /// only then this one may write.
+    ///
+    /// # Errors
+    /// [`StoreError::Deposed`] if somebody else began a reign since the last `load` or `follow`.
+    fn fence(&mut self) -> Result<(), StoreError>;
+
+    /// Whether the reign that this store has begun is still the last one.
+    ///
+    /// # Errors
+    /// [`StoreError::Deposed`] if it is not.
+    fn reigns(&mut self) -> Result<(), StoreError>;
+
     /// Appends all records or none; they are durable when this returns.
+    ///
+    /// # Errors
+    /// [`StoreError::Deposed`] if another reign has begun: none was appended and none ever will be.
     fn append(&mut self, records: &[&[u8]]) -> Result<(), StoreError>;
 
     /// Replaces snapshot and records by this snapshot, whole or not at all; durable when this returns.
+    ///
+    /// # Errors
+    /// As [`Store::append`].
     fn snapshot(&mut self, snapshot: &[u8]) -> Result<(), StoreError>;
 }
 
-/// Why a store cannot be used. What it holds is untouched.
+/// Why a store cannot be used. What it holds is untouched, except where it says otherwise.
 #[derive(Debug, Error)]
 pub enum StoreError {
     /// Another process has it.
-    #[error("the store {} is in use by another process", .0.display())]
-    InUse(PathBuf),
+    #[error("the store {0} is in use by another process")]
+    InUse(String),
     /// Others than its owner can read it.
-    #[error("the store {} can be read by others (mode {mode:04o}); it must be 0600", path.display())]
+    #[error("the store {place} can be read by others (mode {mode:04o}); it must be 0600")]
     Mode {
         /// The file.
-        path: PathBuf,
+        place: String,
         /// Its mode.
         mode: u32,
     },
     /// It was written by another version.
-    #[error("the store {} has format {found}, this version reads format {expected}", path.display())]
+    #[error("the store {place} has format {found}, this version reads format {expected}")]
     Format {
-        /// The file.
-        path: PathBuf,
+        /// Where it is.
+        place: String,
         /// The format in it.
         found: u32,
         /// The format that is known.
         expected: u32,
     },
     /// The key does not open it.
-    #[error("the store {} is sealed under another key", .0.display())]
-    WrongKey(PathBuf),
+    #[error("the store {0} is sealed under another site key")]
+    WrongKey(String),
     /// Something in it was altered, lost or put elsewhere.
-    #[error("{what} of the store {} is damaged or missing", path.display())]
+    #[error("{what} of the store {place} is damaged or missing")]
     Damaged {
-        /// The file.
-        path: PathBuf,
+        /// Where it is.
+        place: String,
         /// Which part.
         what: String,
     },
-    /// The disk or the file system refuses.
-    #[error("the store {}: {why}", path.display())]
+    /// It holds less than this key server has already seen in it.
+    #[error(
+        "the store {place} has gone back: it is at generation {}, record {}, and this key server has seen generation {}, \
+         record {}; was it restored from a backup? `keystone recover` goes on from it",
+        found.0, found.1, known.0, known.1
+    )]
+    RolledBack {
+        /// Where it is.
+        place: String,
+        /// Generation and record number in it.
+        found: (u64, u64),
+        /// The same, as seen before.
+        known: (u64, u64),
+    },
+    /// Another key server reigns.
+    #[error("another key server writes to the store {0} now; nothing more is written by this one")]
+    Deposed(String),
+    /// A write failed before, or no reign was begun: the store has to be read again first.
+    #[error("nothing is written to the store {0} before it was read again and a reign was begun")]
+    Stopped(String),
+    /// Nobody can say whether the last write took place; asking again after a restart can.
+    #[error("the store {place} does not answer, and whether the last write took place is unknown: {why}")]
+    Unsettled {
+        /// Where it is.
+        place: String,
+        /// What it said last.
+        why: String,
+    },
+    /// The disk, the file system or the engine refuses.
+    #[error("the store {place}: {why}")]
     Io {
-        /// The file.
-        path: PathBuf,
+        /// Where it is.
+        place: String,
         /// What it says.
         why: String,
     },

@@ -6,8 +6,8 @@ use protocol::Entropy;
 use protocol::schedule::expand;
 use zeroize::Zeroizing;
 
-/// Of the tables and of the sealing.
-pub(super) const FORMAT: u32 = 2;
+/// Of the journal's values and of the sealing.
+pub(super) const FORMAT: u32 = 3;
 
 /// Octets of randomness that make each seal's key its own, even if a number is used again after a restore.
 const SALT: usize = 16;
@@ -16,24 +16,33 @@ const SALT: usize = 16;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub(super) enum Kind {
-    Check = 0,
     Record = 1,
-    Snapshot = 2,
+    Piece = 2,
     Head = 3,
+    Backup = 4,
 }
 
 /// Hash of the sealed value before; binds each to its place.
 pub(super) type Link = [u8; 32];
 
-/// The key that seals one store.
+/// Where a chain begins.
+pub(super) const START: Link = [0; 32];
+
+/// Seals one generation of one journal.
 pub(super) struct Sealer {
     key: Zeroizing<[u8; 32]>,
-    store: [u8; 16],
+    journal: [u8; 16],
+    generation: u64,
 }
 
 impl Sealer {
-    pub(super) fn new(key: &[u8; 32], store: [u8; 16]) -> Self {
-        Self { key: Zeroizing::new(*key), store }
+    pub(super) fn new(key: Zeroizing<[u8; 32]>, journal: [u8; 16], generation: u64) -> Self {
+        Self { key, journal, generation }
+    }
+
+    /// Tells a wrong key from a damaged value.
+    pub(super) fn check(&self) -> [u8; 16] {
+        expand(&self.key, b"store check", &[&self.journal])
     }
 
     /// Seals `plain`; `None` only if the cipher refuses, which no length that fits memory makes it do.
@@ -71,13 +80,14 @@ impl Sealer {
     }
 
     fn one_time(&self, kind: Kind, number: u64, salt: &[u8; SALT]) -> Option<LessSafeKey> {
-        let parts: [&[u8]; 4] = [&self.store, &[kind as u8], &number.to_be_bytes(), salt];
+        let parts: [&[u8]; 4] = [&self.journal, &[kind as u8], &number.to_be_bytes(), salt];
         let key = Zeroizing::new(expand::<32>(&self.key, b"store", &parts));
         UnboundKey::new(&AES_256_GCM, key.as_slice()).ok().map(LessSafeKey::new)
     }
 
     fn place(&self, kind: Kind, number: u64, before: &Link) -> Vec<u8> {
-        [&FORMAT.to_be_bytes(), self.store.as_slice(), &[kind as u8], &number.to_be_bytes(), before].concat()
+        let (generation, number) = (self.generation.to_be_bytes(), number.to_be_bytes());
+        [&FORMAT.to_be_bytes(), self.journal.as_slice(), &generation, &[kind as u8], &number, before].concat()
     }
 }
 

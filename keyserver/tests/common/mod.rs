@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use keygraph::{Degree, Strategy};
 use keyserver::core::{Admin, AdminError, AdminReply, Config, Core, Event, GroupConfig, Input, Output};
-use keyserver::store::{MemoryStore, Store};
+use keyserver::store::{Followed, MemoryStore, Store};
 use protocol::identity::{Identity, IdentityPattern};
 use protocol::registration::{FromRegistrar, ToRegistrar};
 use protocol::request::{Act, Losses, Membership, Operations, Outcome, Reply, Request, RequestId, Resync};
@@ -56,6 +56,8 @@ pub(crate) struct World {
     pub(crate) now: Duration,
     pub(crate) events: Vec<Event>,
     pub(crate) datagrams: Vec<Vec<u8>>,
+    pub(crate) pushed: Vec<(Vec<u64>, Vec<u8>)>,
+    pub(crate) ended: Vec<u64>,
     pub(crate) to_registrar: Vec<ToRegistrar>,
     pub(crate) replies: Vec<(u64, Option<Reply>)>,
     pub(crate) answers: Vec<Result<AdminReply, AdminError>>,
@@ -70,6 +72,14 @@ impl World {
 
     /// With another configuration of the groups.
     pub(crate) fn start_with(store: &MemoryStore, seed: u64, change: impl Fn(&mut GroupConfig)) -> Self {
+        let mut world = Self::stand_by_with(store, seed, change);
+        world.take_over();
+        world.handle(Input::RegistrarUp { link: 1, identity: identity("registrar/r1") });
+        world
+    }
+
+    /// A second key server over the same store.
+    pub(crate) fn stand_by_with(store: &MemoryStore, seed: u64, change: impl Fn(&mut GroupConfig)) -> Self {
         let mut config = Config {
             name: "ks".into(),
             registrars: vec![(
@@ -82,24 +92,41 @@ impl World {
             signing: SigningKey::from_seed(&[1; 32]).unwrap(),
         };
         config.groups.iter_mut().for_each(change);
-        let loaded = store.clone().load().unwrap();
+        let mut store = store.clone();
+        let loaded = store.load().unwrap();
         let snapshot = loaded.snapshot.as_ref().map(|snapshot| snapshot.as_slice());
-        let core = Core::start(config, Box::new(Counter(seed)), snapshot, &loaded.records).unwrap();
-        let mut world = Self {
+        let now = Duration::from_secs(1);
+        let core = Core::stand_by(now, config, Box::new(Counter(seed)), snapshot, &loaded.records).unwrap();
+        Self {
             core,
-            store: store.clone(),
-            now: Duration::from_secs(1),
+            store,
+            now,
             events: vec![],
             datagrams: vec![],
+            pushed: vec![],
+            ended: vec![],
             to_registrar: vec![],
             replies: vec![],
             answers: vec![],
             halted: false,
             sessions: 0,
-        };
-        world.drain();
-        world.handle(Input::RegistrarUp { link: 1, identity: identity("registrar/r1") });
-        world
+        }
+    }
+
+    /// Reads what the other key server has committed.
+    pub(crate) fn follow(&mut self) {
+        match self.store.follow().unwrap() {
+            Followed::Records(records) => self.core.followed(self.now, &records).unwrap(),
+            Followed::Anew(_) => panic!("compacted"),
+        }
+    }
+
+    pub(crate) fn take_over(&mut self) {
+        self.store.fence().unwrap();
+        self.follow();
+        self.core.reign(self.now).unwrap();
+        self.drain();
+        self.handle(Input::Timeout);
     }
 
     pub(crate) fn handle(&mut self, input: Input<'_>) {
@@ -125,6 +152,11 @@ impl World {
                     self.replies.push((session, Some(Reply::decode(&message).unwrap())));
                 }
                 Output::Refuse { session } => self.replies.push((session, None)),
+                Output::Subscribed { session, message } => {
+                    self.replies.push((session, Some(Reply::decode(&message).unwrap())));
+                }
+                Output::Push { sessions, octets } => self.pushed.push((sessions, octets)),
+                Output::EndSubscription { session } => self.ended.push(session),
                 Output::Datagram { octets, .. } => self.datagrams.push(octets),
                 Output::AdminReply { result, .. } => self.answers.push(result),
                 Output::Event(event) => self.events.push(event),

@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use fec::Channel;
 use quinn_udp::{RecvMeta, UdpSocketState};
-use socket2::SockAddr;
+use socket2::{SockAddr, Socket};
 use tokio::io::Interest;
 use tokio::net::UdpSocket;
 
@@ -125,10 +125,37 @@ impl Receiver {
         }
         // Of IPv6 groups of a wide scope the system brings those of all interfaces on which anybody here has joined.
         let index = if let Place::V6(_, index, _) = place { index } else { 0 };
-        let offload = UdpSocketState::new((&socket).into()).map_err(step("look at the socket"))?;
-        let socket = UdpSocket::from_std(socket.into()).map_err(step("register"))?;
+        Self::finish(socket, index).map_err(step("look at the socket"))
+    }
+
+    /// What is sent to this address of this host itself, port 0 for one of the system's choice. Needs a tokio runtime.
+    ///
+    /// # Errors
+    /// See [`MulticastError`].
+    pub fn unicast(address: SocketAddr) -> Result<Self, MulticastError> {
+        let step = |what| move |source| MulticastError::Socket { what, address, interface: Interface::Any, source };
+        if address.ip().is_multicast() {
+            return Err(MulticastError::Host { address });
+        }
+        let socket = udp(address.ip()).map_err(step("make a socket"))?;
+        socket.set_recv_buffer_size(RECEIVE_BUFFER).map_err(step("set the receive buffer"))?;
+        socket.bind(&SockAddr::from(address)).map_err(step("bind"))?;
+        Self::finish(socket, 0).map_err(step("look at the socket"))
+    }
+
+    fn finish(socket: Socket, index: u32) -> io::Result<Self> {
+        let offload = UdpSocketState::new((&socket).into())?;
+        let socket = UdpSocket::from_std(socket.into())?;
         let (places, waiting) = (vec![0; PLACES * PLACE], VecDeque::new());
         Ok(Self { socket, offload, index, places, waiting, impaired: None, dropped: 0 })
+    }
+
+    /// Where it listens.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn local(&self) -> io::Result<SocketAddr> {
+        self.socket.local_addr()
     }
 
     /// The same, dropping received datagrams at random. **A danger in production.**

@@ -13,7 +13,7 @@ use tokio::io::Interest;
 use tokio::net::UdpSocket;
 
 use super::interface::Place;
-use super::{Interface, MulticastError, group};
+use super::{Interface, MulticastError, group, host};
 
 /// Send buffer in octets asked of the system: sending is paced, so it only covers jitter of the pacer.
 pub const SEND_BUFFER: usize = 1 << 20;
@@ -41,7 +41,7 @@ impl Default for SendOptions {
     }
 }
 
-/// Sends datagrams to one group address and port. They are never fragmented: one that is longer than a link takes is an
+/// Sends datagrams to one group, or one host, and port. They are never fragmented: one that is longer than a link takes is an
 /// error.
 #[derive(Debug)]
 pub struct Sender {
@@ -87,11 +87,36 @@ impl Sender {
         };
         socket.set_send_buffer_size(SEND_BUFFER).map_err(step("set the send buffer"))?;
         socket.bind(&SockAddr::from(local)).map_err(step("bind"))?;
+        Self::finish(socket, destination).map_err(step("look at the socket"))
+    }
+
+    /// A sender to one host, which is never waited for; its datagrams travel as far as others do. Needs a tokio runtime.
+    ///
+    /// # Errors
+    /// See [`MulticastError`].
+    pub fn unicast(destination: SocketAddr, dscp: u8) -> Result<Self, MulticastError> {
+        let step = |what| {
+            move |source| MulticastError::Socket { what, address: destination, interface: Interface::Any, source }
+        };
+        if dscp > MAX_DSCP {
+            return Err(MulticastError::Dscp(dscp));
+        }
+        let socket = udp(host(destination)?).map_err(step("make a socket"))?;
+        let class = u32::from(dscp) << 2;
+        match destination {
+            SocketAddr::V4(_) => socket.set_tos_v4(class),
+            SocketAddr::V6(_) => socket.set_tclass_v6(class),
+        }
+        .map_err(step("set the DSCP"))?;
+        socket.set_send_buffer_size(SEND_BUFFER).map_err(step("set the send buffer"))?;
+        Self::finish(socket, destination).map_err(step("look at the socket"))
+    }
+
+    fn finish(socket: Socket, destination: SocketAddr) -> io::Result<Self> {
         // It knows what the system can, and forbids fragments.
-        let offload = UdpSocketState::new((&socket).into()).map_err(step("look at the socket"))?;
+        let offload = UdpSocketState::new((&socket).into())?;
         let most = offload.max_gso_segments().into();
-        let socket = UdpSocket::from_std(socket.into()).map_err(step("register"))?;
-        Ok(Self { socket, destination, most })
+        Ok(Self { socket: UdpSocket::from_std(socket.into())?, destination, most })
     }
 
     /// Sends one datagram.
@@ -141,7 +166,7 @@ impl Sender {
         self.socket.async_io(Interest::WRITABLE, send).await
     }
 
-    /// The group and its port.
+    /// The group, or the host, and its port.
     pub fn destination(&self) -> SocketAddr {
         self.destination
     }

@@ -26,6 +26,8 @@ pub enum Denial {
     Unavailable = 5,
     /// The client has seen a higher (term, epoch) than the key server knows: its state is older than the world.
     Behind = 6,
+    /// This key server stands by for another one, which is to be asked.
+    Standby = 7,
 }
 
 impl Denial {
@@ -44,6 +46,7 @@ impl std::fmt::Display for Denial {
             Self::Full => "the group is full",
             Self::Unavailable => "the key server cannot store changes now",
             Self::Behind => "the key server is behind what this client has seen",
+            Self::Standby => "this key server stands by for another one",
         })
     }
 }
@@ -58,6 +61,7 @@ impl TryFrom<u8> for Denial {
             4 => Self::Full,
             5 => Self::Unavailable,
             6 => Self::Behind,
+            7 => Self::Standby,
             _ => {
                 return Err(DecodeError::Value { what: "denial", value: value.into() });
             }
@@ -112,6 +116,8 @@ pub enum Outcome {
     },
     /// A report was taken in.
     Noted,
+    /// The group's datagrams come over this session from here on.
+    Subscribed,
 }
 
 /// Acknowledgment and individual rekey in one, sealed by the session.
@@ -148,6 +154,7 @@ impl Reply {
                     out.extend_from_slice(&after_ms.to_be_bytes());
                 }
                 Outcome::Noted => out.push(5),
+                Outcome::Subscribed => out.push(6),
             }
         }
         out
@@ -165,6 +172,7 @@ impl Reply {
                     3 => Outcome::Denied(r.u8("denial")?.try_into()?),
                     4 => Outcome::Later { after_ms: r.u32("time to return")? },
                     5 => Outcome::Noted,
+                    6 => Outcome::Subscribed,
                     other => {
                         return Err(DecodeError::Value { what: "outcome", value: other.into() });
                     }

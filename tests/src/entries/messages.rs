@@ -180,6 +180,7 @@ pub(super) fn request_seeds() -> Vec<Vec<u8>> {
         request(Operations::Changes((0..64).map(change).collect())),
         request(Operations::Resyncs((0..2).map(resync).collect())),
         request(Operations::Reports((0..3).map(|n| (format!("g{n}"), losses)).collect())),
+        request(Operations::Subscriptions((0..3).map(|n| format!("g{n}")).collect())),
         request(Operations::Resyncs(vec![Resync {
             group: GROUP.into(),
             seen: (1, 3),
@@ -206,7 +207,7 @@ pub(super) fn reply_seeds() -> Vec<Vec<u8>> {
     let denials = [Denial::UnknownGroup, Denial::Full, Denial::Behind].map(Outcome::Denied);
     let outcomes = denials
         .into_iter()
-        .chain([Outcome::Left { epoch: 9 }, Outcome::Later { after_ms: 900 }, Outcome::Noted])
+        .chain([Outcome::Left { epoch: 9 }, Outcome::Later { after_ms: 900 }, Outcome::Noted, Outcome::Subscribed])
         .collect();
     let star = History::live(SIMPLE).reply;
     vec![HISTORY.reply.clone(), star, Reply { id: RequestId([7; 16]), outcomes }.encode()]

@@ -89,8 +89,10 @@ pub(super) fn requests_seeds() -> Vec<Vec<u8>> {
         let resync = |group: &str| Resync { group: group.into(), seen: (1, 2), have: 1, losses: Losses::default() };
         request(n, Operations::Resyncs(vec![resync(GROUP), resync("none")]))
     };
+    let subscribe = |n: u8| request(n, Operations::Subscriptions(vec![GROUP.into(), CLOSED.into(), "none".into()]));
     vec![
         sequence([change(1, Act::Join)]),
+        sequence([subscribe(1), change(2, Act::Join), subscribe(3), subscribe(4), change(5, Act::Leave), subscribe(6)]),
         sequence([change(1, Act::Join), resync(2), change(3, Act::Leave), resync(4)]),
         sequence([change(1, Act::Join), change(1, Act::Join), change(2, Act::Leave), change(2, Act::Leave)]),
     ]

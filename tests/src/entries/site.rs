@@ -141,7 +141,11 @@ impl Site {
                 }
                 server::Output::ToRegistrar { frame, .. } => self.to_registrar.push(frame),
                 server::Output::CloseRegistrar { .. } => self.closed = true,
-                server::Output::Reply { session, message } => self.replies.push((session, Some(message.to_vec()))),
+                server::Output::Reply { session, message } | server::Output::Subscribed { session, message } => {
+                    self.replies.push((session, Some(message.to_vec())));
+                }
+                server::Output::Push { sessions, .. } => assert!(!sessions.is_empty(), "pushed to nobody"),
+                server::Output::EndSubscription { .. } => {}
                 server::Output::Refuse { session } => self.replies.push((session, None)),
                 server::Output::Datagram { octets, .. } => self.datagrams.push(octets),
                 server::Output::AdminReply { result, .. } => _ = result.expect("a command is carried out"),
@@ -212,7 +216,8 @@ pub(super) struct Registration {
 
 /// A client of the site with one group, registered or not yet; it always draws the same.
 pub(super) fn client() -> client::Core {
-    let config = client::Config { groups: vec![GROUP.to_owned()], signing: trusted() };
+    let config =
+        client::Config { groups: vec![GROUP.to_owned()], signing: trusted(), carriers: client::Carriers::default() };
     client::Core::new(config, Box::new(Dice::new(7)))
 }
 

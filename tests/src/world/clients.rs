@@ -56,7 +56,8 @@ impl World {
 
     fn client_core(&mut self, wants: &BTreeSet<String>) -> client::Core {
         let signing = vec![SigningKey::from_seed(&[5; 32]).unwrap().public()];
-        let config = client::Config { groups: wants.iter().cloned().collect(), signing };
+        let groups = wants.iter().cloned().collect();
+        let config = client::Config { groups, signing, carriers: client::Carriers::default() };
         client::Core::new(config, Box::new(self.dice.fork()))
     }
 
@@ -207,6 +208,9 @@ impl World {
                 }
                 client::Output::Event(client::Event::BadReply { why, .. }) => {
                     self.record.complaints.push(format!("a bad reply: {why}"));
+                }
+                client::Output::Stream { .. } | client::Output::EndStream => {
+                    self.record.complaints.push("a member with multicast asks for TCP".into());
                 }
                 client::Output::Event(_) | client::Output::Stopped => {}
             }

@@ -172,6 +172,10 @@ impl World {
                     }
                 }
                 server::Output::Event(event) => self.note(event),
+                // Nobody has asked for that.
+                server::Output::Subscribed { .. }
+                | server::Output::Push { .. }
+                | server::Output::EndSubscription { .. } => {}
                 server::Output::Refuse { .. } | server::Output::CloseRegistrar { .. } | server::Output::Halt => {
                     self.record.complaints.push("the key server refused something that was right".into());
                 }

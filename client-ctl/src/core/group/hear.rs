@@ -171,7 +171,7 @@ impl Group {
     }
 
     /// Something is missing: after a random wait, chosen once, it is asked for.
-    pub(super) fn need(&mut self, env: &mut Env<'_>, why: &'static str) {
+    pub(in super::super) fn need(&mut self, env: &mut Env<'_>, why: &'static str) {
         let Some(member) = &self.member else { return };
         if self.want.is_some() || self.asking.is_some() || self.ending.is_some() {
             return;

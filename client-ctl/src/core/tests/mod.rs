@@ -5,6 +5,7 @@ mod clocks;
 mod floods;
 mod memory;
 mod requests;
+mod stream;
 mod truth;
 
 use std::collections::BTreeMap;
@@ -214,21 +215,29 @@ pub(crate) struct Client {
     pub(crate) requests: Vec<Request>,
     pub(crate) feeds: BTreeMap<String, Snapshot>,
     pub(crate) subscribed: BTreeSet<SocketAddr>,
+    pub(crate) streams: Vec<Request>,
+    pub(crate) streams_ended: usize,
     pub(crate) registers: usize,
     pub(crate) is_stopped: bool,
 }
 
 impl Client {
     pub(crate) fn new(groups: &[&str]) -> Self {
+        Self::with(groups, Carriers::default())
+    }
+
+    pub(crate) fn with(groups: &[&str], carriers: Carriers) -> Self {
         let groups = groups.iter().map(|group| (*group).to_owned()).collect();
         let signing = vec![SigningKey::from_seed(&[3; 32]).unwrap().public()];
         let mut client = Self {
-            core: Core::new(Config { groups, signing }, Box::new(Dice(7))),
+            core: Core::new(Config { groups, signing, carriers }, Box::new(Dice(7))),
             now: ms(1),
             events: Vec::new(),
             requests: Vec::new(),
             feeds: BTreeMap::new(),
             subscribed: BTreeSet::new(),
+            streams: Vec::new(),
+            streams_ended: 0,
             registers: 0,
             is_stopped: false,
         };
@@ -258,6 +267,8 @@ impl Client {
             match output {
                 Output::Register => self.registers += 1,
                 Output::Request { message, .. } => self.requests.push(Request::decode(&message).unwrap()),
+                Output::Stream { message, .. } => self.streams.push(Request::decode(&message).unwrap()),
+                Output::EndStream => self.streams_ended += 1,
                 Output::Subscribe(to) => assert!(self.subscribed.insert(to), "subscribed twice"),
                 Output::Unsubscribe(to) => {
                     assert!(self.subscribed.remove(&to), "was not subscribed")

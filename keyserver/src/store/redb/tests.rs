@@ -1,4 +1,7 @@
+use protocol::Entropy;
+
 use super::*;
+use crate::store::{Journal, SiteKey, Store};
 
 struct Counting(u8);
 
@@ -11,8 +14,18 @@ impl Entropy for Counting {
     }
 }
 
-fn open(path: &Path) -> Result<RedbStore, StoreError> {
-    RedbStore::open(path, &[7; 32], Box::new(Counting(1)))
+fn open_with(path: &Path, secret: u8) -> Result<Journal<RedbBackend>, StoreError> {
+    Journal::open(RedbBackend::open(path)?, SiteKey::in_memory(&[secret; 32]), Box::new(Counting(1)))
+}
+
+fn open(path: &Path) -> Result<Journal<RedbBackend>, StoreError> {
+    open_with(path, 7)
+}
+
+fn begun(path: &Path) -> Journal<RedbBackend> {
+    let mut store = open(path).unwrap();
+    store.fence().unwrap();
+    store
 }
 
 fn records(path: &Path) -> Vec<Vec<u8>> {
@@ -27,11 +40,11 @@ fn what_was_appended_is_there_after_every_reopening() {
     for round in 0..10u8 {
         let batch: Vec<Vec<u8>> = (0..round % 3 + 1).map(|i| vec![round, i, 0]).collect();
         let slices: Vec<&[u8]> = batch.iter().map(Vec::as_slice).collect();
-        open(&path).unwrap().append(&slices).unwrap();
+        begun(&path).append(&slices).unwrap();
         expected.extend(batch);
         assert_eq!(records(&path), expected);
         if round == 5 {
-            open(&path).unwrap().snapshot(b"all of it").unwrap();
+            begun(&path).snapshot(b"all of it").unwrap();
             expected.clear();
             assert_eq!(open(&path).unwrap().load().unwrap().snapshot.unwrap().as_slice(), b"all of it");
         }
@@ -44,7 +57,7 @@ fn nothing_is_readable_in_the_file_and_its_mode_is_0600() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("store");
     let secret = b"a very recognizable secret of a key server";
-    open(&path).unwrap().append(&[secret]).unwrap();
+    begun(&path).append(&[secret]).unwrap();
     let octets = std::fs::read(&path).unwrap();
     assert!(!octets.windows(12).any(|window| window == &secret[..12]));
     assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
@@ -57,81 +70,10 @@ fn a_second_process_a_wrong_key_and_an_open_file_are_refused() {
     let first = open(&path).unwrap();
     assert!(matches!(open(&path), Err(StoreError::InUse(_))));
     drop(first);
-    let wrong = RedbStore::open(&path, &[8; 32], Box::new(Counting(2)));
+    let wrong = open_with(&path, 8);
     assert!(matches!(wrong, Err(StoreError::WrongKey(_))));
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).unwrap();
     assert!(matches!(open(&path), Err(StoreError::Mode { mode: 0o644, .. })));
-}
-
-/// Changes the table of records behind the store's back.
-fn tamper(path: &Path, change: impl FnOnce(&mut redb::Table<'_, u64, &[u8]>)) {
-    let database = Database::open(path).unwrap();
-    let transaction = database.begin_write().unwrap();
-    change(&mut transaction.open_table(RECORDS).unwrap());
-    transaction.commit().unwrap();
-}
-
-#[test]
-fn a_record_that_is_altered_missing_or_moved_is_named() {
-    let value = |table: &redb::Table<'_, u64, &[u8]>, at| table.get(at).unwrap().unwrap().value().to_vec();
-    type Change = Box<dyn Fn(&mut redb::Table<'_, u64, &[u8]>)>;
-    let changes: Vec<(&str, Change)> = vec![
-        (
-            "record 1",
-            Box::new(move |table| {
-                let mut octets = value(table, 1);
-                octets[20] ^= 1;
-                table.insert(1, octets.as_slice()).unwrap();
-            }),
-        ),
-        ("record 1", Box::new(|table| drop(table.remove(1).unwrap()))),
-        (
-            "record 0",
-            Box::new(move |table| {
-                let (first, second) = (value(table, 0), value(table, 1));
-                table.insert(0, second.as_slice()).unwrap();
-                table.insert(1, first.as_slice()).unwrap();
-            }),
-        ),
-    ];
-    for (named, change) in changes {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("store");
-        open(&path).unwrap().append(&[b"zero", b"one", b"two"]).unwrap();
-        tamper(&path, change);
-        let error = open(&path).unwrap().load().err().unwrap().to_string();
-        assert!(error.contains(named), "{error}");
-    }
-}
-
-#[test]
-fn what_the_end_of_the_journal_lost_is_named_too() {
-    type Removal = (&'static str, fn(&WriteTransaction));
-    let removals: [Removal; 4] = [
-        ("record 2", |t| drop(t.open_table(RECORDS).unwrap().remove(2).unwrap())),
-        ("the snapshot", |t| drop(t.open_table(SNAPSHOTS).unwrap().pop_last().unwrap())),
-        ("the snapshot", |t| {
-            t.open_table(SNAPSHOTS).unwrap().retain(|_, _| false).unwrap();
-            t.open_table(RECORDS).unwrap().retain(|_, _| false).unwrap();
-        }),
-        ("the format", |t| drop(t.open_table(META).unwrap().remove("format").unwrap())),
-    ];
-    for (named, remove) in removals {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("store");
-        let mut store = open(&path).unwrap();
-        store.append(&[b"before"]).unwrap();
-        store.snapshot(b"all of it").unwrap();
-        store.append(&[b"one", b"two"]).unwrap();
-        drop(store);
-        let database = Database::open(&path).unwrap();
-        let transaction = database.begin_write().unwrap();
-        remove(&transaction);
-        transaction.commit().unwrap();
-        drop(database);
-        let error = open(&path).and_then(|mut store| store.load()).err().expect(named).to_string();
-        assert!(error.contains(named), "{named}: {error}");
-    }
 }
 
 /// What a crash leaves: the file as it is, without the goodbye of a store that is closed.
@@ -187,7 +129,7 @@ fn it_holds_what_a_store_in_memory_holds_whatever_is_done_and_whenever_it_crashe
     let folder = tempfile::tempdir().unwrap();
     let mut path = folder.path().join("store-0");
     let mut model = crate::store::MemoryStore::default();
-    let mut store = open(&path).unwrap();
+    let mut store = begun(&path);
     for round in 1..150 {
         let octets = |dice: &mut Dice| vec![u8::try_from(round).unwrap(); dice.below(3_000)];
         match dice.below(8) {
@@ -198,12 +140,12 @@ fn it_holds_what_a_store_in_memory_holds_whatever_is_done_and_whenever_it_crashe
             }
             1 => {
                 drop(store);
-                store = open(&path).unwrap();
+                store = begun(&path);
             }
             2 => {
                 let copy = folder.path().join(format!("store-{round}"));
                 crashed(&path, &copy);
-                (store, path) = (open(&copy).unwrap(), copy);
+                (store, path) = (begun(&copy), copy);
             }
             _ => {
                 let batch: Vec<Vec<u8>> = (0..dice.below(4)).map(|_| octets(&mut dice)).collect();
@@ -219,49 +161,11 @@ fn it_holds_what_a_store_in_memory_holds_whatever_is_done_and_whenever_it_crashe
 }
 
 #[test]
-fn a_torn_snapshot_is_never_seen() {
-    const PAGE: usize = 4_096;
-    let mut dice = Dice(seed());
-    let folder = tempfile::tempdir().unwrap();
-    let (path, copy) = (folder.path().join("store"), folder.path().join("copy"));
-    let mut store = open(&path).unwrap();
-    store.append(&[&[1; 5_000], &[2; 50], &[3; 9_000]]).unwrap();
-    let before = crashed(&path, &copy);
-    let old = content_of(&copy).unwrap();
-    store.snapshot(&[4; 20_000]).unwrap();
-    let after = crashed(&path, &copy);
-    let new = content_of(&copy).unwrap();
-    assert_ne!(old, new);
-    let (mut olds, mut news) = (0, 0);
-    for _ in 0..200 {
-        // Until the snapshot is durable, any of its pages may have reached the disk and any may not.
-        let mut torn = before.clone();
-        torn.resize(after.len(), 0);
-        let likely = 1 + dice.below(8);
-        for at in (0..after.len()).step_by(PAGE) {
-            let page = at..(at + PAGE).min(after.len());
-            if dice.below(8) < likely {
-                torn[page.clone()].copy_from_slice(&after[page]);
-            }
-        }
-        put(&copy, &torn);
-        let seen = content_of(&copy).unwrap();
-        match (seen == old, seen == new) {
-            (true, _) => olds += 1,
-            (_, true) => news += 1,
-            _ => panic!("neither what was before nor what came after: {} records", seen.1.len()),
-        }
-    }
-    println!("{olds} times the old content, {news} times the new");
-    assert!(olds > 0 && news > 0);
-}
-
-#[test]
 fn octets_that_flipped_in_the_file_are_never_taken_for_content() {
     let mut dice = Dice(seed());
     let folder = tempfile::tempdir().unwrap();
     let (path, copy) = (folder.path().join("store"), folder.path().join("copy"));
-    let mut store = open(&path).unwrap();
+    let mut store = begun(&path);
     store.append(&[b"before"]).unwrap();
     store.snapshot(&[4; 9_000]).unwrap();
     store.append(&[&[1; 5_000], &[2; 50]]).unwrap();

@@ -1,0 +1,73 @@
+//! When the store has lost something: what is stopped, and how it goes on.
+//!
+//! Members are witnesses: each remembers the highest term and epoch that it has seen signed. A key server whose own past is
+//! behind a signed witness stops that group, because going on would give numbers a second time. An operator lets it go on,
+//! far beyond everything that anybody can have seen.
+
+use protocol::{GroupId, MemberId};
+use zeroize::Zeroizing;
+
+use super::codec::Record;
+use super::restore::RestoreError;
+use super::{Core, Event, Group};
+
+/// Terms and epochs that a recovery leaves out. What was lost is what came after a backup or a copy: at a change every
+/// second this is twelve days.
+pub const LEAP: u64 = 1 << 20;
+
+/// Where a recovered key server goes on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Recovery {
+    /// Every later term is above this.
+    pub term: u64,
+    /// By group: name, its epoch so far, and the first epoch that it may have from now on.
+    pub groups: Vec<(String, u64, u64)>,
+}
+
+impl Core {
+    /// Fixes a higher term and, for every group, an epoch [`LEAP`] beyond the highest known. `seen`: what the operator knows
+    /// beyond that, as (term, epoch) of any group. The records have to be written before anything else.
+    ///
+    /// # Errors
+    /// [`RestoreError::Terms`]: there are no numbers left; nothing was changed.
+    pub fn recover(&mut self, seen: (u64, u64)) -> Result<(Recovery, Zeroizing<Vec<u8>>), RestoreError> {
+        let leap = |from: u64| from.checked_add(LEAP).ok_or(RestoreError::Terms);
+        let stopped = |group: &Group| group.stopped.unwrap_or_default();
+        let term = self.groups.values().map(|group| stopped(group).0).fold(self.term.max(seen.0), u64::max);
+        let term = leap(term)?;
+        let mut epochs = Vec::with_capacity(self.groups.len());
+        let mut groups = Vec::with_capacity(self.groups.len());
+        for group in self.groups.values() {
+            let known = group.epoch().max(group.floor).max(stopped(group).1).max(seen.1);
+            epochs.push((group.id(), leap(known)?));
+            groups.push((group.config.name.clone(), group.epoch(), leap(known)?));
+        }
+        let record = Record::Recovered { term, epochs };
+        Ok((Recovery { term, groups }, record.encode()))
+    }
+
+    /// The record that marks a store as restored from a backup: nothing is issued before it is recovered.
+    pub fn restored_record() -> Zeroizing<Vec<u8>> {
+        Record::Restored.encode()
+    }
+
+    pub(super) fn recovered(&mut self, term: u64, epochs: &[(GroupId, u64)]) {
+        self.term = self.term.max(term);
+        self.must_recover = false;
+        for (id, epoch) in epochs {
+            if let Some(group) = self.groups.get_mut(id) {
+                (group.floor, group.stopped) = (group.floor.max(*epoch), None);
+            }
+        }
+    }
+
+    /// A member has shown that this group was further than this key server knows.
+    pub(super) fn stop_group(&mut self, id: GroupId, seen: (u64, u64), witness: MemberId) {
+        let Some(group) = self.groups.get_mut(&id) else {
+            return;
+        };
+        group.stopped = Some(group.stopped.map_or(seen, |before| (before.0.max(seen.0), before.1.max(seen.1))));
+        let known = (self.term, group.epoch());
+        self.event(Event::Stopped { group: id, witness, seen, known });
+    }
+}

@@ -1,0 +1,180 @@
+//! The site key: a ratchet in a local file of each key server, and beside it how far this key server has seen the
+//! journal go. Both stay outside the journal's engine and outside its backups.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use net::secret_file::{self, SecretFileError};
+use protocol::Entropy;
+use protocol::schedule::expand;
+use zeroize::Zeroizing;
+
+use super::seal::Link;
+
+/// Generations that a key server may have slept through. Compactions are seconds apart at the most; a number beyond it
+/// is no number of ours, and must not keep us computing.
+const MAX_STEPS: u64 = 1 << 24;
+
+/// Octets of the file: generation, key, key of names.
+const LEN: usize = 8 + 32 + 32;
+
+/// How far the journal went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Mark {
+    /// Of the next record.
+    pub(super) number: u64,
+    /// Of the last record.
+    pub(super) last: Link,
+}
+
+/// Opens the journal's present generation. It cannot be turned back.
+pub struct SiteKey {
+    generation: u64,
+    key: Zeroizing<[u8; 32]>,
+    names: Zeroizing<[u8; 32]>,
+    /// `None` in memory, for simulations.
+    path: Option<PathBuf>,
+    mark: Mark,
+}
+
+impl SiteKey {
+    /// A key in memory, at generation 0: equal secrets are equal keys.
+    pub fn in_memory(secret: &[u8; 32]) -> Self {
+        let part = |label: &[u8]| Zeroizing::new(expand::<32>(secret, label, &[]));
+        Self { generation: 0, key: part(b"site key"), names: part(b"site names"), path: None, mark: Mark::default() }
+    }
+
+    /// Makes a new key in a new file of mode 0600. All key servers of a site start from copies of it.
+    ///
+    /// # Errors
+    /// The file exists, or cannot be written.
+    pub fn create(path: &Path, entropy: &mut dyn Entropy) -> Result<(), SecretFileError> {
+        let mut secret = Zeroizing::new([0; 32]);
+        entropy.fill(secret.as_mut());
+        secret_file::create_private(path, &Self::in_memory(&secret).line())
+    }
+
+    /// Reads the file, and the mark beside it.
+    ///
+    /// # Errors
+    /// See [`SecretFileError`].
+    pub fn open(path: &Path) -> Result<Self, SecretFileError> {
+        let octets = secret_file::read_octets(path)?;
+        let form = || SecretFileError::Form { path: path.to_owned(), expected: 2 * LEN, digits: 2 * octets.len() };
+        let parts: &[u8; LEN] = octets.as_slice().try_into().map_err(|_| form())?;
+        let mut generation = [0; 8];
+        let (mut key, mut names) = (Zeroizing::new([0; 32]), Zeroizing::new([0; 32]));
+        generation.copy_from_slice(&parts[..8]);
+        key.copy_from_slice(&parts[8..40]);
+        names.copy_from_slice(&parts[40..]);
+        let mark = read_mark(&mark_path(path));
+        let mark = mark.map_err(|source| SecretFileError::Io { path: mark_path(path), source })?;
+        Ok(Self { generation: u64::from_be_bytes(generation), key, names, path: Some(path.to_owned()), mark })
+    }
+
+    /// Takes whatever the journal holds for all that there is: an operator has decided so.
+    pub fn forget_mark(&mut self) {
+        self.mark = Mark::default();
+    }
+
+    pub(super) fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    pub(super) fn mark(&self) -> Mark {
+        self.mark
+    }
+
+    /// The key of this or a later generation; `None` for an earlier one, which is gone, and beyond [`MAX_STEPS`].
+    pub(super) fn of(&self, generation: u64) -> Option<Zeroizing<[u8; 32]>> {
+        let steps = generation.checked_sub(self.generation).filter(|steps| *steps <= MAX_STEPS)?;
+        let mut key = self.key.clone();
+        for _ in 0..steps {
+            *key = expand(&key, b"site ratchet", &[]);
+        }
+        Some(key)
+    }
+
+    /// The name under which the journal keeps a value: it says nothing to whoever has no key.
+    pub(super) fn name(&self, kind: u8, generation: u64, number: u64) -> String {
+        let parts: [&[u8]; 3] = [&[kind], &generation.to_be_bytes(), &number.to_be_bytes()];
+        hex::encode(expand::<16>(&self.names, b"site name", &parts))
+    }
+
+    /// Goes on to a later generation; the key before is gone when this returns.
+    pub(super) fn advance(&mut self, generation: u64) -> io::Result<()> {
+        if generation == self.generation {
+            return Ok(());
+        }
+        let key = self.of(generation).ok_or_else(|| io::Error::other("an earlier generation of the site key"))?;
+        (self.generation, self.key) = (generation, key);
+        match &self.path {
+            Some(path) => replace(path, &self.line(), true).and_then(|()| self.note(self.mark, true)),
+            None => Ok(()),
+        }
+    }
+
+    /// Notes how far the journal went. A note that a crash loses is a note less, so it is on disk only at `durable`.
+    pub(super) fn note(&mut self, mark: Mark, durable: bool) -> io::Result<()> {
+        self.mark = mark;
+        let Some(path) = &self.path else { return Ok(()) };
+        let line = format!("{} {}\n", mark.number, hex::encode(mark.last));
+        replace(&mark_path(path), line.as_bytes(), durable)
+    }
+
+    fn line(&self) -> Zeroizing<Vec<u8>> {
+        let mut octets = Zeroizing::new([0; LEN]);
+        octets[..8].copy_from_slice(&self.generation.to_be_bytes());
+        octets[8..40].copy_from_slice(self.key.as_slice());
+        octets[40..].copy_from_slice(self.names.as_slice());
+        let mut line = Zeroizing::new(vec![b'\n'; 2 * LEN + 1]);
+        // The destination has the right size, so this cannot fail.
+        let _ = hex::encode_to_slice(octets.as_slice(), &mut line[..2 * LEN]);
+        line
+    }
+}
+
+fn mark_path(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".mark");
+    name.into()
+}
+
+/// None, or one that a crash has emptied, is a mark that says nothing.
+fn read_mark(path: &Path) -> io::Result<Mark> {
+    let text = match fs::read_to_string(path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
+        Err(error) => return Err(error),
+    };
+    let mut words = text.split_whitespace();
+    let mut mark = Mark::default();
+    let mut parse = || {
+        mark.number = words.next()?.parse().ok()?;
+        hex::decode_to_slice(words.next()?, &mut mark.last).ok()
+    };
+    Ok(if parse().is_some() { mark } else { Mark::default() })
+}
+
+/// Puts a file of mode 0600 in the place of another, whole or not at all.
+fn replace(path: &Path, content: &[u8], durable: bool) -> io::Result<()> {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".new");
+    let new = PathBuf::from(name);
+    let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
+    file.write_all(content)?;
+    if durable {
+        file.sync_all()?;
+    }
+    fs::rename(&new, path)?;
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    if durable { File::open(folder)?.sync_all() } else { Ok(()) }
+}
+
+impl std::fmt::Debug for SiteKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "SiteKey(generation {})", self.generation)
+    }
+}

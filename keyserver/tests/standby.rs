@@ -1,0 +1,152 @@
+//! A second key server over the same store: it follows, answers, and takes over.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests may panic")]
+
+mod common;
+
+use std::time::Duration;
+
+use common::{World, granted, group, identity};
+use keyserver::core::{Admin, AdminError, AdminReply, Config, Core, Event, Input, Output};
+use keyserver::store::MemoryStore;
+use protocol::request::{Act, Denial, Losses, Operations, Outcome};
+use protocol::{Beacon, Reason, SigningKey};
+
+fn pair() -> (World, World) {
+    let store = MemoryStore::default();
+    let active = World::start(&store, 1);
+    let standby = World::stand_by_with(&store, 2, |_| {});
+    (active, standby)
+}
+
+#[test]
+fn a_standby_has_the_same_state_after_every_record() {
+    let (mut active, mut standby) = pair();
+    let who: Vec<_> = (0..5).map(|number| active.register(&format!("member/m{number}"))).collect();
+    for turn in 0..40u8 {
+        let client = who[usize::from(turn) % 5];
+        let act = if active.change(client, turn, &[(Act::Join, "news")])[0] == Outcome::Denied(Denial::Full)
+            || turn % 3 == 0
+        {
+            Act::Leave
+        } else {
+            Act::Join
+        };
+        active.change(client, turn + 100, &[(act, "news")]);
+        standby.follow();
+        assert_eq!(active.core.digests(), standby.core.digests(), "turn {turn}");
+    }
+    assert!(active.epoch() > 20);
+    assert!(standby.datagrams.is_empty(), "it sends nothing");
+    assert_eq!(standby.core.poll_timeout(), None);
+}
+
+#[test]
+fn it_answers_who_missed_something_as_the_other_would_and_with_the_others_beacon() {
+    let (mut active, mut standby) = pair();
+    let m1 = active.register("member/m1");
+    let m2 = active.register("member/m2");
+    active.join(m1, "news");
+    active.join(m2, "news");
+    // What it has not read it does not know, and never guesses.
+    assert_eq!(standby.replies.len(), 0);
+    standby.follow();
+    let from_active = granted(&active.resync(m1, (1, 0)));
+    let from_standby = granted(&standby.resync(m1, (1, 0)));
+    assert_eq!(from_active.path, from_standby.path);
+    assert_eq!(from_active.beacon, from_standby.beacon, "octet by octet: it signs nothing");
+    let beacon = Beacon::decode(&from_standby.beacon).unwrap();
+    let key = SigningKey::from_seed(&[1; 32]).unwrap();
+    Beacon::verify(&from_standby.beacon, &[key.public()]).unwrap();
+    // One who has seen more is told to come back when it has been read.
+    let seen = (beacon.context.term, beacon.context.epoch + 1);
+    assert!(matches!(standby.resync(m1, seen), Outcome::Later { .. }));
+    active.admin(Admin::Refresh { group: "news".into() }).unwrap();
+    standby.follow();
+    assert_eq!(granted(&standby.resync(m1, seen)).path, granted(&active.resync(m1, seen)).path);
+    // An evicted member gets nothing from either.
+    active.evict("member/m1").unwrap();
+    standby.follow();
+    assert_eq!(active.resync(m1, seen), Outcome::Denied(Denial::NotMember));
+    assert_eq!(standby.resync(m1, seen), Outcome::Denied(Denial::Standby));
+}
+
+#[test]
+fn what_changes_something_is_for_the_one_that_reigns() {
+    let (mut active, mut standby) = pair();
+    let m1 = active.register("member/m1");
+    standby.follow();
+    let before = standby.core.digests();
+    assert_eq!(standby.change(m1, 1, &[(Act::Join, "news")]), [Outcome::Denied(Denial::Standby)]);
+    assert_eq!(
+        standby.ask(m1, 3, Operations::Reports(vec![("news".into(), Losses::default())])),
+        [Outcome::Denied(Denial::Standby)]
+    );
+    assert_eq!(standby.evict("member/m1"), Err(AdminError::Standby));
+    assert!(matches!(standby.admin(Admin::Status), Ok(AdminReply::Status(status)) if status.standby));
+    standby.core.handle(standby.now, Input::RegistrarUp { link: 9, identity: identity("registrar/r1") });
+    assert!(matches!(standby.core.poll_output(), Some(Output::CloseRegistrar { link: 9 })));
+    // A key that was never proved is proved before the one who may write it down.
+    assert_eq!(standby.resync(m1, (0, 0)), Outcome::Denied(Denial::Standby));
+    assert_eq!(standby.core.digests(), before);
+}
+
+#[test]
+fn a_take_over_needs_nobody_and_the_deposed_one_writes_nothing_more() {
+    let (mut active, mut standby) = pair();
+    let m1 = active.register("member/m1");
+    active.join(m1, "news");
+    standby.follow();
+    let before = standby.epoch();
+    standby.take_over();
+    assert!(!standby.halted);
+    let restart =
+        |event: &Event| matches!(event, Event::Epoch(epoch) if epoch.reason == Reason::Restart && epoch.term == 2);
+    assert!(standby.events.iter().any(restart));
+    assert_eq!(standby.epoch(), before + 1);
+    assert_eq!(
+        granted(&standby.resync(m1, (1, before))).joined_epoch,
+        granted(&active.resync(m1, (1, before))).joined_epoch
+    );
+    // The other one slept. Whatever it wants to write now, it halts, and nobody hears of it.
+    let sent = active.datagrams.len();
+    active.send(m1, 9, Operations::Changes(vec![(Act::Leave, "news".into())]));
+    assert!(active.halted);
+    assert!(active.replies.is_empty());
+    assert_eq!(active.datagrams.len(), sent);
+    assert!(
+        matches!(standby.admin(Admin::Members { group: "news".into() }), Ok(AdminReply::Members(list)) if list.len() == 1)
+    );
+}
+
+#[test]
+fn ten_thousand_groups_are_not_rekeyed_at_once() {
+    let groups: Vec<_> = (1..=10_000).map(|id| group(id, &format!("g{id}"), "spiffe://demo/member/*")).collect();
+    let config = Config {
+        name: "ks".into(),
+        registrars: vec![],
+        groups,
+        bits_per_second: 8_000_000,
+        resyncs_per_second: 4_000,
+        signing: SigningKey::from_seed(&[1; 32]).unwrap(),
+    };
+    let mut core = Core::start(config, Box::new(common::Counter(1)), None, &[]).unwrap();
+    let (mut now, mut per_second) = (Duration::ZERO, vec![0u32; 30]);
+    loop {
+        let mut epochs = 0;
+        while let Some(output) = core.poll_output() {
+            match output {
+                Output::Persist(_) | Output::Snapshot(_) => core.handle(now, Input::Persisted(true)),
+                Output::Event(Event::Epoch(_)) => epochs += 1,
+                _ => {}
+            }
+        }
+        per_second[usize::try_from(now.as_secs()).unwrap()] += epochs;
+        match core.poll_timeout() {
+            Some((at, _)) if at < Duration::from_secs(30) => now = at.max(now),
+            _ => break,
+        }
+        core.handle(now, Input::Timeout);
+    }
+    assert_eq!(per_second.iter().sum::<u32>(), 10_000, "{per_second:?}");
+    assert!(per_second.iter().all(|epochs| *epochs <= 510), "{per_second:?}");
+}
