@@ -158,7 +158,9 @@ fn a_clock_that_jumps_ends_nothing_early_and_sends_nothing_twice() {
     let membership = granted(&world.resync(who, (0, 0)));
     assert_eq!(membership.earlier.last().unwrap().remaining_ms, 5_000);
     world.wait(Duration::from_secs(1));
-    assert_eq!(world.datagrams.len(), 4, "three copies of a unit and a beacon");
+    let units = world.datagrams.iter().filter(|datagram| Beacon::decode(datagram).is_err()).count();
+    assert_eq!(units, 3, "the copies of a unit");
+    assert!(world.datagrams.len() <= 3 + 2, "and a beacon of each group at the most");
     for leap in [Duration::from_secs(3_600), Duration::from_secs(365 * 86_400)] {
         world.datagrams.clear();
         world.now += leap;
