@@ -52,6 +52,8 @@ pub struct Assembly {
     blocks: Vec<Option<Slot>>,
     incomplete: usize,
     recovered: usize,
+    /// Units held.
+    held: usize,
 }
 
 impl Assembly {
@@ -66,12 +68,17 @@ impl Assembly {
             return Err(AssemblyError::Blocks { blocks, units });
         }
         let slots = (0..count).map(|_| None).collect();
-        Ok(Self { message_len, blocks: slots, incomplete: count, recovered: 0 })
+        Ok(Self { message_len, blocks: slots, incomplete: count, recovered: 0, held: 0 })
     }
 
     /// Octets of the message.
     pub fn message_len(&self) -> usize {
         self.message_len
+    }
+
+    /// Octets of units that it holds.
+    pub fn octets(&self) -> usize {
+        self.held * UNIT
     }
 
     /// Takes in a verified unit. On an error nothing has changed, and the signer of the unit is to blame.
@@ -83,7 +90,9 @@ impl Assembly {
         let padding = self.padding(unit.block);
         let place = &mut self.blocks[usize::from(unit.block)];
         let mut slot = place.take().unwrap_or_else(|| Slot::new(shape));
+        let before = slot.units.len();
         let outcome = slot.insert(unit, padding, coder);
+        self.held = self.held + slot.units.len() - before;
         if !slot.units.is_empty() {
             *place = Some(slot);
         }

@@ -88,6 +88,16 @@ impl<K: Ord + Clone, C: Coder> Reassembly<K, C> {
         }
     }
 
+    /// Octets of units of the messages in progress.
+    pub fn octets(&self) -> usize {
+        self.in_progress.values().map(|(_, assembly)| assembly.octets()).sum()
+    }
+
+    /// Forgets what has arrived of the oldest message in progress, if there is one. Its units may come again.
+    pub fn forget_oldest(&mut self) {
+        self.in_progress.pop_first();
+    }
+
     /// Keys of the messages in progress, oldest first.
     pub fn in_progress(&self) -> impl Iterator<Item = &K> {
         self.in_progress.keys()

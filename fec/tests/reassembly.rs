@@ -56,6 +56,30 @@ fn a_full_table_gives_up_the_oldest_and_takes_nothing_older() {
 }
 
 #[test]
+fn what_is_held_is_counted_and_can_be_given_up() {
+    let mut prng = common::prng();
+    let layout = Layout::new(20 * UNIT, &RepairScheme::Rs1).unwrap();
+    let sent = Sent::new(common::message(20 * UNIT, &mut prng), &layout);
+    let s = sent.blocks[0].shape.s();
+    let mut table = Reassembly::new(4);
+    for key in [1, 2] {
+        // Repair units first: when the block is complete, exactly its units of message are held.
+        for index in (0..sent.blocks[0].shape.total()).rev() {
+            insert(&mut table, key, &sent, index).unwrap();
+        }
+        assert_eq!(table.octets(), usize::try_from(key).unwrap() * usize::from(s) * UNIT);
+    }
+    table.forget_oldest();
+    assert_eq!((keys(&table), table.octets()), (vec![2], usize::from(s) * UNIT));
+    // It may begin anew.
+    assert_eq!(insert(&mut table, 1, &sent, 0), Ok(Progress::Incomplete));
+    table.forget_oldest();
+    table.forget_oldest();
+    table.forget_oldest();
+    assert_eq!((keys(&table), table.octets()), (vec![], 0));
+}
+
+#[test]
 fn a_message_of_one_unit_needs_no_room() {
     let layout = Layout::new(5, &RepairScheme::Rs1).unwrap();
     let (long, short) = (sent(), Sent::new(b"short".to_vec(), &layout));

@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use common::{World, granted};
 use fec::RepairScheme;
-use keyserver::core::{Admin, Event};
+use keyserver::core::{Admin, Event, Input};
 use keyserver::store::MemoryStore;
-use protocol::request::{Denial, Losses, Operations, Outcome, Resync};
-use protocol::{Beacon, GroupId};
+use protocol::request::{Act, Denial, Losses, Operations, Outcome, Resync};
+use protocol::{Beacon, GroupId, MemberId};
 
 fn beacons(world: &World) -> Vec<Beacon> {
     let all = world.datagrams.iter().filter_map(|datagram| Beacon::decode(datagram).ok());
@@ -39,21 +39,51 @@ fn beacons_rest_when_nothing_changes() {
 
 #[test]
 fn a_crowd_is_told_when_to_return() {
-    let mut world = World::start(&MemoryStore::default(), 1);
-    let who = world.register("member/m1");
-    world.join(who, "news");
+    let (crowd, mut world) = crowd(3_000);
     let mut later = Vec::new();
-    for turn in 0..3_000u32 {
-        match world.resync(who, (0, 0)) {
+    for (turn, who) in (1..).zip(&crowd) {
+        match world.resync(*who, (0, 0)) {
             Outcome::Later { after_ms } => later.push(after_ms),
             outcome => drop(granted(&outcome)),
         }
-        assert!(turn < 1_000 || !later.is_empty(), "the first thousand are served at once");
+        assert_eq!(later.is_empty(), turn <= 1_000, "the first thousand are served at once: {turn}");
     }
-    assert_eq!(later.len(), 2_000);
     assert!(later.is_sorted() && later.last().is_some_and(|last| (450..=550).contains(last)), "{:?}", later.last());
     world.now += Duration::from_millis(later.last().copied().unwrap().into());
-    granted(&world.resync(who, (0, 0)));
+    granted(&world.resync(crowd[2_999], (0, 0)));
+}
+
+/// A group of so many members.
+fn crowd(members: usize) -> (Vec<(MemberId, u64)>, World) {
+    let mut world = World::start_with(&MemoryStore::default(), 1, |group| {
+        (group.max_members, group.batch) = (members, Duration::from_secs(1));
+    });
+    let crowd: Vec<_> = (1..=members).map(|number| world.register(&format!("member/m{number}"))).collect();
+    for who in &crowd {
+        world.send(*who, 1, Operations::Changes(vec![(Act::Join, "news".into())]));
+    }
+    world.wait(Duration::from_secs(2));
+    (crowd, world)
+}
+
+#[test]
+fn nobody_takes_more_than_its_share() {
+    let (crowd, mut world) = crowd(900);
+    let mut later = Vec::new();
+    for _ in 0..3_000 {
+        match world.resync(crowd[0], (0, 0)) {
+            Outcome::Later { after_ms } => later.push(after_ms),
+            outcome => drop(granted(&outcome)),
+        }
+    }
+    assert_eq!(later, [1_000; 2_996], "four at once, then one a second");
+    // What it asked for beyond its share has cost nobody anything.
+    for who in &crowd[1..] {
+        granted(&world.resync(*who, (0, 0)));
+    }
+    world.now += Duration::from_secs(1);
+    granted(&world.resync(crowd[0], (0, 0)));
+    assert!(matches!(world.resync(crowd[0], (0, 0)), Outcome::Later { .. }));
 }
 
 /// Units and repair units of the last epoch.
@@ -107,4 +137,37 @@ fn repair_units_follow_what_members_report() {
     // With a request to re-synchronize too.
     let resync = Resync { group: "news".into(), seen: (0, 0), have: 0, losses };
     granted(&world.ask(members[0], 4, Operations::Resyncs(vec![resync]))[0]);
+}
+
+#[test]
+fn a_clock_that_jumps_ends_nothing_early_and_sends_nothing_twice() {
+    let mut world = World::start(&MemoryStore::default(), 1);
+    let who = world.register("member/m1");
+    world.join(who, "news");
+    world.wait(Duration::from_secs(10));
+    let now = world.now;
+    world.datagrams.clear();
+    // Back, and further back, with a change on the way: the key before is good for as long as ever.
+    world.now -= Duration::from_secs(9);
+    world.admin(Admin::Refresh { group: "news".into() }).unwrap();
+    for _ in 0..1_000 {
+        world.now = world.now.saturating_sub(Duration::from_millis(10));
+        world.handle(Input::Timeout);
+    }
+    world.now = now;
+    let membership = granted(&world.resync(who, (0, 0)));
+    assert_eq!(membership.earlier.last().unwrap().remaining_ms, 5_000);
+    world.wait(Duration::from_secs(1));
+    let units = world.datagrams.iter().filter(|datagram| Beacon::decode(datagram).is_err()).count();
+    assert_eq!(units, 3, "the copies of a unit");
+    assert!(world.datagrams.len() <= 3 + 2, "and a beacon of each group at the most");
+    for leap in [Duration::from_secs(3_600), Duration::from_secs(365 * 86_400)] {
+        world.datagrams.clear();
+        world.now += leap;
+        world.handle(Input::Timeout);
+        world.wait(Duration::from_secs(1));
+        // In each of two groups a beacon that was due, and the refresh that was due with its own.
+        assert!(world.datagrams.len() <= 2 * 5, "{} datagrams", world.datagrams.len());
+        granted(&world.resync(who, (0, 0)));
+    }
 }

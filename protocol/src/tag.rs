@@ -24,7 +24,7 @@ impl TagKey {
     }
 
     /// Puts the tag of a datagram at its end.
-    pub(crate) fn append(&self, datagram: &mut Vec<u8>) {
+    pub fn append(&self, datagram: &mut Vec<u8>) {
         let tag = self.tag(datagram);
         datagram.extend_from_slice(&tag);
     }

@@ -1,16 +1,17 @@
 //! The world in one process: a key server and its clients, all of them pure cores, over a simulated network, from one seed.
 //!
 //! [`world::World`] moves time, octets and faults; [`record::Record`] is the reference model: who had a right to which
-//! epoch, what was sent, what was given to whom. One file under `tests/` checks one invariant on the record.
+//! epoch, what was sent, what was given to whom. [`check`] says what must hold in the end.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a simulation that is wrong must stop")]
 
 pub mod binomial;
+pub mod check;
 pub mod dice;
 pub mod entries;
 pub mod record;
 pub mod world;
 
-use world::World;
+use world::{Story, World};
 
 /// Runs seeds one after another, printing each, and gives the finished worlds to `check`.
 ///
@@ -23,7 +24,7 @@ pub fn for_each_seed(mut check: impl FnMut(&World)) {
     };
     for seed in seeds {
         println!("seed {seed}");
-        let world = world::live(seed);
+        let world = world::live(Story::of(seed));
         check(&world);
     }
 }

@@ -1,7 +1,9 @@
 //! The reference model: what happened, in words that a child could check.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
+use client_ctl::core::How;
 use keygraph::closure::Knowledge;
 use keygraph::{KeyRef, NodeId, Plan};
 use protocol::{Commitment, GroupId, MemberId};
@@ -34,6 +36,16 @@ pub struct Record {
     pub groups: BTreeMap<GroupId, GroupRecord>,
     /// What went wrong, in words; empty in a good world.
     pub complaints: Vec<String>,
+    /// When and how each client came to the key of each epoch.
+    pub installed: BTreeMap<(usize, String, u64), (Duration, How)>,
+    /// Re-synchronizations of each client.
+    pub resynced: BTreeMap<usize, u64>,
+    /// Octets that the key server multicast.
+    pub octets: u64,
+    /// Forged datagrams that were sent.
+    pub forged: u64,
+    /// The most octets of rekey messages that a client kept at a time.
+    pub most_kept: usize,
     /// How often things happened, so that a test can say that it saw something.
     pub counts: BTreeMap<&'static str, u64>,
 }

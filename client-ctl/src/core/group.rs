@@ -52,8 +52,8 @@ struct Ending {
 
 /// Signature checks of one group.
 struct Budgets {
-    /// Units whose tag is right: of members, who could forge it, or of the key server. At its default rate the key server
-    /// begins less than 700 blocks a second; saved up are the blocks of the longest message.
+    /// Units and beacons whose tag is right: of members, who could forge it, or of the key server. At its default rate the key
+    /// server begins less than 700 blocks a second; saved up are the blocks of the longest message.
     tagged: Budget,
     /// Units of epochs whose tag this member cannot check, because a message before them is missing. Re-synchronization
     /// helps it whatever becomes of them.
@@ -224,6 +224,19 @@ impl Group {
         self.asking = None;
     }
 
+    /// Octets of rekey messages that are kept, in pieces or whole.
+    pub(super) fn octets(&self) -> usize {
+        self.member.as_ref().map_or(0, Member::octets)
+    }
+
+    /// All groups together keep too much, and this one most.
+    pub(super) fn give_up_one(&mut self) {
+        if let Some(member) = &mut self.member {
+            member.give_up_one();
+            self.counters.messages_given_up += 1;
+        }
+    }
+
     /// Whether it is a member, and not about to end.
     pub(super) fn is_present(&self) -> bool {
         self.member.is_some() && self.ending.is_none()
@@ -306,6 +319,10 @@ impl Group {
 
     pub(super) fn data_key(&self, epoch: u64) -> Option<&protocol::DataKey> {
         self.member.as_ref().and_then(|member| member.keys.get(epoch))
+    }
+
+    pub(super) fn tag_key(&self) -> Option<&protocol::TagKey> {
+        self.member.as_ref()?.tag_key()
     }
 
     pub(super) fn snapshot(&self, client: Option<MemberId>) -> Snapshot {

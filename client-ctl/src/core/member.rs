@@ -135,6 +135,11 @@ impl Member {
         (self.context.term, self.context.epoch)
     }
 
+    /// What those who hold the installed group key make tags with.
+    pub(super) fn tag_key(&self) -> Option<&TagKey> {
+        self.tag.as_ref()
+    }
+
     /// Whether a datagram ends with the tag of those who hold the group key of the epoch with this header; `None` if this
     /// member cannot tell, because it is not the installed one.
     pub(super) fn is_tagged(&self, header: HeaderHash, datagram: &[u8]) -> Option<bool> {
@@ -240,6 +245,19 @@ impl Member {
             self.later.pop_last();
         }
         Ok(taken)
+    }
+
+    /// Octets of rekey messages that are kept, in pieces or whole.
+    pub(super) fn octets(&self) -> usize {
+        self.reassembly.octets() + self.later.values().map(|whole| whole.octets).sum::<usize>()
+    }
+
+    /// Gives up one of several messages in progress, the oldest, since re-synchronization replaces the older ones first. If
+    /// there is but one, a whole message, the one that is farthest away.
+    pub(super) fn give_up_one(&mut self) {
+        if self.reassembly.in_progress().nth(1).is_some() || self.later.pop_last().is_none() {
+            self.reassembly.forget_oldest();
+        }
     }
 
     /// Goes one epoch on, if its rekey message is there, or of several the one for this member: `Some(recovered)` then. A

@@ -28,7 +28,7 @@ use std::time::Duration;
 
 use protocol::request::RequestId;
 use protocol::unit::{Kind, Unit, UnitVerifier, kind};
-use protocol::{Beacon, DataKey, Entropy, GroupId, MAX_NAME, MemberId, VerifyingKey};
+use protocol::{Beacon, DataKey, Entropy, GroupId, MAX_NAME, MemberId, TagKey, VerifyingKey};
 
 pub use output::{Counters, Event, GroupStatus, How, LiveKey, Output, Snapshot, Status};
 pub use stream::{Carrier, Carriers};
@@ -42,6 +42,9 @@ pub type Now = Duration;
 
 /// Groups that are or were of interest: what fits one request. Names come from the configuration and from local users.
 pub const MAX_GROUPS: usize = protocol::request::MAX_OPERATIONS;
+/// Octets of rekey messages kept for all groups together, in pieces or whole: the longest message for each group. So the newest
+/// message that a group has in progress is never given up for another's. By itself a group may keep half of that.
+const MAX_OCTETS: usize = MAX_GROUPS * fec::MAX_MESSAGE;
 /// Time for the leave request at the end; a key server that is away is not waited for.
 const LEAVE_TIME: Duration = Duration::from_secs(2);
 /// Octets of a data processor's name for itself.
@@ -143,6 +146,8 @@ pub struct Core {
     /// Handshakes refused since the last reply.
     refusals: u32,
     subscribed: BTreeSet<SocketAddr>,
+    /// [`MAX_OCTETS`], or less in tests.
+    most_octets: usize,
     carriers: Carriers,
     stream: Stream,
     /// Datagrams that are no unit or beacon of a group of ours.
@@ -150,6 +155,8 @@ pub struct Core {
     /// When the core stops, whatever is still on its way.
     stopping: Option<Now>,
     is_stopped: bool,
+    /// The latest time that was given.
+    clock: Now,
     outputs: VecDeque<Output>,
 }
 
@@ -167,20 +174,25 @@ impl Core {
             in_flight: None,
             refusals: 0,
             subscribed: BTreeSet::new(),
+            most_octets: MAX_OCTETS,
             carriers,
             stream: Stream::default(),
             foreign: 0,
             stopping: None,
             is_stopped: false,
+            clock: Now::ZERO,
             outputs: VecDeque::new(),
         }
     }
 
-    /// Takes in one event. Bad input changes nothing but a counter.
+    /// Takes in one event. Bad input changes nothing but a counter. A `now` that is earlier than one before counts as that
+    /// one: a clock that goes back stands still here, so that no key ends before its time.
     pub fn handle(&mut self, now: Now, input: Input<'_>) {
         if self.is_stopped {
             return;
         }
+        self.clock = self.clock.max(now);
+        let now = self.clock;
         match input {
             // Nothing follows from what is dropped but a count: a flood must cost no more.
             Input::Datagram(octets) if !self.datagram(now, octets) => return,
@@ -240,9 +252,20 @@ impl Core {
         self.foreign
     }
 
+    /// Octets of rekey messages that are kept for all groups, in pieces or whole: 64 MiB at the most.
+    pub fn octets_kept(&self) -> usize {
+        self.groups.values().map(Group::octets).sum()
+    }
+
     /// The data key of a live epoch, so that a simulation can compare members. Nothing else may call it.
     pub fn danger_data_key(&self, group: &str, epoch: u64) -> Option<&DataKey> {
         self.groups.get(group)?.data_key(epoch)
+    }
+
+    /// What a member can make the tags of the next epoch's units with, so that a simulation can forge them. Nothing else may
+    /// call it.
+    pub fn danger_tag_key(&self, group: &str) -> Option<&TagKey> {
+        self.groups.get(group)?.tag_key()
     }
 
     /// Whether anything may have changed but counters.
@@ -253,6 +276,9 @@ impl Core {
                     && let Some(changed) =
                         self.with_id(now, unit.header.epoch.group, |group, env| group.unit(env, &unit, octets))
                 {
+                    if changed {
+                        self.bound();
+                    }
                     return changed;
                 }
             }
@@ -268,6 +294,15 @@ impl Core {
         }
         self.foreign += 1;
         false
+    }
+
+    /// Only verified units are kept. If they are too many, the group that keeps most gives up some.
+    fn bound(&mut self) {
+        while self.octets_kept() > self.most_octets
+            && let Some(fullest) = self.groups.values_mut().max_by_key(|group| group.octets())
+        {
+            fullest.give_up_one();
+        }
     }
 
     /// `None` if this client is no member of such a group.

@@ -264,13 +264,15 @@ pub struct Counters {
     pub messages_recovered: u64,
     /// Rekey messages that gave this member no next key.
     pub messages_unusable: u64,
+    /// Rekey messages given up before their turn, because those of all groups together were too much to keep.
+    pub messages_given_up: u64,
     /// Re-synchronizations asked for.
     pub resyncs: u64,
     /// New beacons.
     pub beacons: u64,
     /// Beacons of the present epoch without the tag that everybody with the group key could make.
     pub beacons_bad_tag: u64,
-    /// Beacons of other epochs beyond the signature checks that a group is given.
+    /// Beacons beyond the signature checks that a group is given.
     pub beacons_unchecked: u64,
     /// Beacons that no trusted key signed.
     pub beacons_bad_signature: u64,

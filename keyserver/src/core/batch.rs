@@ -10,7 +10,7 @@ use super::group::Group;
 use super::{Core, Now};
 
 /// Changes in one batch: it takes a core some tens of milliseconds, and nobody else waits longer than that for its turn.
-const MAX_BATCH: usize = 32_768;
+pub(super) const MAX_BATCH: usize = 32_768;
 /// A tree that is too high and that nothing else changes is compacted at this pace.
 const COMPACTION_PAUSE: Now = Now::from_secs(1);
 

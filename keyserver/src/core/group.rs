@@ -15,6 +15,7 @@ use thiserror::Error;
 
 use super::batch::Batch;
 use super::beacons::Beacons;
+use super::left::{MAX_LEFT, forget_oldest};
 use super::outbox::Audience;
 use super::sending::Delivery;
 use super::{GroupConfig, Now};
@@ -307,6 +308,7 @@ impl Group {
                 Change::Refresh | Change::Compact(_) => {}
             }
         }
+        forget_oldest(&mut self.left, MAX_LEFT);
         self.at = Position {
             context: header.context(),
             header_hash: header.hash(&executed.commitment),

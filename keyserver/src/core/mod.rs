@@ -14,6 +14,7 @@ mod clients;
 mod codec;
 mod group;
 mod io;
+mod left;
 mod outbox;
 mod recover;
 mod recovery;
@@ -81,6 +82,8 @@ pub struct Core {
     subscribers: Subscribers,
     records: usize,
     halted: bool,
+    /// The latest time that was given.
+    clock: Now,
     /// Whether another key server reigns.
     standing_by: bool,
     /// Whether the state is from a backup and nobody has said yet from where it may go on.
@@ -95,11 +98,14 @@ impl Core {
         self.clients.key(client, registration).cloned()
     }
 
-    /// Takes one input. Drain [`Core::poll_output`] before the next.
+    /// Takes one input. Drain [`Core::poll_output`] before the next. A `now` that is earlier than one before counts as that
+    /// one: a clock that goes back stands still here, so that no key ends before its time.
     pub fn handle(&mut self, now: Now, input: Input<'_>) {
         if self.halted {
             return;
         }
+        self.clock = self.clock.max(now);
+        let now = self.clock;
         if self.standing_by {
             return self.while_standing_by(now, input);
         }

@@ -191,7 +191,7 @@ impl Core {
             Some(group) if group.stopped.is_some() => Denial::Behind,
             // Neither terms nor epochs ever fall.
             Some(group) if resync.seen.0 > self.term || resync.seen.1 > group.epoch() => Denial::Behind,
-            Some(_) => match self.recovery.admit(now) {
+            Some(group) => match self.recovery.admit(now, group.id(), client) {
                 Ok(()) => {
                     self.lost(&resync.group, client, resync.losses);
                     return self.grant(now, &resync.group, client, resync.have);

@@ -114,6 +114,7 @@ impl Core {
             in_flight: None,
             records: 0,
             halted: false,
+            clock: Now::ZERO,
             standing_by: true,
             must_recover: false,
             outbox,
@@ -129,6 +130,8 @@ impl Core {
         if self.must_recover {
             return Err(RestoreError::Backup);
         }
+        self.clock = self.clock.max(now);
+        let now = self.clock;
         self.term = self.term.checked_add(1).ok_or(RestoreError::Terms)?;
         self.entropy.fill(&mut self.incarnation.0);
         let mut records = vec![Record::Reign { term: self.term, incarnation: self.incarnation }];

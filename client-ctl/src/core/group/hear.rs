@@ -90,16 +90,15 @@ impl Group {
             self.counters.beacon_replays += 1;
             return false;
         }
-        match member.is_tagged(beacon.header_hash, datagram) {
-            Some(false) => {
-                self.counters.beacons_bad_tag += 1;
-                return false;
-            }
-            None if !self.budgets.beacons.spend(env.now) => {
-                self.counters.beacons_unchecked += 1;
-                return false;
-            }
-            _ => {}
+        let tagged = member.is_tagged(beacon.header_hash, datagram);
+        if tagged == Some(false) {
+            self.counters.beacons_bad_tag += 1;
+            return false;
+        }
+        let budget = if tagged.is_some() { &mut self.budgets.tagged } else { &mut self.budgets.beacons };
+        if !budget.spend(env.now) {
+            self.counters.beacons_unchecked += 1;
+            return false;
         }
         if Beacon::verify(datagram, env.verifier.keys()).is_err() {
             self.counters.beacons_bad_signature += 1;

@@ -84,6 +84,25 @@ fn beacons_of_strangers_do_not_hide_the_present_one() {
 }
 
 #[test]
+fn a_members_beacons_are_rationed_too() {
+    let (mut client, mut server) = Client::member(4, 9);
+    let stranger = SigningKey::from_seed(&[66; 32]).unwrap();
+    for turn in 0..3_000u64 {
+        let mut beacon = server.describe();
+        beacon.counter = 10_000 + turn;
+        client.handle(Input::Datagram(&beacon.sign(&stranger, &server.tag).unwrap()));
+    }
+    let counters = client.group().counters;
+    assert_eq!((counters.beacons_bad_tag, counters.beacons_bad_signature + counters.beacons_unchecked), (0, 3_000));
+    assert!((2_000..=2_048).contains(&counters.beacons_bad_signature), "{counters:?}");
+    // A moment later the genuine one is heard; had it been the last, silence would have told.
+    client.pass(1);
+    let beacon = server.beacon();
+    client.handle(Input::Datagram(&beacon));
+    assert_eq!(client.group().counters.beacons, 1);
+}
+
+#[test]
 fn headers_that_promise_too_much_cost_nothing() {
     let (mut client, server) = Client::member(4, 9);
     let genuine = bogus(&server, &server.tag, 1).remove(0);

@@ -1,7 +1,9 @@
 //! The core against a key server made by hand from the same parts as the real one.
 
 mod answers;
+mod clocks;
 mod floods;
+mod memory;
 mod requests;
 mod stream;
 mod truth;
