@@ -10,7 +10,7 @@ mod requests;
 mod subscribers;
 mod turn;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -22,9 +22,9 @@ use net::shutdown::Shutdown;
 use thiserror::Error;
 use tokio::net::TcpListener;
 
-use crate::config::{Checked, FileConfig};
+use crate::config::{Checked, Place};
 use crate::core::{Core, RestoreError};
-use crate::store::{BackupError, Journal, RedbBackend, SiteKey, Store, StoreError};
+use crate::store::{BackupError, Journal, RedbBackend, SiteKey, Stopping, Store, StoreError, ZooKeeperBackend};
 use engine::Engine;
 pub use offline::{recover, restore};
 use relays::Relays;
@@ -132,10 +132,21 @@ pub fn main(args: Args) -> ExitCode {
 
 /// Runs until `shutdown`, then finishes what was accepted.
 pub async fn run(checked: Checked, shutdown: Shutdown) -> Result<(), RunError> {
-    let Checked { core: config, file, credentials, noise } = checked;
-    let key = site_key(&file)?;
-    let mut store = open_store(&file, key)?;
-    let loaded = store.load()?;
+    let Checked { core: config, file, store: place, credentials, noise } = checked;
+    let key = site_key(&place, &file.store_key)?;
+    let stopping = StopAtEnd(Stopping::default());
+    // In ZooKeeper this waits for a quorum.
+    let opening = tokio::task::spawn_blocking({
+        let stopping = stopping.0.clone();
+        move || {
+            let mut store = open_store(place, key, stopping)?;
+            store.load().map(|loaded| (store, loaded))
+        }
+    });
+    let (store, loaded) = tokio::select! {
+        opened = opening => opened.map_err(|_| RunError::Halted)??,
+        () = shutdown.wait() => return Ok(()),
+    };
     let snapshot = loaded.snapshot.as_ref().map(|snapshot| snapshot.as_slice());
     let core = Core::stand_by(Duration::ZERO, config, Box::new(OsEntropy), snapshot, &loaded.records)?;
     drop(loaded);
@@ -172,16 +183,30 @@ pub async fn run(checked: Checked, shutdown: Shutdown) -> Result<(), RunError> {
     }
 }
 
-fn open_store(file: &FileConfig, key: SiteKey) -> Result<Box<dyn Store>, StoreError> {
-    Ok(Box::new(Journal::open(RedbBackend::open(&file.store)?, key, Box::new(OsEntropy))?))
+/// Opens the journal. In ZooKeeper it waits for a quorum, here and later, until `stopping`.
+fn open_store(place: Place, key: SiteKey, stopping: Stopping) -> Result<Box<dyn Store>, StoreError> {
+    let entropy = Box::new(OsEntropy);
+    Ok(match place {
+        Place::File(path) => Box::new(Journal::open(RedbBackend::open(&path)?, key, entropy)?),
+        Place::ZooKeeper(options) => Box::new(Journal::open(ZooKeeperBackend::new(options, stopping)?, key, entropy)?),
+    })
 }
 
-/// The key that seals the store. Store and key are made together; a store without its key is not overwritten.
-fn site_key(file: &FileConfig) -> Result<SiteKey, SecretFileError> {
-    if !file.store.exists() && !file.store_key.exists() {
-        SiteKey::create(&file.store_key, &mut OsEntropy)?;
+/// The key that seals the store. A file and its key are made together; a store without its key is not overwritten.
+fn site_key(place: &Place, path: &Path) -> Result<SiteKey, SecretFileError> {
+    if matches!(place, Place::File(store) if !store.exists() && !path.exists()) {
+        SiteKey::create(path, &mut OsEntropy)?;
     }
-    SiteKey::open(&file.store_key)
+    SiteKey::open(path)
+}
+
+/// However the key server ends, nobody waits for its store any longer.
+struct StopAtEnd(Stopping);
+
+impl Drop for StopAtEnd {
+    fn drop(&mut self) {
+        self.0.stop();
+    }
 }
 
 async fn listen(what: &str, address: std::net::SocketAddr) -> Result<TcpListener, RunError> {

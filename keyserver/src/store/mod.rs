@@ -1,7 +1,7 @@
 //! Where the key server's journal lives: a snapshot and the records after it.
 //!
-//! [`Journal`] seals and chains; a [`Backend`] below it keeps the values: one file ([`RedbBackend`]), memory
-//! ([`MemoryBackend`]).
+//! [`Journal`] seals and chains; a [`Backend`] below it keeps the values: one file ([`RedbBackend`]), an ensemble
+//! ([`ZooKeeperBackend`]), memory ([`MemoryBackend`]).
 
 mod backend;
 mod backup;
@@ -11,6 +11,7 @@ mod memory;
 mod redb;
 mod seal;
 mod site_key;
+mod zookeeper;
 
 use thiserror::Error;
 use zeroize::Zeroizing;
@@ -21,6 +22,7 @@ pub use self::journal::Journal;
 pub use self::memory::{Fault, MemoryBackend, MemoryStore};
 pub use self::redb::RedbBackend;
 pub use self::site_key::SiteKey;
+pub use self::zookeeper::{Stopping, ZooKeeperBackend};
 
 /// What a store holds.
 #[derive(Default)]
