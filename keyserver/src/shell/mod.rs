@@ -3,6 +3,7 @@
 
 mod admin;
 mod engine;
+mod latch;
 mod offline;
 mod registrars;
 mod relays;
@@ -26,9 +27,10 @@ use crate::config::{Checked, Place};
 use crate::core::{Core, RestoreError};
 use crate::store::{BackupError, Journal, RedbBackend, SiteKey, Stopping, Store, StoreError, ZooKeeperBackend};
 use engine::Engine;
+use latch::ByLatch;
 pub use offline::{recover, restore};
 use relays::Relays;
-use turn::Alone;
+use turn::{Alone, Turn};
 
 /// Arguments of the key server.
 #[derive(Debug, clap::Args)]
@@ -134,6 +136,10 @@ pub fn main(args: Args) -> ExitCode {
 pub async fn run(checked: Checked, shutdown: Shutdown) -> Result<(), RunError> {
     let Checked { core: config, file, store: place, credentials, noise } = checked;
     let key = site_key(&place, &file.store_key)?;
+    let turn: Box<dyn Turn> = match &place {
+        Place::File(_) => Box::new(Alone),
+        Place::ZooKeeper(options) => Box::new(ByLatch::new(options.clone())),
+    };
     let stopping = StopAtEnd(Stopping::default());
     // In ZooKeeper this waits for a quorum.
     let opening = tokio::task::spawn_blocking({
@@ -156,7 +162,7 @@ pub async fn run(checked: Checked, shutdown: Shutdown) -> Result<(), RunError> {
     let admin = admin::Socket::bind(&file.admin_socket)
         .map_err(|source| RunError::Listen { what: file.admin_socket.display().to_string(), source })?;
     let multicast = file.multicast();
-    let mut engine = Engine::new(core, store, Box::new(Alone), Relays::open(&file.relays, file.dscp)?);
+    let mut engine = Engine::new(core, store, turn, Relays::open(&file.relays, file.dscp)?);
     for group in &file.group {
         engine.add_destination(group.address, &multicast)?;
     }
@@ -177,9 +183,16 @@ pub async fn run(checked: Checked, shutdown: Shutdown) -> Result<(), RunError> {
         )
     };
     let engine = engine.run(shutdown.clone(), DRAIN);
+    let patience = async {
+        shutdown.wait().await;
+        tokio::time::sleep(DRAIN).await;
+        stopping.0.stop();
+        std::future::pending::<()>().await;
+    };
     tokio::select! {
         result = engine => result,
         _ = doors => Ok(()),
+        () = patience => Ok(()),
     }
 }
 
