@@ -1,6 +1,7 @@
 //! The key server's configuration file, and everything about it that can be wrong.
 
 mod group;
+mod store;
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -15,9 +16,9 @@ use protocol::identity::{Identity, IdentityPattern};
 use protocol::{MAX_NAME, SigningKey};
 use serde::Deserialize;
 
-pub use group::{GraphConfig, GroupFileConfig};
-
+pub use self::store::{Place, StoreConfig, ZooKeeperConfig};
 use crate::core;
+pub use group::{GraphConfig, GroupFileConfig};
 
 /// The file, key by key. Relative paths start from the folder of the file.
 #[derive(Debug, Clone, Deserialize)]
@@ -49,10 +50,13 @@ pub struct FileConfig {
     /// Relays that everything multicast is sent to as well, each `address:port` (UDP), at most 64. Default none.
     #[serde(default)]
     pub relays: Vec<SocketAddr>,
-    /// The store: one file, made when it is missing. Required.
-    pub store: PathBuf,
-    /// File of mode 0600 with the key that seals the store; made together with the store. Required.
+    /// The store: one file, made when it is missing, or `zookeeper://h1:2181,h2:2181,h3:2181/keystone`. Required.
+    pub store: StoreConfig,
+    /// File of mode 0600 with the key that seals the store; made together with a store in a file. Required.
     pub store_key: PathBuf,
+    /// For a store in ZooKeeper. Required there.
+    #[serde(default)]
+    pub zookeeper: Option<ZooKeeperConfig>,
     /// File of mode 0600 with the key that seals backups, 64 hexadecimal digits; keep a copy where the backups are not.
     /// Default: none, and no backups.
     #[serde(default)]
@@ -120,8 +124,10 @@ const MAX_RELAYS: usize = 64;
 pub struct Checked {
     /// For the core.
     pub core: core::Config,
-    /// The file, with absolute paths.
+    /// The file; its paths start from its folder.
     pub file: FileConfig,
+    /// Where the journal is.
+    pub store: Place,
     /// For the link with registrars.
     pub credentials: Credentials,
     /// For requests.
@@ -138,7 +144,6 @@ impl Checked {
         let folder = path.parent().unwrap_or(Path::new("")).to_owned();
         let tls = &mut file.tls;
         for path in [
-            &mut file.store,
             &mut file.store_key,
             &mut file.noise_key,
             &mut file.signing_key,
@@ -153,6 +158,7 @@ impl Checked {
             *path = folder.join(&*path);
             secret_file::read(&*path).map_err(|e| ConfigError::invalid("backup_key", e))?;
         }
+        let store = Place::check(&file.store, file.zookeeper.as_ref(), &file.store_key, &folder)?;
         let credentials = Credentials::load(&file.tls).map_err(|e| ConfigError::invalid("tls", e))?;
         let noise = StaticKey::load(&file.noise_key).map_err(|e| ConfigError::invalid("noise_key", e))?;
         let seed = secret_file::read(&file.signing_key).map_err(|e| ConfigError::invalid("signing_key", e))?;
@@ -184,7 +190,7 @@ impl Checked {
             _ => return Err(ConfigError::invalid("site_certificate", "it and `site_key` are given together")),
         };
         let core = core::Config { others, ..file.core(signing)? };
-        Ok(Self { core, file, credentials, noise })
+        Ok(Self { core, file, store, credentials, noise })
     }
 }
 

@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use keyserver::store::SiteKey;
+use net::entropy::OsEntropy;
 use net::exit::Exit;
 use protocol::Suite;
 
@@ -61,6 +63,11 @@ pub(crate) fn main(command: Command) -> ExitCode {
         suites,
     };
     if let Err(error) = certs::create(&init.dir, &spec) {
+        eprintln!("keystone pki: {error}");
+        return Exit::Usage.into();
+    }
+    // For key servers that share a journal in ZooKeeper: each gets a copy of its own, which it then turns on by itself.
+    if let Err(error) = SiteKey::create(&init.dir.join("site.store-key"), &mut OsEntropy) {
         eprintln!("keystone pki: {error}");
         return Exit::Usage.into();
     }

@@ -110,3 +110,51 @@ fn multicast_of_both_families_as_it_is_meant() {
     let file = parsed(&right.replacen("127.0.0.1\"\n        store", "lo\"\n ttl = 9\n dscp = 46\n store", 1)).unwrap();
     assert_eq!(file.multicast(), SendOptions { interface: "lo".parse().unwrap(), ttl: 9, dscp: 46 });
 }
+
+#[test]
+fn the_store_is_a_file_or_an_ensemble() {
+    use std::os::unix::fs::PermissionsExt;
+
+    let folder = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        std::fs::set_permissions(&path, PermissionsExt::from_mode(0o600)).unwrap();
+    };
+    write("digest", "ks:secret\n");
+    write("no-digest", "secret\n");
+    let place = |store: &str, table: &str| {
+        let text = text("aes256", LOOPBACK).replace("store = \"s\"", &format!("store = \"{store}\""));
+        let text = text.replace("[[registrar]]", &format!("{table}\n[[registrar]]"));
+        let file = parsed(&text)?;
+        let key = folder.path().join("k");
+        Place::check(&file.store, file.zookeeper.as_ref(), &key, folder.path()).map_err(|error| error.to_string())
+    };
+    let refused = |store: &str, table: &str, why: &str| {
+        let error = place(store, table).map(|_| ()).unwrap_err();
+        assert!(error.contains(why), "{store}, {table}: {error}");
+    };
+    let (ensemble, digest) = ("zookeeper://h1:1,h2/keystone", "[zookeeper]\ndigest = \"digest\"");
+    assert!(matches!(place("a/b", "").unwrap(), Place::File(path) if path == folder.path().join("a/b")));
+    refused("a/b", digest, "`zookeeper`: `store` is a file");
+    refused(ensemble, "", "the table is missing");
+    refused("zookeeper://h1:1", digest, "is no path for us");
+    refused("zookeeper://h1:x/keystone", digest, "`h1:x` has no port");
+    refused(ensemble, "[zookeeper]", "neither a digest nor a certificate");
+    refused(ensemble, "[zookeeper]\ndigest = \"no-digest\"", "expected one line `user:password`");
+    refused(ensemble, "[zookeeper]\ndigest = \"none\"", "none");
+    refused(ensemble, "[zookeeper]\npassword = \"x\"", "unknown field");
+    refused(ensemble, "[zookeeper]\ncertificate = \"c\"", "belong together");
+    refused(ensemble, "[zookeeper]\ncertificate = \"c\"\nkey = \"k\"", "with `roots` only");
+    refused(ensemble, &format!("{digest}\nroots = \"none.pem\""), "none.pem");
+    refused(ensemble, &format!("{digest}\nowners = [\"\"]"), "1 owners of 0 octets");
+    refused(ensemble, &format!("{digest}\nsession_timeout_ms = 999"), "expected 1000 to 60000");
+    // All is well, and the key of the journal is not there.
+    refused(ensemble, digest, "`store_key`");
+    refused(ensemble, digest, "site.store-key");
+    write("k", "");
+    match place(ensemble, digest).unwrap() {
+        Place::ZooKeeper(options) => assert_eq!(options.ensemble.to_string(), "zookeeper://h1:1,h2:2181/keystone"),
+        other => panic!("{other:?}"),
+    }
+}

@@ -3,6 +3,7 @@
 
 mod admin;
 mod engine;
+mod latch;
 mod offline;
 mod registrars;
 mod relays;
@@ -10,7 +11,7 @@ mod requests;
 mod subscribers;
 mod turn;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -22,13 +23,14 @@ use net::shutdown::Shutdown;
 use thiserror::Error;
 use tokio::net::TcpListener;
 
-use crate::config::{Checked, FileConfig};
+use crate::config::{Checked, Place};
 use crate::core::{Core, RestoreError};
-use crate::store::{BackupError, Journal, RedbBackend, SiteKey, Store, StoreError};
+use crate::store::{BackupError, Journal, RedbBackend, SiteKey, Stopping, Store, StoreError, ZooKeeperBackend};
 use engine::Engine;
+use latch::ByLatch;
 pub use offline::{recover, restore};
 use relays::Relays;
-use turn::Alone;
+use turn::{Alone, Turn};
 
 /// Arguments of the key server.
 #[derive(Debug, clap::Args)]
@@ -132,10 +134,25 @@ pub fn main(args: Args) -> ExitCode {
 
 /// Runs until `shutdown`, then finishes what was accepted.
 pub async fn run(checked: Checked, shutdown: Shutdown) -> Result<(), RunError> {
-    let Checked { core: config, file, credentials, noise } = checked;
-    let key = site_key(&file)?;
-    let mut store = open_store(&file, key)?;
-    let loaded = store.load()?;
+    let Checked { core: config, file, store: place, credentials, noise } = checked;
+    let key = site_key(&place, &file.store_key)?;
+    let turn: Box<dyn Turn> = match &place {
+        Place::File(_) => Box::new(Alone),
+        Place::ZooKeeper(options) => Box::new(ByLatch::new(options.clone())),
+    };
+    let stopping = StopAtEnd(Stopping::default());
+    // In ZooKeeper this waits for a quorum.
+    let opening = tokio::task::spawn_blocking({
+        let stopping = stopping.0.clone();
+        move || {
+            let mut store = open_store(place, key, stopping)?;
+            store.load().map(|loaded| (store, loaded))
+        }
+    });
+    let (store, loaded) = tokio::select! {
+        opened = opening => opened.map_err(|_| RunError::Halted)??,
+        () = shutdown.wait() => return Ok(()),
+    };
     let snapshot = loaded.snapshot.as_ref().map(|snapshot| snapshot.as_slice());
     let core = Core::stand_by(Duration::ZERO, config, Box::new(OsEntropy), snapshot, &loaded.records)?;
     drop(loaded);
@@ -145,7 +162,7 @@ pub async fn run(checked: Checked, shutdown: Shutdown) -> Result<(), RunError> {
     let admin = admin::Socket::bind(&file.admin_socket)
         .map_err(|source| RunError::Listen { what: file.admin_socket.display().to_string(), source })?;
     let multicast = file.multicast();
-    let mut engine = Engine::new(core, store, Box::new(Alone), Relays::open(&file.relays, file.dscp)?);
+    let mut engine = Engine::new(core, store, turn, Relays::open(&file.relays, file.dscp)?);
     for group in &file.group {
         engine.add_destination(group.address, &multicast)?;
     }
@@ -166,22 +183,43 @@ pub async fn run(checked: Checked, shutdown: Shutdown) -> Result<(), RunError> {
         )
     };
     let engine = engine.run(shutdown.clone(), DRAIN);
+    let patience = async {
+        shutdown.wait().await;
+        tokio::time::sleep(DRAIN).await;
+        stopping.0.stop();
+        std::future::pending::<()>().await;
+    };
     tokio::select! {
         result = engine => result,
         _ = doors => Ok(()),
+        () = patience => Ok(()),
     }
 }
 
-fn open_store(file: &FileConfig, key: SiteKey) -> Result<Box<dyn Store>, StoreError> {
-    Ok(Box::new(Journal::open(RedbBackend::open(&file.store)?, key, Box::new(OsEntropy))?))
+/// Opens the journal. In ZooKeeper it waits for a quorum, here and later, until `stopping`.
+fn open_store(place: Place, key: SiteKey, stopping: Stopping) -> Result<Box<dyn Store>, StoreError> {
+    let entropy = Box::new(OsEntropy);
+    Ok(match place {
+        Place::File(path) => Box::new(Journal::open(RedbBackend::open(&path)?, key, entropy)?),
+        Place::ZooKeeper(options) => Box::new(Journal::open(ZooKeeperBackend::new(options, stopping)?, key, entropy)?),
+    })
 }
 
-/// The key that seals the store. Store and key are made together; a store without its key is not overwritten.
-fn site_key(file: &FileConfig) -> Result<SiteKey, SecretFileError> {
-    if !file.store.exists() && !file.store_key.exists() {
-        SiteKey::create(&file.store_key, &mut OsEntropy)?;
+/// The key that seals the store. A file and its key are made together; a store without its key is not overwritten.
+fn site_key(place: &Place, path: &Path) -> Result<SiteKey, SecretFileError> {
+    if matches!(place, Place::File(store) if !store.exists() && !path.exists()) {
+        SiteKey::create(path, &mut OsEntropy)?;
     }
-    SiteKey::open(&file.store_key)
+    SiteKey::open(path)
+}
+
+/// However the key server ends, nobody waits for its store any longer.
+struct StopAtEnd(Stopping);
+
+impl Drop for StopAtEnd {
+    fn drop(&mut self) {
+        self.0.stop();
+    }
 }
 
 async fn listen(what: &str, address: std::net::SocketAddr) -> Result<TcpListener, RunError> {

@@ -8,16 +8,17 @@ use net::entropy::OsEntropy;
 use super::{RunError, open_store, site_key};
 use crate::config::Checked;
 use crate::core::{Core, RecoveryPlan};
-use crate::store::{self, Loaded};
+use crate::store::{self, Loaded, Stopping};
 
 /// Fills an empty store from a backup. The key server issues nothing before [`recover`].
 ///
 /// # Errors
 /// See [`RunError`]; a store that is not empty stays as it is.
 pub fn restore(checked: Checked, backup: &Path, key: &Path) -> Result<(), RunError> {
-    let Checked { core: config, file, .. } = checked;
+    let Checked { core: config, file, store: place, .. } = checked;
     let snapshot = store::read_backup(backup, key)?;
-    let mut store = open_store(&file, site_key(&file)?)?;
+    let key = site_key(&place, &file.store_key)?;
+    let mut store = open_store(place, key, Stopping::default())?;
     let Loaded { snapshot: present, records } = store.load()?;
     if present.is_some() || !records.is_empty() {
         return Err(RunError::NotEmpty);
@@ -35,10 +36,10 @@ pub fn restore(checked: Checked, backup: &Path, key: &Path) -> Result<(), RunErr
 /// # Errors
 /// See [`RunError`].
 pub fn recover(checked: Checked, seen: (u64, u64)) -> Result<RecoveryPlan, RunError> {
-    let Checked { core: config, file, .. } = checked;
-    let mut key = site_key(&file)?;
+    let Checked { core: config, file, store: place, .. } = checked;
+    let mut key = site_key(&place, &file.store_key)?;
     key.forget_mark();
-    let mut store = open_store(&file, key)?;
+    let mut store = open_store(place, key, Stopping::default())?;
     store.fence()?;
     let Loaded { snapshot, records } = store.load()?;
     let snapshot = snapshot.as_ref().map(|snapshot| snapshot.as_slice());

@@ -4,7 +4,7 @@
 use std::future::Future;
 use std::pin::Pin;
 
-type Waiting<'a> = Pin<Box<dyn Future<Output = ()> + Send + 'a>>;
+pub(super) type Waiting<'a> = Pin<Box<dyn Future<Output = ()> + Send + 'a>>;
 
 /// Decides among the key servers of one store.
 pub(super) trait Turn: Send {

@@ -22,7 +22,8 @@ use super::seal::{Kind, START, Sealer, link};
 use super::site_key::{Mark, SiteKey};
 use super::{Followed, Loaded, Store, StoreError};
 
-const TERM: &str = "term";
+/// Name of the fence.
+pub(crate) const TERM: &str = "term";
 const HEAD: &str = "head";
 
 /// Octets of plaintext in one value: ZooKeeper takes no value of 1 MiB, and no commit of more than that.

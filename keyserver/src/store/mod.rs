@@ -1,7 +1,7 @@
 //! Where the key server's journal lives: a snapshot and the records after it.
 //!
-//! [`Journal`] seals and chains; a [`Backend`] below it keeps the values: one file ([`RedbBackend`]), memory
-//! ([`MemoryBackend`]).
+//! [`Journal`] seals and chains; a [`Backend`] below it keeps the values: one file ([`RedbBackend`]), an ensemble
+//! ([`ZooKeeperBackend`]), memory ([`MemoryBackend`]).
 
 mod backend;
 mod backup;
@@ -11,6 +11,7 @@ mod memory;
 mod redb;
 mod seal;
 mod site_key;
+mod zookeeper;
 
 use thiserror::Error;
 use zeroize::Zeroizing;
@@ -18,9 +19,11 @@ use zeroize::Zeroizing;
 pub use self::backend::{Backend, CommitError, Held, Op};
 pub use self::backup::{BackupError, read_backup, write_backup};
 pub use self::journal::Journal;
+pub(crate) use self::journal::TERM;
 pub use self::memory::{Fault, MemoryBackend, MemoryStore};
 pub use self::redb::RedbBackend;
 pub use self::site_key::SiteKey;
+pub use self::zookeeper::{Stopping, ZooKeeperBackend};
 
 /// What a store holds.
 #[derive(Default)]
