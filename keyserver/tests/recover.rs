@@ -55,7 +55,7 @@ fn a_signed_beacon_stops_the_group_for_good_and_only_that_group() {
     let stranger = world.register("member/m2");
     assert_ne!(world.witness(stranger, newest.clone()), Outcome::Noted, "who is no member is no witness");
 
-    assert_eq!(world.witness(m1, newest.clone()), Outcome::Noted);
+    assert_eq!(world.witness(m1, newest), Outcome::Noted);
     assert!(
         world
             .events

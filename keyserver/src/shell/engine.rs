@@ -15,11 +15,12 @@ use tokio::time::Instant;
 use zeroize::Zeroizing;
 
 use super::RunError;
+use super::events::log;
 use super::relays::Relays;
 use super::subscribers::{Pushed, Queues};
 use super::turn::Turn;
-use crate::core::{Admin, AdminError, AdminReply, Core, Event, Input, Output};
-use crate::store::{Followed, Store, StoreError};
+use crate::core::{Admin, AdminError, AdminReply, Core, Input, Output};
+use crate::store::{Store, StoreError};
 
 /// Commands that wait for the core: what all doors together let in at once. Beyond it they wait, and so do peers.
 const QUEUE: usize = 1_024;
@@ -70,19 +71,16 @@ impl Handle {
     }
 }
 
-/// Time between two looks of a standby at what was committed: a member that asks it is at most this far behind.
-const FOLLOW: Duration = Duration::from_millis(100);
-/// A take-over that others disturb is tried again: whoever else wants to reign wins at most as often.
-const TAKE_OVERS: u32 = 3;
-
-type Write = JoinHandle<(Box<dyn Store>, Result<(), StoreError>)>;
+/// A call of the store on a thread of its own; it brings the store back.
+pub(super) type Call<T> = JoinHandle<(Box<dyn Store>, Result<T, StoreError>)>;
+type Write = Call<()>;
 
 pub(super) struct Engine {
-    core: Core,
+    pub(super) core: Core,
     /// Away while a write is under way.
-    store: Option<Box<dyn Store>>,
+    pub(super) store: Option<Box<dyn Store>>,
     write: Option<Write>,
-    started: Instant,
+    pub(super) started: Instant,
     senders: BTreeMap<SocketAddr, Sender>,
     relays: Relays,
     registrars: BTreeMap<u64, mpsc::Sender<Vec<u8>>>,
@@ -90,9 +88,9 @@ pub(super) struct Engine {
     replies: BTreeMap<u64, Reply>,
     answers: BTreeMap<u64, oneshot::Sender<Result<AdminReply, AdminError>>>,
     numbers: u64,
-    queue: (mpsc::Sender<Command>, mpsc::Receiver<Command>),
+    pub(super) queue: (mpsc::Sender<Command>, mpsc::Receiver<Command>),
     halted: bool,
-    turn: Box<dyn Turn>,
+    pub(super) turn: Box<dyn Turn>,
 }
 
 impl Engine {
@@ -141,64 +139,6 @@ impl Engine {
         result
     }
 
-    /// Follows the key server that reigns, and answers out of what it has committed. Whether a reign has begun.
-    async fn stand_by(&mut self, shutdown: &Shutdown) -> Result<bool, RunError> {
-        for _ in 0..TAKE_OVERS {
-            loop {
-                tokio::select! {
-                    () = self.turn.comes() => break,
-                    command = self.queue.1.recv() => match command {
-                        Some(command) => self.command(command),
-                        None => return Ok(false),
-                    },
-                    () = tokio::time::sleep(FOLLOW) => self.follow().await?,
-                    () = shutdown.wait() => return Ok(false),
-                }
-                self.drain().await;
-            }
-            let now = self.started.elapsed();
-            match self.with_store(|store| store.fence()).await {
-                // What was written before the fence belongs to the state that goes on.
-                Ok(()) => {
-                    self.follow().await?;
-                    self.core.reign(now)?;
-                    return Ok(true);
-                }
-                Err(StoreError::Deposed(_)) => self.follow().await?,
-                Err(error) => return Err(error.into()),
-            }
-        }
-        Err(RunError::Deposed)
-    }
-
-    async fn follow(&mut self) -> Result<(), RunError> {
-        let followed = self.with_store(|store| store.follow()).await?;
-        let now = self.started.elapsed();
-        match followed {
-            Followed::Records(records) => self.core.followed(now, &records)?,
-            Followed::Anew(loaded) => {
-                let snapshot = loaded.snapshot.as_ref().map(|snapshot| snapshot.as_slice());
-                self.core.anew(now, snapshot, &loaded.records)?;
-            }
-        }
-        Ok(())
-    }
-
-    async fn with_store<T: Send + 'static>(
-        &mut self,
-        work: impl FnOnce(&mut dyn Store) -> Result<T, StoreError> + Send + 'static,
-    ) -> Result<T, StoreError> {
-        let gone = || StoreError::Stopped("of this process".into());
-        let mut store = self.store.take().ok_or_else(gone)?;
-        let task = tokio::task::spawn_blocking(move || {
-            let result = work(store.as_mut());
-            (store, result)
-        });
-        let (store, result) = task.await.map_err(|_| gone())?;
-        self.store = Some(store);
-        result
-    }
-
     /// Reigns until `shutdown` and all that was accepted is done, at most `drain` longer.
     async fn reign(&mut self, shutdown: Shutdown, drain: Duration) -> Result<(), RunError> {
         self.drain().await;
@@ -241,7 +181,7 @@ impl Engine {
         self.numbers
     }
 
-    fn command(&mut self, command: Command) {
+    pub(super) fn command(&mut self, command: Command) {
         match command {
             Command::Key(client, registration, answer) => {
                 drop(answer.send(self.core.individual_key(client, registration)));
@@ -287,7 +227,7 @@ impl Engine {
         Ok(())
     }
 
-    async fn drain(&mut self) {
+    pub(super) async fn drain(&mut self) {
         // What may leave at once leaves in few system calls.
         let mut leaving: BTreeMap<SocketAddr, Vec<Vec<u8>>> = BTreeMap::new();
         while let Some(output) = self.core.poll_output() {
@@ -365,51 +305,10 @@ fn slices(records: &[Zeroizing<Vec<u8>>]) -> Vec<&[u8]> {
     records.iter().map(|record| record.as_slice()).collect()
 }
 
-/// The end of the write, if one is under way; `None` if its task died.
-async fn finished(write: &mut Option<Write>) -> Option<(Box<dyn Store>, Result<(), StoreError>)> {
-    match write {
+/// The end of a task, if one is under way; `None` if it died.
+pub(super) async fn finished<T>(task: &mut Option<JoinHandle<T>>) -> Option<T> {
+    match task {
         Some(task) => task.await.ok(),
         None => std::future::pending().await,
-    }
-}
-
-fn log(event: &Event) {
-    match event {
-        Event::Reign { term, incarnation } => {
-            tracing::info!(term, incarnation = %hex::encode(incarnation.0), "a new reign");
-        }
-        Event::Registered { client, identity, registration } => {
-            tracing::info!(%client, %identity, registration, "registered");
-        }
-        Event::Epoch(epoch) => tracing::info!(
-            group = %epoch.group,
-            term = epoch.term,
-            epoch = epoch.epoch,
-            reason = ?epoch.reason,
-            members = epoch.members,
-            joined = epoch.plan.joined.len(),
-            left = epoch.plan.left.len(),
-            moved = epoch.plan.compaction.moves,
-            messages = epoch.messages,
-            octets = epoch.octets,
-            units = epoch.units,
-            repair_units = epoch.repair_units,
-            "new epoch"
-        ),
-        Event::Given { group, client, .. } => tracing::debug!(%group, %client, "keys given"),
-        Event::Denied { group, client, denial } => tracing::info!(group, %client, %denial, "denied"),
-        Event::Misbehaved { peer, how } => tracing::warn!(peer, how, "refused"),
-        Event::EvictionSent { group, epoch, took } => {
-            tracing::info!(%group, epoch, took_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX), "eviction sent");
-        }
-        Event::Stopped { group, witness, seen, known } => tracing::error!(
-            %group,
-            %witness,
-            ?seen,
-            ?known,
-            "GROUP STOPPED: a member has seen a later signed term or epoch than this key server knows; its store has lost \
-             something. Nothing is issued for the group until `keystone recover`"
-        ),
-        Event::Overflow { datagrams } => tracing::warn!(datagrams, "the sending queue is full"),
     }
 }

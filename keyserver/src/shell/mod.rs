@@ -3,11 +3,13 @@
 
 mod admin;
 mod engine;
+mod events;
 mod latch;
 mod offline;
 mod registrars;
 mod relays;
 mod requests;
+mod standby;
 mod subscribers;
 mod turn;
 

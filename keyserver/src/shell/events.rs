@@ -1,0 +1,44 @@
+//! What is logged of what happened.
+
+use crate::core::Event;
+
+pub(super) fn log(event: &Event) {
+    match event {
+        Event::Reign { term, incarnation } => {
+            tracing::info!(term, incarnation = %hex::encode(incarnation.0), "a new reign");
+        }
+        Event::Registered { client, identity, registration } => {
+            tracing::info!(%client, %identity, registration, "registered");
+        }
+        Event::Epoch(epoch) => tracing::info!(
+            group = %epoch.group,
+            term = epoch.term,
+            epoch = epoch.epoch,
+            reason = ?epoch.reason,
+            members = epoch.members,
+            joined = epoch.plan.joined.len(),
+            left = epoch.plan.left.len(),
+            moved = epoch.plan.compaction.moves,
+            messages = epoch.messages,
+            octets = epoch.octets,
+            units = epoch.units,
+            repair_units = epoch.repair_units,
+            "new epoch"
+        ),
+        Event::Given { group, client, .. } => tracing::debug!(%group, %client, "keys given"),
+        Event::Denied { group, client, denial } => tracing::info!(group, %client, %denial, "denied"),
+        Event::Misbehaved { peer, how } => tracing::warn!(peer, how, "refused"),
+        Event::EvictionSent { group, epoch, took } => {
+            tracing::info!(%group, epoch, took_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX), "eviction sent");
+        }
+        Event::Stopped { group, witness, seen, known } => tracing::error!(
+            %group,
+            %witness,
+            ?seen,
+            ?known,
+            "GROUP STOPPED: a member has seen a later signed term or epoch than this key server knows; its store has lost \
+             something. Nothing is issued for the group until `keystone recover`"
+        ),
+        Event::Overflow { datagrams } => tracing::warn!(datagrams, "the sending queue is full"),
+    }
+}
