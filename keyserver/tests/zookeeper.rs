@@ -5,12 +5,11 @@
 #[path = "../../zk/tests/common/mod.rs"]
 mod common;
 
-use std::path::Path;
 use std::sync::mpsc;
 use std::thread::{self, sleep};
 use std::time::{Duration, Instant};
 
-use common::{Ensemble, SERVERS, SESSION};
+use common::{Ensemble, SERVERS, SESSION, copy_folder};
 use keyserver::store::{
     Followed, Journal, Loaded, MemoryStore, SiteKey, Stopping, Store, StoreError, ZooKeeperBackend,
 };
@@ -322,18 +321,6 @@ fn an_ensemble_restored_from_an_old_copy_is_noticed() {
     let error = again().expect_err("it has gone back");
     assert!(matches!(error, StoreError::RolledBack { .. }), "{error}");
     println!("{error}");
-}
-
-fn copy_folder(from: &Path, to: &Path) {
-    std::fs::create_dir(to).unwrap();
-    for entry in std::fs::read_dir(from).unwrap() {
-        let path = entry.unwrap().path();
-        let to = to.join(path.file_name().unwrap());
-        match path.is_dir() {
-            true => copy_folder(&path, &to),
-            false => drop(std::fs::copy(&path, &to).unwrap()),
-        }
-    }
 }
 
 #[test]
