@@ -72,44 +72,52 @@ class Driver(threading.Thread):
                 deadline += PATIENCE
             time.sleep(0.02)
 
+    def tell(self, what):
+        """Asks the client for something; a client that was killed is there again soon."""
+        self.ledger.unknown(self.client)
+        while True:
+            try:
+                return self.place.ask(self.client, f"/v1/groups/demo/{what}", {})
+            except (OSError, ValueError):
+                time.sleep(0.05)
+
     def join(self):
-        self.place.ask(self.client, "/v1/groups/demo/join", {})
         life = self.life
+        self.tell("join")
         status = self.until("join", lambda status: status.get("status") == "member")
         self.acknowledge(life, "joined", status["joined_epoch"], status["joined_epoch"])
 
     def leave(self):
-        self.ledger.unknown(self.client)
         life = self.life
-        self.place.ask(self.client, "/v1/groups/demo/leave", {})
+        self.tell("leave")
         status = self.until("leave", lambda status: status.get("status") == "left")
         self.acknowledge(life, "left", status["left_epoch"], None)
 
     def evict(self):
-        if not (answer := self.order("evict")):
-            return
-        if answer[0] == 200:
-            self.acknowledge(self.life, "evicted", answer[1]["epoch"], None)
-        elif answer[0] == 404:
+        """Evicts the client and lets it in again, however often that has to be asked."""
+        life, asked = self.life, False
+        self.ledger.unknown(self.client)
+        while (answer := self.order("evict")) is None or answer[0] not in (200, 404):
+            asked = asked or answer is None
+            time.sleep(0.05)
+        if answer[0] == 404 and not asked:
             self.ledger.fault(self.ledger.lost, f"{self.client} is no member any more: {answer[1]}")
-        life = self.life
-        self.until("learn that it is evicted", lambda status: status.get("status") in ("evicted", "left"))
-        while life == self.life and not ((answer := self.order("admit")) and answer[0] == 200):
-            time.sleep(0.1)
+        try:
+            self.acknowledge(life, "evicted", answer[1].get("epoch"), None)
+            self.until("learn that it is evicted", lambda status: status.get("status") in ("evicted", "left"))
+        finally:
+            while (self.order("admit") or [0])[0] != 200:
+                time.sleep(0.05)
 
     def order(self, what):
-        """An operator's command, where one reigns. Without an answer nobody knows whether it was carried out."""
+        """An operator's command, where one reigns. None: nobody knows whether it was carried out."""
         name, _ = self.place.reigning()
         if name is None:
-            return None
+            return 503, {}
         try:
-            answer = self.place.ask(name, f"/v1/groups/demo/{what}", {"identity": identity(self.client)})
-            if answer[0] in (200, 404):
-                return answer
+            return self.place.ask(name, f"/v1/groups/demo/{what}", {"identity": identity(self.client)})
         except (OSError, ValueError):
-            pass
-        self.ledger.unknown(self.client)
-        return None
+            return None
 
     def acknowledge(self, life, what, epoch, since):
         with self.ledger.lock:

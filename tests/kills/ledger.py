@@ -103,5 +103,11 @@ class Ledger:
 
         threading.Thread(target=run, daemon=True).start()
 
+    def tell(self, client):
+        """What the ledger says about a client, its last lines."""
+        with self.lock, open(self.file.name) as file:
+            about = [line for line in file if f'"{client}"' in line and '"key"' not in line or '"killed"' in line or '"term"' in line]
+        print(*("    " + line.strip() for line in about[-12:]), sep="\n", flush=True)
+
     def faults(self):
         return len(self.lost) + len(self.forks) + len(self.repeated) + len(self.wrong)
