@@ -23,6 +23,8 @@ use zeroize::Zeroizing;
 
 /// Certificates begin this long ago, so that clocks that are a little behind accept them.
 const EARLIER: Duration = Duration::from_secs(300);
+/// Keys of a kind that a site certificate may hold.
+const MAX_KEYS: usize = 10;
 
 /// Who is to get certificates.
 #[derive(Debug, Clone)]
@@ -31,6 +33,8 @@ pub struct Spec {
     pub domain: String,
     /// Names of key servers: `spiffe://DOMAIN/keyserver/NAME`.
     pub key_servers: Vec<String>,
+    /// Others of the same name for each key server, 0 to 4, with one site certificate for all of them.
+    pub standbys: u8,
     /// Names of registrars: `spiffe://DOMAIN/registrar/NAME`.
     pub registrars: Vec<String>,
     /// Names of members: `spiffe://DOMAIN/member/NAME`.
@@ -61,6 +65,9 @@ pub enum PkiError {
         /// Why.
         source: io::Error,
     },
+    /// Standbys out of range.
+    #[error("standbys must be 0 to 4, with at most 10 keys of all suites together, not {0}")]
+    Standbys(u8),
     /// A certificate cannot be made.
     #[error("cannot make a certificate: {0}")]
     Certificate(#[from] rcgen::Error),
@@ -147,7 +154,8 @@ impl Authority {
 /// NAME.pem NAME.key          certificate and key of each principal
 /// NAME.noise NAME.signing    static Noise key and Ed25519 seed of each key server
 /// NAME.rsa                   its RSA-3072 key (PKCS #8, hexadecimal), if wanted
-/// NAME.site                  its site certificate, hexadecimal
+/// NAME-2.pem and so on       the same for its first standby, NAME-3.pem and so on for the next
+/// NAME.site                  the site certificate for all of this name, hexadecimal
 /// site.key site.pub          the site's own key, Ed25519, hexadecimal
 /// ```
 ///
@@ -156,6 +164,9 @@ impl Authority {
 pub fn create(folder: &Path, spec: &Spec) -> Result<(), PkiError> {
     if !(1..=3_650).contains(&spec.days) {
         return Err(PkiError::Days(spec.days));
+    }
+    if spec.standbys > 4 || usize::from(spec.standbys + 1) * (1 + spec.suites.len()) > MAX_KEYS {
+        return Err(PkiError::Standbys(spec.standbys));
     }
     let io = |source| PkiError::Io { path: folder.to_owned(), source };
     fs::create_dir_all(folder).map_err(io)?;
@@ -166,7 +177,9 @@ pub fn create(folder: &Path, spec: &Spec) -> Result<(), PkiError> {
     let mut principals = Vec::new();
     for (role, names) in roles {
         for name in names {
-            principals.push((name, Identity::parse(&format!("spiffe://{}/{role}/{name}", spec.domain))?));
+            let identity = Identity::parse(&format!("spiffe://{}/{role}/{name}", spec.domain))?;
+            let standbys = if role == "keyserver" { spec.standbys } else { 0 };
+            principals.extend(of_one_name(name, standbys).map(|name| (name, identity.clone())));
         }
     }
     let authority = Authority::new(&format!("Keystone development authority of {}", spec.domain), spec.days)?;
@@ -186,39 +199,48 @@ fn site(folder: &Path, spec: &Spec) -> Result<(), PkiError> {
     private(folder, "site.key", &hex_line(&*site_seed))?;
     public(folder, "site.pub", &hex_line(site.public().octets()))?;
     let (not_before, not_after) = validity(spec.days);
-    for name in &spec.key_servers {
-        let (seed, mut signing) = signing_key()?;
-        private(folder, &format!("{name}.signing"), &hex_line(&*seed))?;
-        for suite in &spec.suites {
-            match suite {
-                Suite::Aes256 | Suite::Aes128 => {}
-                Suite::Rsa => {
-                    let key = rsa_key()?;
-                    private(folder, &format!("{name}.rsa"), &hex_line(&key))?;
-                    signing = signing.with_rsa(&key).map_err(|_| PkiError::Key)?;
-                }
-                #[cfg(feature = "paper")]
-                Suite::Paper => {
-                    let key = protocol::paper::SigningKey::generate().ok_or(PkiError::Key)?;
-                    private(folder, &format!("{name}.paper"), &hex_line(&key.to_pkcs8().ok_or(PkiError::Key)?))?;
-                    signing = signing.with_paper(key);
-                }
-            }
+    for key_server in &spec.key_servers {
+        let (mut signing, mut noise) = (Vec::new(), Vec::new());
+        for name in of_one_name(key_server, spec.standbys) {
+            signing.extend(signing_keys(folder, &name, &spec.suites)?.all_public());
+            let secret = random()?;
+            private(folder, &format!("{name}.noise"), &hex_line(&*secret))?;
+            let secret = PrivateKey::from_private_key(&X25519, &*secret).map_err(|_| PkiError::Key)?;
+            let public = secret.compute_public_key().map_err(|_| PkiError::Key)?;
+            noise.push(public.as_ref().try_into().map_err(|_| PkiError::Key)?);
         }
-        let noise = random()?;
-        private(folder, &format!("{name}.noise"), &hex_line(&*noise))?;
-        let noise = PrivateKey::from_private_key(&X25519, &*noise).map_err(|_| PkiError::Key)?;
-        let noise = noise.compute_public_key().map_err(|_| PkiError::Key)?;
-        let certificate = SiteCertificate {
-            key_server: name.clone(),
-            not_before,
-            not_after,
-            signing: signing.all_public(),
-            noise: vec![noise.as_ref().try_into().map_err(|_| PkiError::Key)?],
-        };
-        public(folder, &format!("{name}.site"), &hex_line(&certificate.sign(&site)))?;
+        let certificate = SiteCertificate { key_server: key_server.clone(), not_before, not_after, signing, noise };
+        public(folder, &format!("{key_server}.site"), &hex_line(&certificate.sign(&site)))?;
     }
     Ok(())
+}
+
+/// Names of the files of a key server and of its standbys.
+fn of_one_name(name: &str, standbys: u8) -> impl Iterator<Item = String> {
+    (0..=standbys).map(move |n| if n == 0 { name.to_owned() } else { format!("{name}-{}", n + 1) })
+}
+
+/// One key server's keys for signing.
+fn signing_keys(folder: &Path, name: &str, suites: &[Suite]) -> Result<SigningKey, PkiError> {
+    let (seed, mut signing) = signing_key()?;
+    private(folder, &format!("{name}.signing"), &hex_line(&*seed))?;
+    for suite in suites {
+        match suite {
+            Suite::Aes256 | Suite::Aes128 => {}
+            Suite::Rsa => {
+                let key = rsa_key()?;
+                private(folder, &format!("{name}.rsa"), &hex_line(&key))?;
+                signing = signing.with_rsa(&key).map_err(|_| PkiError::Key)?;
+            }
+            #[cfg(feature = "paper")]
+            Suite::Paper => {
+                let key = protocol::paper::SigningKey::generate().ok_or(PkiError::Key)?;
+                private(folder, &format!("{name}.paper"), &hex_line(&key.to_pkcs8().ok_or(PkiError::Key)?))?;
+                signing = signing.with_paper(key);
+            }
+        }
+    }
+    Ok(signing)
 }
 
 /// The site's public key from `site.pub`.
@@ -296,6 +318,7 @@ mod tests {
         Spec {
             domain: "demo".into(),
             key_servers: names(&["ks"]),
+            standbys: 0,
             registrars: names(&["r1"]),
             members: names(&["m1", "m2"]),
             days: 30,
@@ -322,6 +345,24 @@ mod tests {
         assert!(SiteCertificate::open(&octets, &site, now + 31 * 86_400).is_err());
         assert!(SiteCertificate::open(&octets, &opened.signing[0], now + 400).is_err());
         assert!(SiteCertificate::open(&octets[1..], &site, now + 400).is_err());
+    }
+
+    #[test]
+    fn one_site_certificate_is_for_all_of_one_name() {
+        let folder = tempfile::tempdir().unwrap();
+        create(folder.path(), &Spec { standbys: 2, ..spec() }).unwrap();
+        let octets = hex::decode(fs::read_to_string(folder.path().join("ks.site")).unwrap().trim()).unwrap();
+        let (now, _) = validity(1);
+        let opened = SiteCertificate::open(&octets, &site_public(folder.path()).unwrap(), now).unwrap();
+        let public = |name: &str| {
+            let seed = fs::read_to_string(folder.path().join(name)).unwrap();
+            SigningKey::from_seed(&protocol::codec::from_hex(&seed, "seed").unwrap()).unwrap().public()
+        };
+        assert_eq!(opened.signing, ["ks.signing", "ks-2.signing", "ks-3.signing"].map(public));
+        assert_eq!(opened.noise.len(), 3);
+        assert!(folder.path().join("ks-3.pem").exists() && !folder.path().join("r1-2.pem").exists());
+        let empty = tempfile::tempdir().unwrap();
+        assert!(matches!(create(empty.path(), &Spec { standbys: 5, ..spec() }), Err(PkiError::Standbys(5))));
     }
 
     #[test]

@@ -27,6 +27,9 @@ pub(crate) struct Init {
     /// Names of key servers.
     #[arg(long, value_name = "NAME", default_value = "ks", value_delimiter = ',')]
     key_server: Vec<String>,
+    /// Others of the same name for each key server, 0 to 4: `NAME-2` and so on have keys of their own and one site certificate.
+    #[arg(long, value_name = "COUNT", default_value_t = 0)]
+    standbys: u8,
     /// Names of registrars.
     #[arg(long, value_name = "NAME", default_value = "r1", value_delimiter = ',')]
     registrar: Vec<String>,
@@ -57,6 +60,7 @@ pub(crate) fn main(command: Command) -> ExitCode {
     let spec = certs::Spec {
         domain: init.domain,
         key_servers: init.key_server,
+        standbys: init.standbys,
         registrars: init.registrar,
         members: init.member,
         days: init.days,
@@ -71,7 +75,7 @@ pub(crate) fn main(command: Command) -> ExitCode {
         eprintln!("keystone pki: {error}");
         return Exit::Usage.into();
     }
-    let count = spec.key_servers.len() + spec.registrars.len() + spec.members.len();
+    let count = spec.key_servers.len() * (1 + usize::from(spec.standbys)) + spec.registrars.len() + spec.members.len();
     println!("{}: an authority, a site key and {count} certificates for {} days", init.dir.display(), spec.days);
     Exit::Ok.into()
 }

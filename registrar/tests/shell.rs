@@ -58,6 +58,7 @@ impl Site {
         let spec = certs::Spec {
             domain: "demo".into(),
             key_servers: names(&["ks"]),
+            standbys: 0,
             registrars: names(&["r1", "r2"]),
             members: names(&["m1"]),
             days: 1,

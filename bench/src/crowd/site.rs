@@ -39,6 +39,7 @@ impl Site {
         let spec = certs::Spec {
             domain: "bench".into(),
             key_servers: vec!["ks".into()],
+            standbys: 0,
             registrars: vec!["r".into()],
             members: (0..clients).map(|number| format!("m{number}")).collect(),
             days: 1,

@@ -41,6 +41,7 @@ impl World {
         let spec = certs::Spec {
             domain: GROUP.into(),
             key_servers: names(&["ks"]),
+            standbys: 0,
             registrars: names(&["r1", "r2"]),
             members: members.to_vec(),
             days: 1,

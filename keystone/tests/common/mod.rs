@@ -45,6 +45,7 @@ impl Site {
         let spec = certs::Spec {
             domain: "demo".into(),
             key_servers: names(&["ks"]),
+            standbys: 0,
             registrars: names(&["r1"]),
             members: names(&["m1", "m2"]),
             days: 1,
