@@ -8,6 +8,7 @@ pub mod binomial;
 pub mod check;
 pub mod dice;
 pub mod entries;
+pub mod model;
 pub mod record;
 pub mod world;
 

@@ -29,7 +29,11 @@ impl Engine {
                     self.core.reign(self.started.elapsed())?;
                     return Ok(true);
                 }
-                Err(StoreError::Deposed(_)) => {}
+                // Somebody else has begun a reign that this one has not read of yet.
+                Err(StoreError::Deposed(_)) => {
+                    let followed = self.with_store(|store| store.follow()).await?;
+                    self.followed(followed)?;
+                }
                 Err(error) => return Err(error.into()),
             }
         }

@@ -190,8 +190,14 @@ impl<B: Backend> Store for Journal<B> {
         // Evidence of whose fence it is, should the answer be lost.
         let mut value = vec![0; 16];
         self.entropy.fill(&mut value);
-        self.commit(&at, &[Op::Replace { name: TERM.into(), value, version: at.term }])?;
-        self.adopt(At { term: at.term + 1, reigns: true, ..at })
+        match self.commit(&at, &[Op::Replace { name: TERM.into(), value, version: at.term }]) {
+            Ok(()) => self.adopt(At { term: at.term + 1, reigns: true, ..at }),
+            Err(error) => {
+                // Whoever was too late goes on following from where it stands; it never reigned.
+                self.at = matches!(error, StoreError::Deposed(_)).then_some(At { reigns: false, ..at });
+                Err(error)
+            }
+        }
     }
 
     fn reigns(&mut self) -> Result<(), StoreError> {

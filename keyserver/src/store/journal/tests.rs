@@ -225,6 +225,23 @@ fn a_deposed_writer_writes_nothing_more_whatever_it_holds() {
 }
 
 #[test]
+fn whoever_is_too_late_to_reign_goes_on_following() {
+    let backend = MemoryBackend::default();
+    let mut late = open(&backend, 1);
+    late.load().unwrap();
+    let mut other = open(&backend, 2);
+    begin(&mut other, &[b"other"]);
+    assert!(matches!(late.fence(), Err(StoreError::Deposed(_))));
+    assert!(matches!(late.append(&[b"late"]), Err(StoreError::Stopped(_))));
+    late.load().unwrap();
+    begin(&mut other, &[b"again"]);
+    assert!(matches!(late.fence(), Err(StoreError::Deposed(_))));
+    assert!(matches!(late.follow(), Ok(Followed::Records(records)) if records.len() == 1));
+    begin(&mut late, &[b"late"]);
+    assert_eq!(content(&mut late).1, [b"other".to_vec(), b"again".to_vec(), b"late".to_vec()]);
+}
+
+#[test]
 fn a_store_that_has_gone_back_is_noticed_and_named() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("site.key");

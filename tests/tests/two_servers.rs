@@ -1,0 +1,58 @@
+//! Two key servers over one store, searched whole: whatever is lost, late or asleep, nothing forks.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+
+use tests::model::{Budget, Mutant, Report, search};
+
+const SHORT: Budget =
+    Budget { held: 1, follows: [0, 1], take_overs: [0, 1], beacons: [1, 0], asks: [1, 0], unanswered: 0 };
+
+/// Every one of these must be reached, or the search shows less than it says.
+const REACHED: [&str; 12] = [
+    "a take-over with a write of the other held back",
+    "a write that was held back lands",
+    "a write that was held back lands in vain",
+    "a deposed key server sends late",
+    "a deposed key server is stopped by its next write",
+    "a lost answer is settled as done",
+    "a lost answer is settled as not done",
+    "a lost answer is settled by another's reign",
+    "a lost answer is never settled",
+    "a member refuses the deposed key server",
+    "a member follows a take-over by multicast",
+    "a standby answers",
+];
+
+fn print(name: &str, report: &Report) {
+    let Report { states, transitions, deepest, histories, reached, violation } = report;
+    println!("{name}: {states} states, {transitions} steps, deepest {deepest}; histories carried out: {histories:?}");
+    reached.iter().for_each(|(what, times)| println!("  {times:>9} {what}"));
+    if let Some((why, steps)) = violation {
+        println!("  {why}, after {}", steps.join(", "));
+    }
+}
+
+fn whole(name: &str, budget: Budget) -> Report {
+    let report = search(budget, None);
+    print(name, &report);
+    assert!(report.violation.is_none(), "a promise was broken");
+    for what in REACHED {
+        assert!(report.reached.contains_key(what), "never reached: {what}");
+    }
+    report
+}
+
+#[test]
+fn no_order_of_events_breaks_a_promise() {
+    assert!(whole("short", SHORT).states > 10_000);
+}
+
+#[test]
+fn faults_of_the_store_are_found() {
+    for mutant in
+        [Mutant::NoFence, Mutant::HeadUnconditional, Mutant::NoConditions, Mutant::LostIsDone, Mutant::LostIsRetried]
+    {
+        let report = search(SHORT, Some(mutant));
+        print(&format!("{mutant:?}"), &report);
+        assert!(report.violation.is_some(), "{mutant:?} was not found");
+    }
+}
