@@ -74,6 +74,7 @@ impl KeyServer {
             groups: vec![group],
             bits_per_second: 8_000_000_000,
             resyncs_per_second: 4_000,
+            records_per_snapshot: keyserver::core::RECORDS_PER_SNAPSHOT,
             signing: SigningKey::from_seed(&[1; 32])?,
         };
         let mut server = Self {

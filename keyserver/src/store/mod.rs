@@ -18,7 +18,7 @@ pub use self::backend::{Backend, CommitError, Held, Op};
 pub use self::journal::Journal;
 pub use self::memory::{Fault, MemoryBackend, MemoryStore};
 pub use self::redb::RedbBackend;
-pub use self::site_key::SiteKey;
+pub use self::site_key::{FileStep, SiteKey, TakeStep};
 
 /// What a store holds.
 #[derive(Default)]
