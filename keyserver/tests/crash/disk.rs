@@ -81,12 +81,12 @@ impl Platter {
     }
 }
 
-/// Calls of write, resize and sync, and which of them fail.
+/// Calls that change something, on the disk or in the site key's folder, and which of them fail.
 #[derive(Default)]
 pub(crate) struct Faults {
     pub(crate) calls: usize,
     pub(crate) refuse: Option<Range<usize>>,
-    /// Whether the first that was refused was a sync.
+    /// Whether the first that was refused was a sync of the disk.
     pub(crate) sync_refused: bool,
 }
 
@@ -110,7 +110,8 @@ impl Disk {
         Self { dead: Arc::default(), ..self }
     }
 
-    fn call(&self, step: impl FnOnce() -> Step) -> io::Result<()> {
+    /// One call of the process, which it may refuse.
+    pub(crate) fn call(&self, step: impl FnOnce() -> Step) -> io::Result<()> {
         if self.dead.load(Ordering::SeqCst) {
             return Err(io::Error::other("this process is dead"));
         }

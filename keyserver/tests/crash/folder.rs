@@ -3,11 +3,10 @@
 use std::collections::BTreeMap;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
-use std::sync::MutexGuard;
 
 use keyserver::store::{FileStep, TakeStep};
 
-use crate::disk::{Log, Step};
+use crate::disk::{Disk, Step};
 
 pub(crate) const KEY: &str = "site.key";
 pub(crate) const MARK: &str = "site.key.mark";
@@ -16,18 +15,17 @@ fn name(path: &Path) -> String {
     path.file_name().unwrap().to_str().unwrap().into()
 }
 
-/// Takes every step and writes it into the log.
-pub(crate) fn logged(log: &Log) -> TakeStep {
-    let log = log.clone();
+/// Takes the steps of the process that has this disk: they stand in its log, and fail when it fails.
+pub(crate) fn beside(disk: &Disk) -> TakeStep {
+    let disk = disk.clone();
     Box::new(move |step| {
-        let mut log: MutexGuard<'_, Vec<Step>> = log.lock().unwrap();
-        log.push(match step {
+        disk.call(|| match step {
             FileStep::Put { path, content, durable } => {
                 Step::Put { name: name(path), content: content.to_vec(), durable: *durable }
             }
             FileStep::Rename { from, to } => Step::Rename { from: name(from), to: name(to) },
             FileStep::SyncFolder(_) => Step::SyncFolder,
-        });
+        })?;
         unsynced(step)
     })
 }

@@ -10,9 +10,10 @@ mod folder;
 mod recover;
 mod trace;
 
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 
-use keyserver::store::SiteKey;
+use keyserver::store::{RedbBackend, SiteKey};
 use protocol::Entropy;
 
 use disk::{Disk, Faults, Log, Step};
@@ -71,7 +72,7 @@ fn nothing_is_lost_by_a_crash_at_any_point() {
     SiteKey::create(&path, &mut Sevens).unwrap();
     let first_key = std::fs::read(&path).unwrap();
     let (mut disk, log) = logged_disk();
-    let key = |log: &Log| SiteKey::open_with(&path, folder::logged(log)).unwrap();
+    let key = |disk: &Disk| SiteKey::open_with(&path, folder::beside(disk)).unwrap();
     let notes = trace::run(&mut disk, length, seed, &key);
     assert!(!notes.halted);
     check_states(&notes);
@@ -112,19 +113,26 @@ fn no_key_is_on_the_disk(log: &[Step], disk: &Disk, first: &[u8]) {
     }
 }
 
-/// The life of a key server on a disk whose calls fail from the `from`-th on, so many of them.
-fn on_a_failing_disk(from: usize, count: usize) -> (Notes, Disk, Log) {
+/// The life of a key server, its site key at `path`, on a disk whose calls fail from the `from`-th on, so many of them.
+fn on_a_failing_disk(path: &Path, first_key: &[u8], from: usize, count: usize) -> (Notes, Disk, Log) {
     let length = Length { requests: 16, records_per_snapshot: 6, per_restart: 8 };
     let (mut disk, log) = logged_disk();
     let refuse = (count > 0).then(|| from..from.saturating_add(count));
     disk.faults = Arc::new(Mutex::new(Faults { refuse, ..Faults::default() }));
-    let notes = trace::run(&mut disk, length, 11, &|_| SiteKey::in_memory(&SECRET));
+    folder::put(path, Some(first_key));
+    folder::put(&path.with_file_name(folder::MARK), None);
+    let key = |disk: &Disk| SiteKey::open_with(path, folder::beside(disk)).unwrap();
+    let notes = trace::run(&mut disk, length, 11, &key);
     (notes, disk, log)
 }
 
 #[test]
 fn a_disk_that_fails_stops_the_key_server_and_loses_nothing() {
-    let (whole, disk, log) = on_a_failing_disk(0, 0);
+    let place = tempfile::tempdir().unwrap();
+    let path = place.path().join(folder::KEY);
+    SiteKey::create(&path, &mut Sevens).unwrap();
+    let first_key = std::fs::read(&path).unwrap();
+    let (whole, disk, log) = on_a_failing_disk(&path, &first_key, 0, 0);
     assert!(!whole.halted && whole.states.last().unwrap().generation > 1);
     let calls = disk.faults.lock().unwrap().calls;
     assert_eq!(calls, log.lock().unwrap().len());
@@ -132,7 +140,7 @@ fn a_disk_that_fails_stops_the_key_server_and_loses_nothing() {
     for call in 0..calls {
         // Full from here on; and only this once, as if there were room again or the fault had passed.
         for count in [usize::MAX, 1] {
-            let (notes, disk, log) = on_a_failing_disk(call, count);
+            let (notes, disk, log) = on_a_failing_disk(&path, &first_key, call, count);
             let sync = disk.faults.lock().unwrap().sync_refused;
             let acknowledged = notes.states.len() - 1;
             halted += usize::from(notes.halted);
@@ -143,7 +151,7 @@ fn a_disk_that_fails_stops_the_key_server_and_loses_nothing() {
             }
             // Whatever was written since the last sync is there or not: nobody knows after such a fault.
             let last = log.iter().rposition(|step| matches!(step, Step::Sync)).map_or(0, |at| at + 1);
-            for kept in [log.len(), last] {
+            for kept in [last, log.len()] {
                 let again = Disk::default();
                 log[..kept].iter().for_each(|step| again.platter().apply(step));
                 let found = recover::recover(&again, &notes, acknowledged);
@@ -154,6 +162,7 @@ fn a_disk_that_fails_stops_the_key_server_and_loses_nothing() {
                     found.as_ref().is_ok_and(|state| states.contains(state)),
                     "call {call} of {calls}, {count} fail: {found:?}, and {acknowledged} was acknowledged"
                 );
+                recover::open_with(&path, RedbBackend::on(again.clone()).unwrap()).unwrap();
                 recover::go_on(&again).unwrap();
             }
             check_states(&notes);

@@ -77,6 +77,8 @@ pub(crate) struct Notes {
 /// Notes what was acknowledged, and when.
 struct Noted {
     journal: Box<dyn Store>,
+    /// From the journal, for the core.
+    loaded: Loaded,
     log: Log,
     notes: Arc<Mutex<Notes>>,
 }
@@ -97,7 +99,7 @@ impl Noted {
 
 impl Store for Noted {
     fn load(&mut self) -> Result<Loaded, StoreError> {
-        self.journal.load()
+        Ok(std::mem::take(&mut self.loaded))
     }
 
     fn follow(&mut self) -> Result<Followed, StoreError> {
@@ -162,19 +164,20 @@ pub(crate) fn world<S: Store>(store: S, seed: u64, records_per_snapshot: usize) 
 }
 
 /// Runs it, until it is over or the store fails. `key` opens the site key before every start.
-pub(crate) fn run(disk: &mut Disk, length: Length, seed: u64, key: &dyn Fn(&Log) -> SiteKey) -> Notes {
+pub(crate) fn run(disk: &mut Disk, length: Length, seed: u64, key: &dyn Fn(&Disk) -> SiteKey) -> Notes {
     let log = disk.log.clone().unwrap();
     let first = State { at: 0, content: Content::default(), generation: 0 };
     let notes = Arc::new(Mutex::new(Notes { states: vec![first], facts: vec![Facts::default()], ..Notes::default() }));
     let mut dice = Dice(seed);
     for reign in 0..length.requests / length.per_restart {
         let opened = RedbBackend::on(disk.clone())
-            .and_then(|backend| Journal::open(backend, key(&log), Box::new(Counter(seed ^ dice.next()))));
-        let Ok(journal) = opened else {
+            .and_then(|backend| Journal::open(backend, key(disk), Box::new(Counter(seed ^ dice.next()))));
+        let loaded = opened.and_then(|mut journal| journal.load().map(|loaded| (journal, loaded)));
+        let Ok((journal, loaded)) = loaded else {
             notes.lock().unwrap().halted = true;
             break;
         };
-        let store = Noted { journal: Box::new(journal), log: log.clone(), notes: notes.clone() };
+        let store = Noted { journal: Box::new(journal), loaded, log: log.clone(), notes: notes.clone() };
         let facts = notes.lock().unwrap().facts.last().unwrap().clone();
         let world = world(store, seed ^ dice.next(), length.records_per_snapshot);
         let mut driver = Driver { world, facts, dice: &mut dice, requests: 0 };
