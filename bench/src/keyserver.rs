@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use keygraph::{Degree, Strategy};
-use keyserver::core::{Admin, Config, Core, GroupConfig, Input, Output};
+use keyserver::core::{Admin, Config, Core, GroupConfig, Input, Output, RECORDS_PER_SNAPSHOT};
+use keyserver::store::Loaded;
 use protocol::identity::{Identity, IdentityPattern};
 use protocol::registration::{FromRegistrar, ToRegistrar};
 use protocol::request::{Act, Losses, Operations, Outcome, Preamble, Reply, Request, RequestId, Resync};
@@ -16,6 +17,7 @@ use crate::Failure;
 pub(crate) const GROUP: &str = "g";
 /// Joins that one batch takes.
 const BATCH: usize = 9_000;
+const REGISTRAR: &str = "spiffe://bench/registrar";
 
 /// Not random, so that a run can be repeated.
 pub(crate) struct Count(pub(crate) u64);
@@ -29,6 +31,43 @@ impl Entropy for Count {
     }
 }
 
+/// One group, strategy `chain`, degree 2, and the defaults of the configuration.
+pub(crate) fn config(records_per_snapshot: usize) -> Result<Config, Failure> {
+    let registrar = Identity::parse(REGISTRAR)?;
+    let everybody = || IdentityPattern::parse("spiffe://bench/member/*");
+    let group = GroupConfig {
+        id: GroupId(1),
+        name: GROUP.into(),
+        destination: ([239, 0, 0, 1], 7_000).into(),
+        degree: Degree::new(2)?,
+        suite: Suite::Aes256,
+        strategy: Strategy::Chain,
+        splicing: false,
+        batch: Duration::from_secs(1),
+        compaction: 64,
+        repair: fec::RepairScheme::default(),
+        allow: vec![everybody()?],
+        max_members: 1_000_000,
+        refresh: None,
+        beacon: Duration::from_secs(1),
+        beacon_max: Duration::from_secs(8),
+        resync_wait: Duration::from_secs(1),
+        send_delay: Duration::from_millis(500),
+        keep_old: Duration::from_secs(5),
+        keep_old_revoked: Duration::from_secs(1),
+    };
+    Ok(Config {
+        name: "ks".into(),
+        registrars: vec![(registrar, vec![everybody()?])],
+        groups: vec![group],
+        bits_per_second: 8_000_000_000,
+        resyncs_per_second: 4_000,
+        records_per_snapshot,
+        signing: SigningKey::from_seed(&[1; 32])?,
+        others: Vec::new(),
+    })
+}
+
 pub(crate) struct KeyServer {
     core: Core,
     now: Duration,
@@ -40,45 +79,26 @@ pub(crate) struct KeyServer {
     /// Of rekey messages, since they were taken.
     units: Vec<Vec<u8>>,
     members: Vec<(MemberId, u64)>,
+    /// What was written since and with the last snapshot.
+    stored: Loaded,
 }
 
 impl KeyServer {
     /// One group with so many members, strategy `chain`, degree 2, and the defaults of the configuration.
     pub(crate) fn with_members(count: u32) -> Result<Self, Failure> {
-        let registrar = Identity::parse("spiffe://bench/registrar")?;
-        let everybody = || IdentityPattern::parse("spiffe://bench/member/*");
-        let group = GroupConfig {
-            id: GroupId(1),
-            name: GROUP.into(),
-            destination: ([239, 0, 0, 1], 7_000).into(),
-            degree: Degree::new(2)?,
-            suite: Suite::Aes256,
-            strategy: Strategy::Chain,
-            splicing: false,
-            batch: Duration::from_secs(1),
-            compaction: 64,
-            repair: fec::RepairScheme::default(),
-            allow: vec![everybody()?],
-            max_members: 1_000_000,
-            refresh: None,
-            beacon: Duration::from_secs(1),
-            beacon_max: Duration::from_secs(8),
-            resync_wait: Duration::from_secs(1),
-            send_delay: Duration::from_millis(500),
-            keep_old: Duration::from_secs(5),
-            keep_old_revoked: Duration::from_secs(1),
-        };
-        let config = Config {
-            name: "ks".into(),
-            registrars: vec![(registrar.clone(), vec![everybody()?])],
-            groups: vec![group],
-            bits_per_second: 8_000_000_000,
-            resyncs_per_second: 4_000,
-            signing: SigningKey::from_seed(&[1; 32])?,
-            others: Vec::new(),
-        };
+        Self::filled(count, RECORDS_PER_SNAPSHOT)
+    }
+
+    /// What the store of such a key server holds: a snapshot that was taken when the last members had joined or were about
+    /// to, and the records after it.
+    pub(crate) fn stored(count: u32) -> Result<Loaded, Failure> {
+        // Every member leaves two records, of its registration and of the proof that it has the key.
+        Ok(Self::filled(count, 2 * usize::try_from(count)?)?.stored)
+    }
+
+    fn filled(count: u32, records_per_snapshot: usize) -> Result<Self, Failure> {
         let mut server = Self {
-            core: Core::start(config, Box::new(Count(0)), None, &[])?,
+            core: Core::start(config(records_per_snapshot)?, Box::new(Count(0)), None, &[])?,
             now: Duration::from_secs(1),
             sessions: 0,
             number: None,
@@ -86,9 +106,10 @@ impl KeyServer {
             beacon: Vec::new(),
             units: Vec::new(),
             members: Vec::new(),
+            stored: Loaded::default(),
         };
         server.drain();
-        server.handle(Input::RegistrarUp { link: 1, identity: registrar });
+        server.handle(Input::RegistrarUp { link: 1, identity: Identity::parse(REGISTRAR)? });
         server.settle();
         for number in 0..count {
             let client = server.register(number)?;
@@ -202,7 +223,17 @@ impl KeyServer {
     fn drain(&mut self) {
         while let Some(output) = self.core.poll_output() {
             match output {
-                Output::Persist(_) | Output::Snapshot(_) => self.core.handle(self.now, Input::Persisted(true)),
+                Output::Persist(records) => {
+                    // Before the first snapshot nobody asks for them.
+                    if self.stored.snapshot.is_some() {
+                        self.stored.records.extend(records);
+                    }
+                    self.core.handle(self.now, Input::Persisted(true));
+                }
+                Output::Snapshot(snapshot) => {
+                    self.stored = Loaded { snapshot: Some(snapshot), records: Vec::new() };
+                    self.core.handle(self.now, Input::Persisted(true));
+                }
                 Output::ToRegistrar { frame, .. } => {
                     if let Ok(ToRegistrar::Number { client, registration, .. }) = ToRegistrar::decode(&frame) {
                         self.number = Some((client, registration));

@@ -12,6 +12,7 @@ mod paper;
 mod primitives;
 mod send;
 mod server;
+mod store;
 mod storm;
 mod table;
 mod tree;
@@ -78,6 +79,16 @@ enum Command {
         #[arg(long, value_name = "K", default_value = "20", value_parser = value_parser!(u32).range(4..=20))]
         size: u32,
     },
+    /// The store: latency and rate of commits of 1, 10 and 100 records beside a bare write and fdatasync of the same octets, and
+    /// a start from a snapshot beside bare reading and decrypting. With a million members about two minutes and 2 GB.
+    Store {
+        /// Members of the snapshot, 1,000 to 1,000,000.
+        #[arg(long, value_name = "N", default_value = "1000000", value_parser = value_parser!(u32).range(1_000..=1_000_000))]
+        members: u32,
+        /// Where to write: the file system that is measured.
+        #[arg(long, value_name = "DIR", default_value = ".")]
+        folder: PathBuf,
+    },
     /// Sending units by multicast on loopback: time and units per second of a core beside a loop that does nothing but send
     /// segments; one by one for comparison.
     Send,
@@ -94,6 +105,7 @@ fn main() -> ExitCode {
         Command::Storm { members, clients } => storm::rows(*members, *clients),
         Command::Loss => loss::rows(),
         Command::Memory { size } => memory::rows(*size),
+        Command::Store { members, folder } => store::rows(*members, folder),
         Command::Send => send::rows(),
     };
     match rows.and_then(|rows| finish(&rows, json.as_deref())) {

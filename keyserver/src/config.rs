@@ -246,6 +246,7 @@ impl FileConfig {
             groups,
             bits_per_second: in_range("bits_per_second", self.bits_per_second, 64_000..=100_000_000_000)? / copies,
             resyncs_per_second: in_range("resyncs_per_second", self.resyncs_per_second, 1..=1_000_000)?,
+            records_per_snapshot: core::RECORDS_PER_SNAPSHOT,
             signing,
             others: Vec::new(),
         })

@@ -161,6 +161,7 @@ fn a_strategy_changes_at_a_rekey_and_a_suite_or_degree_never() {
             groups,
             bits_per_second: 8_000_000,
             resyncs_per_second: 4_000,
+            records_per_snapshot: keyserver::core::RECORDS_PER_SNAPSHOT,
             signing,
             others: Vec::new(),
         };

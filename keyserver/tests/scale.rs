@@ -73,6 +73,7 @@ impl Shell {
             groups: (1..=groups).map(|id| group(id, batch)).collect(),
             bits_per_second: 8_000_000_000,
             resyncs_per_second: 4_000,
+            records_per_snapshot: keyserver::core::RECORDS_PER_SNAPSHOT,
             signing: SigningKey::from_seed(&[1; 32]).unwrap(),
             others: Vec::new(),
         };

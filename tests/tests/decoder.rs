@@ -78,6 +78,7 @@ impl Live {
             groups: vec![group],
             bits_per_second: 80_000_000,
             resyncs_per_second: 4_000,
+            records_per_snapshot: keyserver::core::RECORDS_PER_SNAPSHOT,
             signing: SigningKey::from_seed(&[5; 32]).unwrap(),
             others: Vec::new(),
         };

@@ -27,6 +27,8 @@ pub struct Config {
     pub bits_per_second: u64,
     /// Re-synchronizations served per second at the most; who asks beyond is told when to come back.
     pub resyncs_per_second: u32,
+    /// Records after which a snapshot is written; [`RECORDS_PER_SNAPSHOT`](super::RECORDS_PER_SNAPSHOT) outside tests.
+    pub records_per_snapshot: usize,
     /// Key that signs rekey messages and beacons.
     pub signing: SigningKey,
     /// Keys with which other key servers of the site sign: what they have signed, members may show.

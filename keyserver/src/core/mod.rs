@@ -54,7 +54,7 @@ pub type Now = Duration;
 /// backlog; whoever comes after it is told to come again.
 const MAX_INTENTS: usize = 10_000;
 /// Records after which a snapshot is written, so that a start replays seconds of work and not hours.
-const RECORDS_PER_SNAPSHOT: usize = 4_096;
+pub const RECORDS_PER_SNAPSHOT: usize = 4_096;
 
 /// The key server's state and rules.
 pub struct Core {

@@ -14,7 +14,7 @@ use super::outbox::Eviction as Sent;
 use super::registrars::refusal;
 use super::requests::Ask;
 use super::sending::{Message, datagrams};
-use super::{AdminError, AdminReply, Core, EpochEvent, Event, MAX_INTENTS, Now, Output, RECORDS_PER_SNAPSHOT};
+use super::{AdminError, AdminReply, Core, EpochEvent, Event, MAX_INTENTS, Now, Output};
 
 /// Something that was accepted and waits for its turn.
 pub(super) enum Intent {
@@ -73,7 +73,7 @@ impl Core {
     /// Takes intents and due batches in turns, until one has to be written.
     pub(super) fn pump(&mut self, now: Now) {
         while self.in_flight.is_none() && !self.halted {
-            if self.records >= RECORDS_PER_SNAPSHOT {
+            if self.records >= self.config.records_per_snapshot {
                 self.records = 0;
                 self.outputs.push_back(Output::Snapshot(self.snapshot(now)));
                 self.in_flight = Some(Transaction::Snapshot);

@@ -22,7 +22,7 @@ pub use self::journal::Journal;
 pub(crate) use self::journal::TERM;
 pub use self::memory::{Fault, MemoryBackend, MemoryStore};
 pub use self::redb::RedbBackend;
-pub use self::site_key::SiteKey;
+pub use self::site_key::{FileStep, SiteKey, TakeStep};
 pub use self::zookeeper::{Stopping, ZooKeeperBackend};
 
 /// What a store holds.

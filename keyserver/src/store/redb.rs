@@ -1,9 +1,11 @@
 //! The embedded store: one file, crate `redb`. What is in it is sealed by the journal above it.
 
 use std::fs::{File, OpenOptions};
+use std::ops::Bound;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
+use redb::backends::FileBackend;
 use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, StorageBackend, TableDefinition};
 
 use super::StoreError;
@@ -25,7 +27,7 @@ impl RedbBackend {
     /// See [`StoreError`]; the file is untouched.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
         let place = path.display().to_string();
-        let io = |why: &dyn std::fmt::Display| StoreError::Io { place: place.clone(), why: why.to_string() };
+        let io = |why: &dyn std::fmt::Display| io(&place, why);
         let file = OpenOptions::new()
             .read(true)
             .write(true)
@@ -41,7 +43,8 @@ impl RedbBackend {
         // The name must be as durable as the file, whoever made it.
         let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
         File::open(folder).and_then(|folder| folder.sync_all()).map_err(|error| io(&error))?;
-        Self::build(place, move || Database::builder().create_file(file))
+        let disk = FileBackend::new(file).map_err(|error| io(&error))?;
+        Self::build(place, disk)
     }
 
     /// Opens the store on anything that behaves like a file: a disk that a test can tear.
@@ -49,20 +52,23 @@ impl RedbBackend {
     /// # Errors
     /// See [`StoreError`].
     pub fn on(disk: impl StorageBackend) -> Result<Self, StoreError> {
-        Self::build("a disk".into(), move || Database::builder().create_with_backend(disk))
+        Self::build("a disk".into(), disk)
     }
 
-    fn build(place: String, open: impl FnOnce() -> Result<Database, DatabaseError>) -> Result<Self, StoreError> {
+    fn build(place: String, disk: impl StorageBackend) -> Result<Self, StoreError> {
+        discard_unborn(&disk).map_err(|error| io(&place, &error))?;
         let structure = || StoreError::Damaged { place: place.clone(), what: "the structure".into() };
-        let opened = contained(|| {
-            let mut database = open()?;
+        let whole = contained(|| {
+            let mut database = Database::builder().create_with_backend(disk)?;
             database.check_integrity().map(|whole| whole.then_some(database))
         });
-        let database = opened.ok_or_else(structure)?.map_err(|error| match error {
-            DatabaseError::DatabaseAlreadyOpen => StoreError::InUse(place.clone()),
-            other => StoreError::Io { place: place.clone(), why: other.to_string() },
-        })?;
-        let database = database.ok_or_else(structure)?;
+        let database = whole
+            .ok_or_else(structure)?
+            .map_err(|error| match error {
+                DatabaseError::DatabaseAlreadyOpen => StoreError::InUse(place.clone()),
+                other => io(&place, &other),
+            })?
+            .ok_or_else(structure)?;
         Ok(Self { place, database })
     }
 
@@ -98,6 +104,38 @@ impl RedbBackend {
         }
         transaction.commit().map_err(|error| refused(&error))
     }
+}
+
+fn io(place: &str, why: &dyn std::fmt::Display) -> StoreError {
+    StoreError::Io { place: place.into(), why: why.to_string() }
+}
+
+/// Octets that `redb` writes before the file has its name, and octets of that name.
+const HEADER: usize = 4_096;
+const NAME: usize = 9;
+/// A file that was only made is a little longer than 1 MiB; a longer one is not worth the look.
+const UNBORN: usize = 4 * 1024 * 1024;
+
+/// A crash while the file was made leaves a header without the name by which `redb` knows its files, and `redb` would refuse
+/// it for ever. The name is on disk before anything is stored, so in such a file nothing ever was: it may begin again.
+fn discard_unborn(disk: &impl StorageBackend) -> std::io::Result<()> {
+    let length = usize::try_from(disk.len()?).unwrap_or(usize::MAX);
+    let mut octets = vec![0; length.min(NAME)];
+    disk.read(0, &mut octets)?;
+    let whole = (Bound::Unbounded, Bound::Unbounded);
+    let named = octets.iter().any(|octet| *octet != 0);
+    // A disk without locks is nobody else's; whoever has this one may be making it right now.
+    if named || length == 0 || length > UNBORN || matches!(disk.try_lock_range(whole.0, whole.1), Ok(false)) {
+        return Ok(());
+    }
+    octets.resize(length, 0);
+    let done = disk.read(0, &mut octets).and_then(|()| {
+        let named = octets.iter().take(NAME).any(|octet| *octet != 0);
+        let stored = octets.iter().skip(HEADER).any(|octet| *octet != 0);
+        if named || stored { Ok(()) } else { disk.set_len(0) }
+    });
+    drop(disk.unlock_range(whole.0, whole.1));
+    done
 }
 
 /// After a failed write or sync nobody knows what the disk holds: there is no second attempt.

@@ -20,6 +20,49 @@ const MAX_STEPS: u64 = 1 << 24;
 /// Octets of the file: generation, key, key of names.
 const LEN: usize = 8 + 32 + 32;
 
+/// A step of putting a file in the place of another: what a crash can come before, into or after.
+pub enum FileStep<'a> {
+    /// A file of mode 0600 with this content; on disk when the step is done, if `durable`.
+    Put {
+        /// The file.
+        path: &'a Path,
+        /// All of it.
+        content: &'a [u8],
+        /// Whether it must survive a crash from now on.
+        durable: bool,
+    },
+    /// A file takes the name of another.
+    Rename {
+        /// The file.
+        from: &'a Path,
+        /// Its new name.
+        to: &'a Path,
+    },
+    /// The names in this folder are on disk when the step is done.
+    SyncFolder(&'a Path),
+}
+
+impl FileStep<'_> {
+    /// Takes the step on the file system.
+    ///
+    /// # Errors
+    /// The file system's.
+    pub fn take(&self) -> io::Result<()> {
+        match self {
+            Self::Put { path, content, durable } => {
+                let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
+                file.write_all(content)?;
+                if *durable { file.sync_all() } else { Ok(()) }
+            }
+            Self::Rename { from, to } => fs::rename(from, to),
+            Self::SyncFolder(path) => File::open(path)?.sync_all(),
+        }
+    }
+}
+
+/// Takes the steps: [`FileStep::take`], or what a test puts around it.
+pub type TakeStep = Box<dyn FnMut(&FileStep<'_>) -> io::Result<()> + Send>;
+
 /// How far the journal went.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct Mark {
@@ -37,13 +80,16 @@ pub struct SiteKey {
     /// `None` in memory, for simulations.
     path: Option<PathBuf>,
     mark: Mark,
+    take: TakeStep,
 }
 
 impl SiteKey {
     /// A key in memory, at generation 0: equal secrets are equal keys.
     pub fn in_memory(secret: &[u8; 32]) -> Self {
         let part = |label: &[u8]| Zeroizing::new(expand::<32>(secret, label, &[]));
-        Self { generation: 0, key: part(b"site key"), names: part(b"site names"), path: None, mark: Mark::default() }
+        let (key, names) = (part(b"site key"), part(b"site names"));
+        let take = Box::new(|step: &FileStep<'_>| step.take());
+        Self { generation: 0, key, names, path: None, mark: Mark::default(), take }
     }
 
     /// Makes a new key in a new file of mode 0600. All key servers of a site start from copies of it.
@@ -61,6 +107,14 @@ impl SiteKey {
     /// # Errors
     /// See [`SecretFileError`].
     pub fn open(path: &Path) -> Result<Self, SecretFileError> {
+        Self::open_with(path, Box::new(|step| step.take()))
+    }
+
+    /// As [`SiteKey::open`]; whatever is written is written by `take`, so that a test can stop between any two steps.
+    ///
+    /// # Errors
+    /// As [`SiteKey::open`].
+    pub fn open_with(path: &Path, take: TakeStep) -> Result<Self, SecretFileError> {
         let octets = secret_file::read_octets(path)?;
         let form = || SecretFileError::Form { path: path.to_owned(), expected: 2 * LEN, digits: 2 * octets.len() };
         let parts: &[u8; LEN] = octets.as_slice().try_into().map_err(|_| form())?;
@@ -71,7 +125,7 @@ impl SiteKey {
         names.copy_from_slice(&parts[40..]);
         let mark = read_mark(&mark_path(path));
         let mark = mark.map_err(|source| SecretFileError::Io { path: mark_path(path), source })?;
-        Ok(Self { generation: u64::from_be_bytes(generation), key, names, path: Some(path.to_owned()), mark })
+        Ok(Self { generation: u64::from_be_bytes(generation), key, names, path: Some(path.to_owned()), mark, take })
     }
 
     /// Takes whatever the journal holds for all that there is: an operator has decided so.
@@ -110,10 +164,9 @@ impl SiteKey {
         }
         let key = self.of(generation).ok_or_else(|| io::Error::other("an earlier generation of the site key"))?;
         (self.generation, self.key) = (generation, key);
-        match &self.path {
-            Some(path) => replace(path, &self.line(), true).and_then(|()| self.note(self.mark, true)),
-            None => Ok(()),
-        }
+        let Some(path) = self.path.clone() else { return Ok(()) };
+        let line = self.line();
+        replace(&mut self.take, &path, &line, true).and_then(|()| self.note(self.mark, true))
     }
 
     /// Notes how far the journal went. A note that a crash loses is a note less, so it is on disk only at `durable`.
@@ -121,7 +174,7 @@ impl SiteKey {
         self.mark = mark;
         let Some(path) = &self.path else { return Ok(()) };
         let line = format!("{} {}\n", mark.number, hex::encode(mark.last));
-        replace(&mark_path(path), line.as_bytes(), durable)
+        replace(&mut self.take, &mark_path(path), line.as_bytes(), durable)
     }
 
     fn line(&self) -> Zeroizing<Vec<u8>> {
@@ -159,18 +212,14 @@ fn read_mark(path: &Path) -> io::Result<Mark> {
 }
 
 /// Puts a file of mode 0600 in the place of another, whole or not at all.
-fn replace(path: &Path, content: &[u8], durable: bool) -> io::Result<()> {
+fn replace(take: &mut TakeStep, path: &Path, content: &[u8], durable: bool) -> io::Result<()> {
     let mut name = path.as_os_str().to_owned();
     name.push(".new");
     let new = PathBuf::from(name);
-    let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
-    file.write_all(content)?;
-    if durable {
-        file.sync_all()?;
-    }
-    fs::rename(&new, path)?;
+    take(&FileStep::Put { path: &new, content, durable })?;
+    take(&FileStep::Rename { from: &new, to: path })?;
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    if durable { File::open(folder)?.sync_all() } else { Ok(()) }
+    if durable { take(&FileStep::SyncFolder(folder)) } else { Ok(()) }
 }
 
 impl std::fmt::Debug for SiteKey {

@@ -10,6 +10,7 @@ use protocol::identity::{Identity, IdentityPattern};
 use protocol::registration::{FromRegistrar, ToRegistrar};
 use protocol::request::{Act, Losses, Membership, Operations, Outcome, Reply, Request, RequestId, Resync};
 use protocol::{Beacon, Entropy, GroupId, IndividualKey, MemberId, SigningKey, Suite};
+use zeroize::Zeroizing;
 
 pub(crate) struct Counter(pub(crate) u64);
 
@@ -50,9 +51,9 @@ pub(crate) fn group(id: u32, name: &str, allow: &str) -> GroupConfig {
     }
 }
 
-pub(crate) struct World {
+pub(crate) struct World<S = MemoryStore> {
     pub(crate) core: Core,
-    pub(crate) store: MemoryStore,
+    pub(crate) store: S,
     pub(crate) now: Duration,
     pub(crate) events: Vec<Event>,
     pub(crate) datagrams: Vec<Vec<u8>>,
@@ -73,13 +74,30 @@ impl World {
     /// With another configuration of the groups.
     pub(crate) fn start_with(store: &MemoryStore, seed: u64, change: impl Fn(&mut GroupConfig)) -> Self {
         let mut world = Self::stand_by_with(store, seed, change);
-        world.take_over();
-        world.handle(Input::RegistrarUp { link: 1, identity: identity("registrar/r1") });
+        world.reign();
         world
     }
 
     /// A second key server over the same store.
     pub(crate) fn stand_by_with(store: &MemoryStore, seed: u64, change: impl Fn(&mut GroupConfig)) -> Self {
+        Self::stand_by_on(store.clone(), seed, |config| config.groups.iter_mut().for_each(&change))
+    }
+}
+
+impl<S: Store> World<S> {
+    /// Over another store, and with another configuration.
+    pub(crate) fn start_on(store: S, seed: u64, change: impl Fn(&mut Config)) -> Self {
+        let mut world = Self::stand_by_on(store, seed, change);
+        world.reign();
+        world
+    }
+
+    fn reign(&mut self) {
+        self.take_over();
+        self.handle(Input::RegistrarUp { link: 1, identity: identity("registrar/r1") });
+    }
+
+    fn stand_by_on(mut store: S, seed: u64, change: impl Fn(&mut Config)) -> Self {
         let mut config = Config {
             name: "ks".into(),
             registrars: vec![(
@@ -89,11 +107,11 @@ impl World {
             groups: vec![group(1, "news", "spiffe://demo/member/*"), group(2, "vip", "spiffe://demo/member/m1")],
             bits_per_second: 8_000_000,
             resyncs_per_second: 4_000,
+            records_per_snapshot: keyserver::core::RECORDS_PER_SNAPSHOT,
             signing: SigningKey::from_seed(&[1; 32]).unwrap(),
             others: Vec::new(),
         };
-        config.groups.iter_mut().for_each(change);
-        let mut store = store.clone();
+        change(&mut config);
         let loaded = store.load().unwrap();
         let snapshot = loaded.snapshot.as_ref().map(|snapshot| snapshot.as_slice());
         let now = Duration::from_secs(1);
@@ -139,8 +157,7 @@ impl World {
         while let Some(output) = self.core.poll_output() {
             match output {
                 Output::Persist(records) => {
-                    let records: Vec<&[u8]> = records.iter().map(|record| record.as_slice()).collect();
-                    let done = self.store.append(&records).is_ok();
+                    let done = self.store.append(&slices(&records)).is_ok();
                     self.core.handle(self.now, Input::Persisted(done));
                 }
                 Output::Snapshot(snapshot) => {
@@ -246,6 +263,10 @@ impl World {
         let Ok(AdminReply::Status(status)) = self.admin(Admin::Status) else { panic!("no status") };
         status.groups[0].epoch
     }
+}
+
+fn slices(records: &[Zeroizing<Vec<u8>>]) -> Vec<&[u8]> {
+    records.iter().map(|record| record.as_slice()).collect()
 }
 
 pub(crate) fn granted(outcome: &Outcome) -> Membership {

@@ -111,6 +111,7 @@ impl Site {
             ],
             bits_per_second: 800_000_000,
             resyncs_per_second: 4_000,
+            records_per_snapshot: keyserver::core::RECORDS_PER_SNAPSHOT,
             signing: signing(),
             others: Vec::new(),
         };

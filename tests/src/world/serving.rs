@@ -40,6 +40,7 @@ impl World {
             groups: vec![group(1, GROUPS[0]), group(2, GROUPS[1])],
             bits_per_second: 8_000_000,
             resyncs_per_second: 4_000,
+            records_per_snapshot: keyserver::core::RECORDS_PER_SNAPSHOT,
             signing: SigningKey::from_seed(&[5; 32]).unwrap(),
             others: Vec::new(),
         };
