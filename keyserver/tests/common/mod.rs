@@ -141,11 +141,16 @@ impl<S: Store> World<S> {
     }
 
     pub(crate) fn take_over(&mut self) {
-        self.store.fence().unwrap();
-        self.follow();
+        let before = self.store.fence().and_then(|()| self.store.follow());
+        let Ok(Followed::Records(records)) = before else {
+            self.halted = true;
+            return;
+        };
+        self.core.followed(self.now, &records).unwrap();
         self.core.reign(self.now).unwrap();
         self.drain();
-        self.handle(Input::Timeout);
+        // Its groups are rekeyed one after the other.
+        self.wait(Duration::from_millis(10));
     }
 
     pub(crate) fn handle(&mut self, input: Input<'_>) {
