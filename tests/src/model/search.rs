@@ -101,7 +101,6 @@ pub fn search(budget: Budget, mutant: Option<Mutant>) -> Report {
         report.deepest = report.deepest.max(depth);
         for step in search.steps(&state) {
             report.transitions += 1;
-            if report.transitions.is_multiple_of(20_000) { eprintln!("DBG {} {} {} nodes {} {} {} open {} bundles {} engines {} held", report.transitions, visited.len(), depth, search.servers[0].nodes.len(), search.servers[1].nodes.len(), search.members.iter().map(|m| m.nodes.len()).sum::<usize>(), open.len(), search.world.bundles.items.len(), search.world.states.items.len()); }
             let next = match search.take(&state, step) {
                 Ok(next) => next,
                 Err(why) => {
