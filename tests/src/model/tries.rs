@@ -1,6 +1,6 @@
 //! Histories by number, each carried out once.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::Mutant;
@@ -130,6 +130,8 @@ pub(super) struct Members {
     pub(super) nodes: Vec<(Vec<Happening>, member::Outcome)>,
     index: BTreeMap<Vec<Happening>, u32>,
     next: BTreeMap<(u32, Cause), u32>,
+    /// Bundles that came since the present key was installed: the same once more is no other case.
+    heard: BTreeMap<u32, BTreeSet<u32>>,
     seed: u64,
 }
 
@@ -146,7 +148,7 @@ impl Members {
     pub(super) fn new(seed: u64, history: Vec<Happening>) -> Self {
         let outcome = member::carry_out(&history, seed);
         let index = BTreeMap::from([(history.clone(), 0)]);
-        Self { nodes: vec![(history, outcome)], index, next: BTreeMap::new(), seed }
+        Self { nodes: vec![(history, outcome)], index, next: BTreeMap::new(), heard: BTreeMap::new(), seed }
     }
 
     pub(super) fn get(&self, node: u32) -> &member::Outcome {
@@ -156,6 +158,12 @@ impl Members {
     pub(super) fn step(&mut self, node: u32, cause: Cause, world: &World) -> u32 {
         if let Some(next) = self.next.get(&(node, cause)) {
             return *next;
+        }
+        let mut heard = self.heard.get(&node).cloned().unwrap_or_default();
+        if let Cause::Hear(bundle) = cause
+            && !heard.insert(bundle)
+        {
+            return node;
         }
         let mut history = self.nodes[usize::try_from(node).unwrap()].0.clone();
         history.push(match cause {
@@ -173,6 +181,9 @@ impl Members {
                     node
                 } else {
                     let number = u32::try_from(self.nodes.len()).unwrap();
+                    if outcome.at == self.get(node).at {
+                        self.heard.insert(number, heard);
+                    }
                     self.index.insert(history.clone(), number);
                     self.nodes.push((history, outcome));
                     number
