@@ -55,13 +55,16 @@ fn a_signed_beacon_stops_the_group_for_good_and_only_that_group() {
     let stranger = world.register("member/m2");
     assert_ne!(world.witness(stranger, newest.clone()), Outcome::Noted, "who is no member is no witness");
 
-    assert_eq!(world.witness(m1, newest), Outcome::Noted);
+    assert_eq!(world.witness(m1, newest.clone()), Outcome::Noted);
     assert!(
         world
             .events
             .iter()
             .any(|event| matches!(event, Event::Stopped { seen: (_, epoch), .. } if *epoch == seen.epoch))
     );
+    // The same again is no news.
+    assert_eq!(world.witness(m1, newest), Outcome::Noted);
+    assert_eq!(world.events.iter().filter(|event| matches!(event, Event::Stopped { .. })).count(), 1);
     // What was committed before is still sent.
     world.wait(std::time::Duration::from_secs(10));
     let still = |world: &mut World| {

@@ -59,9 +59,9 @@ pub(crate) fn recover(args: &RecoverArgs) -> ExitCode {
     match keyserver::recover(checked, (args.seen_term, args.seen_epoch)) {
         Ok(plan) => {
             println!("the next reign has a term above {}", plan.term);
-            println!("{:<20}{:>14}{:>20}", "group", "epoch so far", "first epoch from now");
+            println!("{:<20}{:>14}{:>22}", "group", "epoch so far", "first epoch from now");
             for (name, epoch, floor) in plan.groups {
-                println!("{name:<20}{epoch:>14}{floor:>20}");
+                println!("{name:<20}{epoch:>14}{floor:>22}");
             }
             Exit::Ok.into()
         }

@@ -62,6 +62,11 @@ impl Core {
         let known = (self.term, group.epoch());
         let shown = Beacon::decode(beacon).ok().map(|beacon| beacon.context).filter(|shown| shown.group == group.id());
         let seen = shown.map(|shown| (shown.term, shown.epoch)).filter(|seen| seen.0 > known.0 || seen.1 > known.1);
+        // What others have shown already need not be written again.
+        let shown_before = group.stopped.unwrap_or_default();
+        if seen.is_some_and(|seen| seen.0 <= shown_before.0 && seen.1 <= shown_before.1) {
+            return Outcome::Noted;
+        }
         let id = group.id();
         let keys = [self.config.signing.all_public(), self.config.others.clone()].concat();
         match seen.filter(|_| Beacon::verify(beacon, &keys).is_ok()) {

@@ -122,7 +122,7 @@ impl Core {
         })
     }
 
-    /// Takes over: a higher term, and one rekey for each group, [`TAKE_OVER_RATE`] groups a second.
+    /// Takes over: a higher term, and one rekey for each group, 500 groups a second at the most.
     ///
     /// # Errors
     /// [`RestoreError::Terms`] or [`RestoreError::Backup`]; nothing was changed.

@@ -55,6 +55,9 @@ impl ZooKeeperBackend {
         let place = options.ensemble.to_string();
         let io = |why: &dyn Display| StoreError::Io { place: place.clone(), why: why.to_string() };
         options.check().map_err(|error| io(&error))?;
+        if options.digest.is_some() && options.tls.is_none() {
+            tracing::warn!(%place, "ZooKeeper's password crosses the network in the clear: no TLS is configured");
+        }
         let runtime = Builder::new_multi_thread().worker_threads(1).thread_name("zookeeper").enable_all().build();
         let runtime = Some(runtime.map_err(|error| io(&error))?);
         Ok(Self { session: Arc::new(Session::new(options)), runtime, stopping })
