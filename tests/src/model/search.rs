@@ -51,7 +51,8 @@ struct State {
     reigns: Option<usize>,
     members: [u32; 2],
     ways: [Way; 2],
-    sessions: u64,
+    /// Requests of each member so far.
+    sessions: [u64; 2],
     /// Bundles of datagrams that were sent: by whom is in them.
     sent: BTreeSet<u32>,
     left: Budget,
@@ -157,7 +158,7 @@ impl Search {
             reigns: None,
             members: [0; 2],
             ways: [Way::None; 2],
-            sessions: 0,
+            sessions: [0; 2],
             sent: BTreeSet::new(),
             left: Budget { take_overs, ..budget },
         };
@@ -279,8 +280,8 @@ impl Search {
             Step::Request(member, server) => {
                 let asked = self.members[member].get(state.members[member]).asked.clone();
                 let request = self.world.requests.number(asked.expect("a request").1);
-                state.sessions += 1;
-                let session = state.sessions;
+                state.sessions[member] += 1;
+                let session = 1_000 * u64::try_from(member).unwrap() + state.sessions[member];
                 state.ways[member] = Way::At(server, session);
                 self.event(&mut state, server, Event::Request { member, request, session })?;
             }

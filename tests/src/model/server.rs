@@ -173,6 +173,9 @@ enum Read {
     Nothing,
 }
 
+/// What a server is about, how it ends, where it began, and at which event it ends.
+type UnderWay = (Work, Result<Read, StoreError>, usize, Option<usize>);
+
 struct Server<'a> {
     history: &'a [Event],
     states: &'a [Arc<Values>],
@@ -184,7 +187,7 @@ struct Server<'a> {
     core: Core,
     now: Duration,
     /// What is under way, how it ends, where it began, and at which event it ends.
-    work: Option<(Work, Result<Read, StoreError>, usize, Option<usize>)>,
+    work: Option<UnderWay>,
     out: Outcome,
 }
 
