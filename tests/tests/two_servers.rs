@@ -9,7 +9,7 @@ const NOTHING: Budget =
     Budget { held: 0, follows: [0; 2], take_overs: [0; 2], beacons: [0; 2], asks: [0; 2], unanswered: 0 };
 /// A write whose answer is lost, a take-over, a beacon of the deposed one.
 const WRITES: Budget = Budget { held: 1, follows: [0, 1], take_overs: [0, 1], beacons: [1, 0], ..NOTHING };
-/// Questions to both, a standby that follows late.
+/// Questions to both, and a standby that may be behind.
 const QUESTIONS: Budget = Budget { follows: [0, 1], take_overs: [0, 1], asks: [1, 0], ..NOTHING };
 
 /// Every one of these must be reached, or the search shows less than it says.
@@ -64,7 +64,8 @@ fn no_order_of_many_events_breaks_a_promise() {
     let writes = Budget { held: 2, ..WRITES };
     let both = Budget { asks: [1, 0], ..WRITES };
     let reigns = Budget { held: 1, follows: [0, 2], take_overs: [0, 2], beacons: [1, 1], ..NOTHING };
-    whole(&[("two writes", writes), ("both", both), ("reigns", reigns)]);
+    let unanswered = Budget { unanswered: 1, ..QUESTIONS };
+    whole(&[("two writes", writes), ("unanswered", unanswered), ("both", both), ("reigns", reigns)]);
 }
 
 #[test]

@@ -123,7 +123,6 @@ pub(super) fn config() -> Config {
         groups: vec![group],
         bits_per_second: 80_000_000,
         resyncs_per_second: 4_000,
-        records_per_snapshot: keyserver::core::RECORDS_PER_SNAPSHOT,
         signing: SigningKey::from_seed(&[5; 32]).unwrap(),
         others: Vec::new(),
     }
@@ -173,8 +172,13 @@ enum Read {
     Nothing,
 }
 
-/// What a server is about, how it ends, where it began, and at which event it ends.
-type UnderWay = (Work, Result<Read, StoreError>, usize, Option<usize>);
+/// An operation on the store: how it ends, the place of the event that began it, and of the one that ends it.
+struct UnderWay {
+    work: Work,
+    result: Result<Read, StoreError>,
+    since: usize,
+    ends: Option<usize>,
+}
 
 struct Server<'a> {
     history: &'a [Event],
@@ -186,7 +190,6 @@ struct Server<'a> {
     journal: Journal<Scripted>,
     core: Core,
     now: Duration,
-    /// What is under way, how it ends, where it began, and at which event it ends.
     work: Option<UnderWay>,
     out: Outcome,
 }
@@ -225,7 +228,7 @@ pub(super) fn carry_out(
     let Server { mut out, core, work, backend, .. } = server;
     out.pending = if work.is_some() { backend.pending() } else { None };
     // Between the fence and the reign nobody is served: the shell waits for the store.
-    let taking_over = matches!(work, Some((Work::Fence | Work::CatchUp, ..)));
+    let taking_over = matches!(work, Some(UnderWay { work: Work::Fence | Work::CatchUp, .. }));
     (out.stands_by, out.listens) = (core.stands_by(), out.is_alive && !taking_over);
     out.digests = core.digests();
     out
@@ -282,7 +285,7 @@ impl Server<'_> {
             Work::Write(records) => self.append(records).map(|()| Read::Nothing),
         };
         let ends = if self.backend.pending().is_some() { None } else { self.backend.used().0.or(Some(place)) };
-        self.work = Some((work, result, place, ends));
+        self.work = Some(UnderWay { work, result, since: place, ends });
         self.end(place);
     }
 
@@ -302,7 +305,9 @@ impl Server<'_> {
 
     /// Ends the operation that is under way, if this is its place.
     fn end(&mut self, place: usize) {
-        let Some((work, result, since, _)) = self.work.take_if(|(.., ends)| *ends == Some(place)) else { return };
+        let Some(UnderWay { work, result, since, .. }) = self.work.take_if(|work| work.ends == Some(place)) else {
+            return;
+        };
         let (_, lost, done) = self.backend.used();
         let mut ended = match &work {
             Work::Fence => Ended::Fenced,
