@@ -123,6 +123,7 @@ pub(super) fn config() -> Config {
         groups: vec![group],
         bits_per_second: 80_000_000,
         resyncs_per_second: 4_000,
+        records_per_snapshot: keyserver::core::RECORDS_PER_SNAPSHOT,
         signing: SigningKey::from_seed(&[5; 32]).unwrap(),
         others: Vec::new(),
     }
