@@ -80,7 +80,7 @@ enum Command {
         size: u32,
     },
     /// The store: latency and rate of commits of 1, 10 and 100 records beside a bare write and fdatasync of the same octets, and
-    /// a start from a snapshot beside bare reading and decrypting. With a million members about two minutes and 2 GB.
+    /// a start from a snapshot beside bare reading and decrypting. With a million members about a minute and 2 GB.
     Store {
         /// Members of the snapshot, 1,000 to 1,000,000.
         #[arg(long, value_name = "N", default_value = "1000000", value_parser = value_parser!(u32).range(1_000..=1_000_000))]

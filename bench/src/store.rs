@@ -13,8 +13,8 @@ use crate::Failure;
 use crate::keyserver::{Count, KeyServer, config};
 use crate::table::Row;
 
-/// Octets of a record: a little more than that of one join or leave.
-const RECORD: usize = 256;
+/// Octets of a record: those of one join or leave are 120 to 150.
+const RECORD: usize = 128;
 /// Records in a commit.
 const GROUPED: [usize; 3] = [1, 10, 100];
 /// Commits of each kind, in turns with bare writes, so that both meet the same neighbours on the disk.

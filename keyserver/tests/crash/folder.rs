@@ -101,6 +101,11 @@ impl Folder {
     }
 }
 
+/// A real folder for the files, in memory where there is such a place: no crash of this machine is meant.
+pub(crate) fn place() -> tempfile::TempDir {
+    tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap()
+}
+
 /// Makes a file what it may be after a crash.
 pub(crate) fn put(path: &Path, content: Option<&[u8]>) {
     use std::io::Write;

@@ -67,7 +67,7 @@ fn nothing_is_lost_by_a_crash_at_any_point() {
             1,
         ),
     };
-    let place = tempfile::tempdir().unwrap();
+    let place = folder::place();
     let path = place.path().join(folder::KEY);
     SiteKey::create(&path, &mut Sevens).unwrap();
     let first_key = std::fs::read(&path).unwrap();
@@ -128,7 +128,7 @@ fn on_a_failing_disk(path: &Path, first_key: &[u8], from: usize, count: usize) -
 
 #[test]
 fn a_disk_that_fails_stops_the_key_server_and_loses_nothing() {
-    let place = tempfile::tempdir().unwrap();
+    let place = folder::place();
     let path = place.path().join(folder::KEY);
     SiteKey::create(&path, &mut Sevens).unwrap();
     let first_key = std::fs::read(&path).unwrap();

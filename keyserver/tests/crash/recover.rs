@@ -8,7 +8,7 @@ use keyserver::store::{Backend, CommitError, Held, Journal, Op, RedbBackend, Sit
 use crate::SECRET;
 use crate::common::Counter;
 use crate::disk::{Disk, Platter, SECTOR, Step};
-use crate::folder::{Folder, KEY, MARK, put, unsynced};
+use crate::folder::{Folder, KEY, MARK, place, put, unsynced};
 use crate::trace::{Dice, Notes};
 
 /// How many of each kind of crash are looked at: one in so many.
@@ -113,7 +113,7 @@ impl<'a> Worker<'a> {
             platter: Arc::default(),
             pending: Vec::new(),
             folder: Folder::with_key(key),
-            path: tempfile::tempdir().unwrap(),
+            path: place(),
             written: None,
             synced: None,
             report: Report::default(),
