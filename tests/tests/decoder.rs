@@ -15,7 +15,7 @@ use keygraph::{Degree, Strategy};
 use keyserver::core::{Admin, Config, Core, GroupConfig, Input, Output};
 use protocol::identity::{Identity, IdentityPattern};
 use protocol::registration::{FromRegistrar, ToRegistrar};
-use protocol::request::{Act, Losses, Operations, Outcome, Reply, Request, RequestId, Resync};
+use protocol::request::{Act, Operations, Outcome, Reply, Request, RequestId};
 use protocol::unit::{Unit, kind};
 use protocol::{Beacon, Entropy, GroupId, IndividualKey, MemberId, SigningKey, Suite};
 use serde_json::{Value, json};
@@ -165,10 +165,10 @@ impl Live {
         self.ask(who, Operations::Changes(vec![(act, "live".into())]))
     }
 
-    /// Epoch and SHA-256 of the data key, as the key server tells a member.
+    /// Epoch and SHA-256 of the data key, as the key server tells a member. A join of a member changes nothing, and is not
+    /// rationed as re-synchronizations are.
     fn truth(&mut self, who: (MemberId, u64)) -> (u64, String) {
-        let resync = Resync { group: "live".into(), seen: (0, 0), have: 0, losses: Losses::default() };
-        let reply = Reply::decode(&self.ask(who, Operations::Resyncs(vec![resync]))).unwrap();
+        let reply = Reply::decode(&self.change(who, Act::Join)).unwrap();
         let Outcome::Granted(membership) = &reply.outcomes[0] else { panic!("{reply:?}") };
         let context = Beacon::decode(&membership.beacon).unwrap().context;
         let key = context.data(membership.path.root().unwrap());
