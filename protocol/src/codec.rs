@@ -97,6 +97,15 @@ impl<'a> Reader<'a> {
         self.array(what).map(u64::from_be_bytes)
     }
 
+    /// One octet that is 0 or 1.
+    pub fn flag(&mut self, what: &'static str) -> Result<bool, DecodeError> {
+        match self.u8(what)? {
+            0 => Ok(false),
+            1 => Ok(true),
+            other => Err(DecodeError::Value { what, value: other.into() }),
+        }
+    }
+
     /// Octets behind a u16 length of at most `limit`.
     pub fn octets(&mut self, limit: usize, what: &'static str) -> Result<&'a [u8], DecodeError> {
         let have = usize::from(self.u16(what)?);

@@ -344,8 +344,8 @@ impl ToRegistrar {
         let message = match kind {
             1 => Self::ClientList {
                 key_server: r.text(MAX_NAME, "key server name")?.to_owned(),
-                first: flag(&mut r, "first")?,
-                last: flag(&mut r, "last")?,
+                first: r.flag("first")?,
+                last: r.flag("last")?,
                 entries: (0..r.count(LIST_CHUNK, "clients")?)
                     .map(|_| ClientEntry::decode(&mut r))
                     .collect::<Result<_, _>>()?,
@@ -391,12 +391,4 @@ fn unknown(kind: u8) -> DecodeError {
 
 fn identity(r: &mut Reader<'_>) -> Result<Identity, DecodeError> {
     Identity::parse(r.text(MAX_IDENTITY, "identity")?).map_err(|_| DecodeError::Text { what: "identity" })
-}
-
-fn flag(r: &mut Reader<'_>, what: &'static str) -> Result<bool, DecodeError> {
-    match r.u8(what)? {
-        0 => Ok(false),
-        1 => Ok(true),
-        other => Err(DecodeError::Value { what, value: other.into() }),
-    }
 }

@@ -202,7 +202,7 @@ impl Recipe {
             term: r.u64("term")?,
             epoch: r.u64("epoch")?,
             strategy: strategy(r.u8("strategy")?)?,
-            splicing: flag(r, "splicing")?,
+            splicing: r.flag("splicing")?,
             announcement: Announcement::decode(r)?,
             seed: Seed::new(r.array("seed")?),
             by_choice: (0..r.u32("leaves by choice")?)
@@ -238,14 +238,6 @@ fn changes(r: &mut Reader<'_>) -> Result<Vec<Change>, DecodeError> {
 
 pub(super) fn identity(r: &mut Reader<'_>) -> Result<Identity, DecodeError> {
     Identity::parse(r.text(MAX_IDENTITY, "identity")?).map_err(|_| DecodeError::Text { what: "identity" })
-}
-
-pub(super) fn flag(r: &mut Reader<'_>, what: &'static str) -> Result<bool, DecodeError> {
-    match r.u8(what)? {
-        0 => Ok(false),
-        1 => Ok(true),
-        other => Err(DecodeError::Value { what, value: other.into() }),
-    }
 }
 
 const STRATEGIES: [(u8, Strategy); 5] =

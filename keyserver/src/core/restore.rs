@@ -9,7 +9,7 @@ use thiserror::Error;
 use zeroize::Zeroizing;
 
 use super::clients::{Client, Clients};
-use super::codec::{Record, STATE_VERSION, Shape, flag, identity};
+use super::codec::{Record, STATE_VERSION, Shape, identity};
 use super::group::Group;
 use super::outbox::Outbox;
 use super::recovery::Recovery;
@@ -257,7 +257,7 @@ impl Core {
         }
         self.term = r.u64("term")?;
         self.incarnation = Incarnation(r.array("incarnation")?);
-        self.must_recover = flag(r, "restored from a backup")?;
+        self.must_recover = r.flag("restored from a backup")?;
         for _ in 0..r.u32("clients")? {
             let id = MemberId(r.u32("client")?);
             let identity = identity(r)?;

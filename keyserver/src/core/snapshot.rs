@@ -7,7 +7,7 @@ use protocol::request::{MAX_EARLIER, RequestId};
 use protocol::{Beacon, Commitment, DataKey, DecodeError, EpochContext, HeaderHash, Incarnation, MemberId, NodeSecret};
 use zeroize::Zeroizing;
 
-use super::codec::{STATE_VERSION, flag, strategy, strategy_number};
+use super::codec::{STATE_VERSION, strategy, strategy_number};
 use super::group::{Earlier, Group, Held, Position};
 use super::{Core, GroupConfig, Now};
 
@@ -107,7 +107,7 @@ impl Group {
 
     pub(super) fn decode(config: GroupConfig, r: &mut Reader<'_>) -> Result<Self, DecodeError> {
         let stored_strategy = strategy(r.u8("strategy")?)?;
-        let splicing = flag(r, "splicing")?;
+        let splicing = r.flag("splicing")?;
         let incarnation = Incarnation(r.array("incarnation")?);
         let (term, epoch) = (r.u64("term")?, r.u64("epoch")?);
         let context = EpochContext { suite: config.suite, group: config.id, incarnation, term, epoch };
@@ -120,7 +120,7 @@ impl Group {
         };
         let beacon = (r.u64("term of the beacon")?, r.octets(Beacon::MAX_LEN, "beacon")?.to_vec());
         let floor = r.u64("lowest epoch")?;
-        let is_stopped = flag(r, "stopped")?;
+        let is_stopped = r.flag("stopped")?;
         let seen = (r.u64("term")?, r.u64("epoch")?);
         let mut held = Held::default();
         let mut slots = Vec::new();
