@@ -16,7 +16,7 @@ use protocol::identity::{Identity, IdentityPattern};
 use protocol::{MAX_NAME, SigningKey};
 use serde::Deserialize;
 
-pub use self::store::{Place, StoreConfig, ZooKeeperConfig};
+pub use self::store::{Place, PublishConfig, StoreConfig, ZooKeeperConfig};
 use crate::core;
 pub use group::{GraphConfig, GroupFileConfig};
 
@@ -54,9 +54,12 @@ pub struct FileConfig {
     pub store: StoreConfig,
     /// File of mode 0600 with the key that seals the store; made together with a store in a file. Required.
     pub store_key: PathBuf,
-    /// For a store in ZooKeeper. Required there.
+    /// For a store in ZooKeeper, and for `[publish]`. Required there.
     #[serde(default)]
     pub zookeeper: Option<ZooKeeperConfig>,
+    /// Where groups with `publish = true` are published. Default: nowhere.
+    #[serde(default)]
+    pub publish: Option<PublishConfig>,
     /// File of mode 0600 with the key that seals backups, 64 hexadecimal digits; keep a copy where the backups are not.
     /// Default: none, and no backups.
     #[serde(default)]
@@ -128,6 +131,8 @@ pub struct Checked {
     pub file: FileConfig,
     /// Where the journal is.
     pub store: Place,
+    /// Where groups are published.
+    pub publish: Option<zk::Options>,
     /// For the link with registrars.
     pub credentials: Credentials,
     /// For requests.
@@ -158,7 +163,14 @@ impl Checked {
             *path = folder.join(&*path);
             secret_file::read(&*path).map_err(|e| ConfigError::invalid("backup_key", e))?;
         }
-        let store = Place::check(&file.store, file.zookeeper.as_ref(), &file.store_key, &folder)?;
+        let store =
+            Place::check(&file.store, file.zookeeper.as_ref(), file.publish.is_some(), &file.store_key, &folder)?;
+        let publish = file.publish.as_ref().map(|publish| publish.check(&file.store, file.zookeeper.as_ref(), &folder));
+        let publish = publish.transpose()?;
+        if let Some(group) = file.group.iter().find(|group| group.publish && publish.is_none()) {
+            let why = "the table `[publish]` is missing, which says where";
+            return Err(ConfigError::invalid(format!("group `{}`: publish", group.name), why));
+        }
         let credentials = Credentials::load(&file.tls).map_err(|e| ConfigError::invalid("tls", e))?;
         let noise = StaticKey::load(&file.noise_key).map_err(|e| ConfigError::invalid("noise_key", e))?;
         let seed = secret_file::read(&file.signing_key).map_err(|e| ConfigError::invalid("signing_key", e))?;
@@ -190,7 +202,7 @@ impl Checked {
             _ => return Err(ConfigError::invalid("site_certificate", "it and `site_key` are given together")),
         };
         let core = core::Config { others, ..file.core(signing)? };
-        Ok(Self { core, file, store, credentials, noise })
+        Ok(Self { core, file, store, publish, credentials, noise })
     }
 }
 

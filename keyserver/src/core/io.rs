@@ -11,7 +11,7 @@ use protocol::sign::{SigningKey, VerifyingKey};
 use protocol::{GroupId, Incarnation, MemberId, Reason, Suite};
 use zeroize::Zeroizing;
 
-use super::{Admin, AdminError, AdminReply};
+use super::{Admin, AdminError, AdminReply, Publication};
 
 /// What the key server is told once, before it starts.
 #[derive(Debug)]
@@ -44,6 +44,8 @@ pub struct GroupConfig {
     pub name: String,
     /// Where rekey messages and beacons are multicast.
     pub destination: SocketAddr,
+    /// Whether rekey messages and the wrapped key tree are published as well, for members without multicast.
+    pub published: bool,
     /// Degree of the key tree; fixed when the group is made.
     pub degree: Degree,
     /// Cipher suite; fixed when the group is made.
@@ -188,6 +190,8 @@ pub enum Output {
         /// The datagram.
         octets: Vec<u8>,
     },
+    /// Publish something, where groups are published. Nobody waits for it.
+    Publish(Box<Publication>),
     /// Answer an operator.
     AdminReply {
         /// Names the command.

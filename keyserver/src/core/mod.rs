@@ -16,6 +16,7 @@ mod group;
 mod io;
 mod left;
 mod outbox;
+mod publish;
 mod recover;
 mod recovery;
 mod registrars;
@@ -34,6 +35,7 @@ use protocol::{Entropy, GroupId, Incarnation, IndividualKey, MemberId};
 
 pub use admin::{Admin, AdminError, AdminReply, GroupStatus, Status};
 pub use io::{Config, EpochEvent, Event, GroupConfig, Input, Output};
+pub use publish::{Publication, Published};
 pub use recover::{LEAP, Recovery as RecoveryPlan};
 pub use restore::RestoreError;
 pub use subscribers::MAX_SUBSCRIBERS;
@@ -71,7 +73,7 @@ pub struct Core {
     intents: VecDeque<Intent>,
     /// Requests that wait for batches, by session.
     waiting: BTreeMap<u64, Waiting>,
-    /// When each group's beacon or refresh is due.
+    /// When each group's beacon, refresh or pages are due.
     timers: BTreeSet<(Now, GroupId)>,
     /// When each group's batch is due.
     batches: BTreeSet<(Now, GroupId)>,
@@ -138,7 +140,7 @@ impl Core {
             return None;
         }
         let send = self.outbox.next_release().map(|at| (at, "datagrams are waiting"));
-        let timer = self.timers.first().map(|(at, _)| (*at, "a beacon or a refresh is due"));
+        let timer = self.timers.first().map(|(at, _)| (*at, "a beacon, a refresh or pages are due"));
         // While a write is under way, whatever is due waits for it.
         let batch = self.batches.first().filter(|_| self.in_flight.is_none()).map(|(at, _)| (*at, "a batch is due"));
         [send, timer, batch].into_iter().flatten().min()
@@ -162,7 +164,9 @@ impl Core {
             let refresh = group.refresh_due(now);
             if let Some(datagram) = group.beacon_due(now, &self.config.signing, &self.recovery) {
                 self.outbox.push(now, group.audience(), datagram);
+                self.outputs.extend(group.publish_beacon());
             }
+            self.outputs.extend(group.publish_pages(now, &self.config.signing));
             if refresh {
                 self.refresh(now, id, None);
             }

@@ -237,7 +237,7 @@ impl Core {
         };
         let messages = std::mem::take(&mut epoch.messages);
         let tag = epoch.tag.clone();
-        let (header, reason) = (epoch.header, epoch.recipe.announcement.reason);
+        let (header, reason, touched) = (epoch.header, epoch.recipe.announcement.reason, epoch.places());
         let Ok(plan) = group.merge(now, epoch) else {
             // Staged against another tree than the one it is merged into: a fault of ours. The store has it, the
             // memory has not; only a replay brings them together.
@@ -254,6 +254,8 @@ impl Core {
         let cut = cores::map_all(&planned, plan.updates.len(), |message| {
             datagrams(message, header, &self.coder, (&self.config.signing, &tag))
         });
+        let datagrams = cut.iter().flatten().flatten().map(|(_, octets)| octets);
+        self.outputs.extend(group.publish_epoch(now, (&plan, touched), datagrams));
         let all: usize = planned.iter().map(|message| message.plan.layout.total_units()).sum();
         let units = planned.iter().map(|message| message.octets.len().div_ceil(fec::UNIT)).sum();
         if members > 0 {

@@ -6,6 +6,7 @@ mod engine;
 mod events;
 mod latch;
 mod offline;
+mod publisher;
 mod registrars;
 mod relays;
 mod requests;
@@ -31,6 +32,7 @@ use crate::store::{BackupError, Journal, RedbBackend, SiteKey, Stopping, Store, 
 use engine::Engine;
 use latch::ByLatch;
 pub use offline::{recover, restore};
+use publisher::Publisher;
 use relays::Relays;
 use turn::{Alone, Turn};
 
@@ -136,7 +138,7 @@ pub fn main(args: Args) -> ExitCode {
 
 /// Runs until `shutdown`, then finishes what was accepted.
 pub async fn run(checked: Checked, shutdown: Shutdown) -> Result<(), RunError> {
-    let Checked { core: config, file, store: place, credentials, noise } = checked;
+    let Checked { core: config, file, store: place, publish, credentials, noise } = checked;
     let key = site_key(&place, &file.store_key)?;
     let turn: Box<dyn Turn> = match &place {
         Place::File(_) => Box::new(Alone),
@@ -164,7 +166,8 @@ pub async fn run(checked: Checked, shutdown: Shutdown) -> Result<(), RunError> {
     let admin = admin::Socket::bind(&file.admin_socket)
         .map_err(|source| RunError::Listen { what: file.admin_socket.display().to_string(), source })?;
     let multicast = file.multicast();
-    let mut engine = Engine::new(core, store, turn, Relays::open(&file.relays, file.dscp)?);
+    let (relays, publisher) = (Relays::open(&file.relays, file.dscp)?, Publisher::start(publish));
+    let mut engine = Engine::new(core, store, turn, relays, publisher);
     for group in &file.group {
         engine.add_destination(group.address, &multicast)?;
     }

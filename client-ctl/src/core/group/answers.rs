@@ -59,6 +59,7 @@ impl Group {
         self.member = Some(member);
         self.ending = None;
         self.attempt = 0;
+        self.is_for_key_server = false;
         (self.joined_epoch, self.left_epoch) = (Some(joined_epoch), None);
         self.set(Status::Member, "");
         let how = if ask == Ask::Join {
