@@ -15,7 +15,7 @@ use super::outbox::Outbox;
 use super::recovery::Recovery;
 use super::subscribers::Subscribers;
 use super::transaction::Transaction;
-use super::{Config, Core, GroupConfig, Now, Output};
+use super::{Config, Core, GroupConfig, Now, Output, SETTLED};
 
 /// Why a key server cannot start from what its store holds. The store is untouched.
 #[derive(Debug, Error)]
@@ -113,6 +113,7 @@ impl Core {
             batch_next: false,
             in_flight: None,
             records: 0,
+            compact_at: Now::ZERO,
             halted: false,
             clock: Now::ZERO,
             standing_by: true,
@@ -154,6 +155,8 @@ impl Core {
             }
             self.schedule_at(now + Now::from_secs(1) / TAKE_OVER_RATE * turn, id);
         }
+        let first = if self.records > 0 { SETTLED.min(self.config.compact_every) } else { self.config.compact_every };
+        self.compact_at = now + first;
         self.records += records.len();
         self.outputs.push_back(Output::Persist(records.iter().map(Record::encode).collect()));
         self.in_flight = Some(Transaction::Start);

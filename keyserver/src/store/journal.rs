@@ -258,4 +258,6 @@ impl<B: Backend> std::fmt::Debug for Journal<B> {
 }
 
 #[cfg(test)]
+pub(crate) mod attacker;
+#[cfg(test)]
 mod tests;

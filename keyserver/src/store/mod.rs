@@ -20,6 +20,8 @@ pub use self::backend::{Backend, CommitError, Held, Op};
 pub use self::backup::{BackupError, read_backup, write_backup};
 pub use self::journal::Journal;
 pub(crate) use self::journal::TERM;
+#[cfg(test)]
+pub(crate) use self::journal::attacker;
 pub use self::memory::{Fault, MemoryBackend, MemoryStore};
 pub use self::redb::RedbBackend;
 pub use self::site_key::{FileStep, SiteKey, TakeStep};
