@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use net::entropy::OsEntropy;
 
+use super::standby::carry_out;
 use super::{RunError, open_store, site_key};
 use crate::config::Checked;
 use crate::core::{Core, RecoveryPlan};
@@ -40,10 +41,12 @@ pub fn recover(checked: Checked, seen: (u64, u64)) -> Result<RecoveryPlan, RunEr
     let mut key = site_key(&place, &file.store_key)?;
     key.forget_mark();
     let mut store = open_store(place, key, Stopping::default())?;
-    store.fence()?;
     let Loaded { snapshot, records } = store.load()?;
     let snapshot = snapshot.as_ref().map(|snapshot| snapshot.as_slice());
+    // What cannot be read is refused before anything is changed; what was written meanwhile is read behind the fence.
     let mut core = Core::stand_by(Duration::ZERO, config, Box::new(OsEntropy), snapshot, &records)?;
+    store.fence()?;
+    carry_out(&mut core, Duration::ZERO, &store.follow()?)?;
     let (plan, record) = core.recover(seen)?;
     store.append(&[&record])?;
     Ok(plan)

@@ -84,6 +84,11 @@ pub trait Store: Send {
     fn snapshot(&mut self, snapshot: &[u8]) -> Result<(), StoreError>;
 }
 
+/// What to call a Keystone that has written a version which is not the known one.
+pub(crate) fn age(found: u32, known: u32) -> &'static str {
+    if found > known { "a newer" } else { "an older" }
+}
+
 /// Why a store cannot be used. What it holds is untouched, except where it says otherwise.
 #[derive(Debug, Error)]
 pub enum StoreError {
@@ -99,7 +104,11 @@ pub enum StoreError {
         mode: u32,
     },
     /// It was written by another version.
-    #[error("the store {place} has format {found}, this version reads format {expected}")]
+    #[error(
+        "the store {place} was written by {} Keystone: format {found}, and this one knows format {expected}; nothing was \
+         changed",
+        age(*found, *expected)
+    )]
     Format {
         /// Where it is.
         place: String,

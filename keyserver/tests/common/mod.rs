@@ -97,7 +97,7 @@ impl<S: Store> World<S> {
         self.handle(Input::RegistrarUp { link: 1, identity: identity("registrar/r1") });
     }
 
-    fn stand_by_on(mut store: S, seed: u64, change: impl Fn(&mut Config)) -> Self {
+    pub(crate) fn stand_by_on(mut store: S, seed: u64, change: impl Fn(&mut Config)) -> Self {
         let mut config = Config {
             name: "ks".into(),
             registrars: vec![(

@@ -1,6 +1,7 @@
 use std::collections::BTreeMap;
 
 use super::*;
+use crate::store::seal::FORMAT;
 use crate::store::{Fault, Held, MemoryBackend, MemoryStore};
 
 struct Counting(u64);
@@ -261,6 +262,53 @@ fn a_store_that_has_gone_back_is_noticed_and_named() {
         let refused = open_with(&backend, key(), 1).err().unwrap();
         assert!(matches!(refused, StoreError::RolledBack { .. }), "{refused}");
         assert!(refused.to_string().contains("keystone recover"), "{refused}");
+    }
+}
+
+#[test]
+fn a_recovery_that_wrote_nothing_is_none() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("site.key");
+    SiteKey::create(&path, &mut Counting(5)).unwrap();
+    let key = || SiteKey::open(&path).unwrap();
+    let backend = MemoryBackend::default();
+    let mut store = open_with(&backend, key(), 1).unwrap();
+    begin(&mut store, &[b"one"]);
+    let early = backend.values();
+    store.append(&[b"two"]).unwrap();
+    backend.roll_back(early);
+    let recovering = || {
+        let mut key = key();
+        key.forget_mark();
+        open_with(&backend, key, 2).unwrap()
+    };
+    // It reads, begins a reign, reads again, and then something is wrong.
+    let mut store = recovering();
+    store.load().unwrap();
+    store.fence().unwrap();
+    store.follow().unwrap();
+    drop(store);
+    assert!(matches!(open_with(&backend, key(), 1), Err(StoreError::RolledBack { .. })));
+    begin(&mut recovering(), &[b"recovered"]);
+    assert_eq!(content(&mut open_with(&backend, key(), 1).unwrap()).1, [b"one".to_vec(), b"recovered".to_vec()]);
+}
+
+#[test]
+fn a_store_of_another_format_names_both_and_is_left_alone() {
+    let backend = MemoryBackend::default();
+    let mut store = open(&backend, 1);
+    begin(&mut store, &[b"one"]);
+    for (format, age) in [(FORMAT + 1, "a newer"), (FORMAT - 1, "an older")] {
+        let mut values = backend.values();
+        values.get_mut(HEAD).unwrap().value[..4].copy_from_slice(&format.to_be_bytes());
+        backend.roll_back(values.clone());
+        let words = format!("was written by {age} Keystone: format {format}, and this one knows format {FORMAT}");
+        let refused = open_with(&backend, SiteKey::in_memory(&SECRET), 2).err().unwrap().to_string();
+        assert!(refused.contains(&words), "{refused}");
+        // Whoever had it open reads no further and writes nothing either.
+        let refused = store.follow().err().unwrap().to_string();
+        assert!(refused.contains(&words), "{refused}");
+        assert!(backend.values() == values);
     }
 }
 
