@@ -82,6 +82,22 @@ pub trait Store: Send {
     /// # Errors
     /// As [`Store::append`].
     fn snapshot(&mut self, snapshot: &[u8]) -> Result<(), StoreError>;
+
+    /// As [`Store::load`], up to the first damaged record. How many are left out, it among them.
+    ///
+    /// # Errors
+    /// As [`Store::load`].
+    fn salvage(&mut self) -> Result<(Loaded, u64), StoreError> {
+        self.load().map(|loaded| (loaded, 0))
+    }
+
+    /// As [`Store::snapshot`], with another past: whoever has followed up to now has to read all of it anew.
+    ///
+    /// # Errors
+    /// As [`Store::append`].
+    fn begin_anew(&mut self, snapshot: &[u8]) -> Result<(), StoreError> {
+        self.snapshot(snapshot)
+    }
 }
 
 /// What to call a Keystone that has written a version which is not the known one.
@@ -120,8 +136,24 @@ pub enum StoreError {
     /// The key does not open it.
     #[error("the store {0} is sealed under another site key")]
     WrongKey(String),
-    /// Something in it was altered, lost or put elsewhere.
-    #[error("{what} of the store {place} is damaged or missing")]
+    /// A record was altered, lost or put elsewhere.
+    #[error(
+        "record {number} of the store {place} is damaged or missing; what was stored before it is whole, it and the {after} \
+         after it are lost: `keystone recover --damaged` goes on without them, and a newer backup has more"
+    )]
+    DamagedRecord {
+        /// Where it is.
+        place: String,
+        /// Its number.
+        number: u64,
+        /// How many there are after it.
+        after: u64,
+    },
+    /// Something else in it was, and nothing can be read without it.
+    #[error(
+        "{what} of the store {place} is damaged or missing; nothing in it can be read without that, but a backup can be \
+         restored (`keystone restore`) to a new store"
+    )]
     Damaged {
         /// Where it is.
         place: String,

@@ -339,7 +339,11 @@ impl Server<'_> {
             }
             // The process ends.
             (_, Err(error)) => {
-                if let StoreError::Damaged { .. } | StoreError::RolledBack { .. } | StoreError::Stopped(_) = error {
+                if let StoreError::Damaged { .. }
+                | StoreError::DamagedRecord { .. }
+                | StoreError::RolledBack { .. }
+                | StoreError::Stopped(_) = error
+                {
                     self.out.broken = Some(error.to_string());
                 }
                 let deposed = matches!(error, StoreError::Deposed(_));

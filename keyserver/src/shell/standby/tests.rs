@@ -33,7 +33,7 @@ fn identity(name: &str) -> Identity {
     Identity::parse(&format!("spiffe://demo/{name}")).unwrap()
 }
 
-fn config() -> Config {
+pub(in crate::shell) fn config() -> Config {
     let everybody = vec![IdentityPattern::parse("spiffe://demo/member/*").unwrap()];
     let group = GroupConfig {
         id: GroupId(1),
@@ -93,20 +93,20 @@ impl Turn for Arc<ByHand> {
     }
 }
 
-fn journal(backend: &MemoryBackend, seed: u64) -> Journal<MemoryBackend> {
+pub(in crate::shell) fn journal(backend: &MemoryBackend, seed: u64) -> Journal<MemoryBackend> {
     Journal::open(backend.clone(), SiteKey::in_memory(&[7; 32]), Box::new(Count(seed))).unwrap()
 }
 
 /// A key server without sockets.
-struct Server {
+pub(in crate::shell) struct Server {
     engine: Handle,
     turn: Arc<ByHand>,
-    shutdown: Shutdown,
+    pub(in crate::shell) shutdown: Shutdown,
     ended: JoinHandle<Result<(), RunError>>,
 }
 
 impl Server {
-    fn start(backend: &MemoryBackend, seed: u64) -> Self {
+    pub(in crate::shell) fn start(backend: &MemoryBackend, seed: u64) -> Self {
         Self::over(Box::new(journal(backend, seed)), seed)
     }
 
@@ -141,12 +141,12 @@ impl Server {
     }
 
     /// The turn comes, and the reign's first rekey is made.
-    async fn reigns(&self, term: u64, before: u64) -> Status {
+    pub(in crate::shell) async fn reigns(&self, term: u64, before: u64) -> Status {
         self.turn.mine.send_replace(true);
         self.until(|status| !status.standby && status.term == term && status.groups[0].epoch > before).await
     }
 
-    async fn register(&self) -> (MemberId, u64) {
+    pub(in crate::shell) async fn register(&self) -> (MemberId, u64) {
         let (frames, mut read) = mpsc::channel(10);
         self.engine.send(Command::RegistrarUp(1, identity("registrar"), frames)).await;
         let tell = async |frame: FromRegistrar| {
@@ -178,7 +178,7 @@ impl Server {
         }
     }
 
-    async fn join(&self, who: (MemberId, u64), id: u8) -> Option<Outcome> {
+    pub(in crate::shell) async fn join(&self, who: (MemberId, u64), id: u8) -> Option<Outcome> {
         self.ask(who, id, Operations::Changes(vec![(Act::Join, "g".into())])).await
     }
 
@@ -187,7 +187,7 @@ impl Server {
         self.ask(who, id, Operations::Resyncs(vec![resync])).await
     }
 
-    async fn end(self) -> Result<(), RunError> {
+    pub(in crate::shell) async fn end(self) -> Result<(), RunError> {
         let result = tokio::time::timeout(Duration::from_secs(10), self.ended).await.expect("it ends").unwrap();
         assert!(*self.turn.passed.borrow(), "it lets another one take over");
         result
@@ -195,7 +195,7 @@ impl Server {
 }
 
 /// Engines stay on the thread that starts them.
-fn live(test: impl Future<Output = ()>) {
+pub(in crate::shell) fn live(test: impl Future<Output = ()>) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(tokio::task::LocalSet::new().run_until(test));
 }

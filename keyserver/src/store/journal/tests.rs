@@ -377,6 +377,46 @@ fn what_is_altered_missing_or_moved_is_named() {
 }
 
 #[test]
+fn what_is_whole_of_a_damaged_store_can_be_gone_on_from() {
+    let records: [&[u8]; 5] = [b"a", b"b", &[7; PIECE + 1], b"d", b"e"];
+    // Values of the snapshot's generation: 1 and 2 are a and b, 3 and 4 are the large one, 5 and 6 are d and e.
+    for (damaged, whole) in [(1, 0), (2, 1), (3, 2), (4, 2), (5, 3), (6, 4)] {
+        let backend = MemoryBackend::default();
+        let mut store = open(&backend, 1);
+        begin(&mut store, &[b"before"]);
+        store.snapshot(b"all").unwrap();
+        store.append(&records).unwrap();
+        let mut standby = open(&backend, 2);
+        standby.load().unwrap();
+        let mut values = backend.values();
+        values.get_mut(&store.record_name(damaged)).unwrap().value[20] ^= 1;
+        backend.roll_back(values.clone());
+        let refused = open(&backend, 3).load().err().unwrap().to_string();
+        let words = format!(
+            "record {damaged} of the store memory is damaged or missing; what was stored before it is whole, it and the {} \
+             after it are lost",
+            6 - damaged
+        );
+        assert!(refused.contains(&words) && refused.contains("keystone recover --damaged"), "{refused}");
+        // To look changes nothing.
+        let mut recovering = open(&backend, 4);
+        let (saved, lost) = recovering.salvage().unwrap();
+        assert_eq!((plain(&saved).0.unwrap(), lost), (b"all".to_vec(), 7 - damaged));
+        assert_eq!(plain(&saved).1, records[..whole], "{damaged}");
+        assert!(backend.values() == values);
+        recovering.fence().unwrap();
+        assert!(matches!(recovering.follow().unwrap(), Followed::Records(none) if none.is_empty()));
+        recovering.begin_anew(b"saved").unwrap();
+        recovering.append(&[b"goes on"]).unwrap();
+        let now = (Some(b"saved".to_vec()), vec![b"goes on".to_vec()]);
+        assert!(content(&mut open(&backend, 5)) == now);
+        // Whoever knew what is lost forgets it.
+        assert!(matches!(standby.follow().unwrap(), Followed::Anew(loaded) if plain(&loaded) == now));
+        assert_eq!(backend.values().len(), 2 + 1 + 1, "nothing damaged is left");
+    }
+}
+
+#[test]
 fn nothing_that_was_sealed_before_the_last_compaction_opens() {
     let backend = MemoryBackend::default();
     let mut store = open(&backend, 1);
