@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use common::World;
 use keyserver::core::{Admin, AdminReply, COMPACT_EVERY, Config};
-use keyserver::store::{MemoryStore, Store};
+use keyserver::store::{Journal, MemoryBackend, MemoryStore, SiteKey, Store};
 use protocol::Beacon;
 
 const HOUR: Duration = Duration::from_secs(3_600);
@@ -91,6 +91,36 @@ fn many_records_put_the_timer_off() {
     assert!(compacted.0.is_some());
     world.wait(2 * HOUR);
     assert_eq!(stored(&store).0, compacted.0, "the last one was an hour ago");
+}
+
+#[test]
+fn a_take_over_is_not_held_up_by_a_snapshot() {
+    let small = |config: &mut Config| {
+        quiet(config);
+        config.records_per_snapshot = 100;
+    };
+    let backend = MemoryBackend::default();
+    let journal = || {
+        let key = SiteKey::in_memory(&[7; 32]);
+        Journal::open(backend.clone(), key, Box::new(common::Counter(backend.calls()))).unwrap()
+    };
+    let stored = || journal().load().unwrap().records.len();
+    let mut active = World::start_on(journal(), 1, small);
+    while stored() < 99 {
+        active.admin(Admin::Refresh { group: "news".into() }).unwrap();
+    }
+    let mut standby = World::stand_by_on(journal(), 2, small);
+    standby.take_over();
+    assert_eq!(stored(), 99 + 1 + 2, "the reign, and both groups");
+    standby.wait(MINUTE);
+    assert_eq!(stored(), 0);
+    // Reigns that end too soon, one after the other, do not pile up records for ever.
+    let after_each = (0..300).map(|reign| {
+        World::start_on(journal(), reign, small);
+        stored()
+    });
+    let most = after_each.max().unwrap();
+    assert!((390..=410).contains(&most), "{most}");
 }
 
 #[test]

@@ -60,6 +60,8 @@ pub const RECORDS_PER_SNAPSHOT: usize = 4_096;
 /// Time after which a snapshot is written by default, so that what was stored before it stays openable for a day at the most:
 /// only a snapshot turns the site key's ratchet. Of a million members it is 100 MB, once a day.
 pub const COMPACT_EVERY: Duration = Duration::from_secs(24 * 3_600);
+/// So many times that, left by reigns that ended too soon to write a snapshot, and the next one writes it before all else.
+const TOO_MANY: usize = 4;
 /// How soon after its beginning a reign writes a snapshot, if records of a reign before it are left: how old they are nobody
 /// knows without a clock on the wall. By then all groups of a take-over have been rekeyed.
 const SETTLED: Duration = Duration::from_secs(60);
@@ -89,6 +91,8 @@ pub struct Core {
     recovery: Recovery,
     subscribers: Subscribers,
     records: usize,
+    /// Records that stood in the store when all of it was read.
+    loaded: usize,
     /// When the next snapshot is due, however few records there are.
     compact_at: Now,
     halted: bool,

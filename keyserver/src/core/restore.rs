@@ -15,7 +15,7 @@ use super::outbox::Outbox;
 use super::recovery::Recovery;
 use super::subscribers::Subscribers;
 use super::transaction::Transaction;
-use super::{Config, Core, GroupConfig, Now, Output, SETTLED};
+use super::{Config, Core, GroupConfig, Now, Output, SETTLED, TOO_MANY};
 use crate::store::age;
 
 /// Why a key server cannot start from what its store holds. The store is untouched.
@@ -125,6 +125,7 @@ impl Core {
             batch_next: false,
             in_flight: None,
             records: 0,
+            loaded: 0,
             compact_at: Now::ZERO,
             halted: false,
             clock: Now::ZERO,
@@ -169,7 +170,9 @@ impl Core {
         }
         let first = if self.records > 0 { SETTLED.min(self.config.compact_every) } else { self.config.compact_every };
         self.compact_at = now + first;
-        self.records += records.len();
+        // A take-over is not held up by a snapshot that comes in a minute anyway.
+        let limit = self.config.records_per_snapshot.saturating_mul(TOO_MANY);
+        self.records = records.len() + if self.loaded < limit { 0 } else { self.loaded };
         self.outputs.push_back(Output::Persist(records.iter().map(Record::encode).collect()));
         self.in_flight = Some(Transaction::Start);
         Ok(())
