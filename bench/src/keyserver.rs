@@ -64,6 +64,7 @@ pub(crate) fn config(records_per_snapshot: usize) -> Result<Config, Failure> {
         bits_per_second: 8_000_000_000,
         resyncs_per_second: 4_000,
         records_per_snapshot,
+        compact_every: keyserver::core::COMPACT_EVERY,
         signing: SigningKey::from_seed(&[1; 32])?,
         others: Vec::new(),
     })

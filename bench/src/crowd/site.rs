@@ -127,6 +127,7 @@ tls = {{ certificate = "pki/r.pem", key = "pki/r.key", roots = "pki/ca.pem" }}
             trust_roots: "ca.pem".into(),
             groups: vec![GROUP.into()],
             carrier: client_ctl::core::Carrier::default(),
+            zookeeper: None,
             carriers: std::collections::BTreeMap::new(),
             interface: Ipv4Addr::LOCALHOST.to_string().parse()?,
             sources: Vec::new(),

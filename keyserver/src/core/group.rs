@@ -60,6 +60,13 @@ pub(super) struct Earlier {
     pub(super) keep: Now,
 }
 
+impl Earlier {
+    /// Whether nobody needs it any more.
+    pub(super) fn is_over(&self, now: Now) -> bool {
+        self.superseded + KEEP_EARLIER.max(self.keep) < now
+    }
+}
+
 /// Why a change could not be staged. The group is untouched.
 #[derive(Debug, Error)]
 pub(super) enum StageError {
@@ -354,7 +361,7 @@ impl Group {
             .collect::<Option<_>>()?;
         let leaf = keys.first()?.0.node;
         let path = KeyPath::new(self.tree.degree(), leaf, keys).ok()?;
-        while self.earlier.front().is_some_and(|key| key.superseded + KEEP_EARLIER.max(key.keep) < now) {
+        while self.earlier.front().is_some_and(|key| key.is_over(now)) {
             self.earlier.pop_front();
         }
         let wanted = self.earlier.iter().filter(|key| key.epoch >= joined_epoch && key.epoch > have);
