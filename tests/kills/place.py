@@ -78,13 +78,14 @@ def identity(client):
 class Place:
     """All processes of a site, by name: ks, ks-2, r1, m1 to m8, zk1 to zk3."""
 
-    def __init__(self, with_zookeeper, binaries, seed):
+    def __init__(self, with_zookeeper, binaries, seed, bases={}):
         self.folder = tempfile.mkdtemp(prefix="keystone-kill-")
         self.binaries, self.with_zookeeper = binaries, with_zookeeper
         self.key_servers = ["ks", "ks-2"] if with_zookeeper else ["ks"]
         self.clients = [f"m{i}" for i in range(1, 9)]
         self.ensemble = ["zk1", "zk2", "zk3"] if with_zookeeper else []
         self.processes = {}
+        self.bases = bases  # key server: where it finds ZooKeeper, if not where that is
         self.configure(seed)
 
     def write(self, name, text, mode=0o644):
@@ -97,12 +98,12 @@ class Place:
         subprocess.run(pki, check=True, stdout=subprocess.DEVNULL)
         with open(f"{self.folder}/pki/site.pub") as file:
             site = file.read().strip()
-        store = '"ks.store"'
-        if self.with_zookeeper:
-            servers = ",".join(f"127.0.0.1:2181{n}" for n in (1, 2, 3))
-            store = f'"zookeeper://{servers}/keystone"\nzookeeper = {{ digest = "digest", session_timeout_ms = {SESSION_MS} }}'
-            self.write("digest", "ks:secret-of-the-site\n", 0o600)
+        self.write("digest", "ks:secret-of-the-site\n", 0o600)
         for n, name in enumerate(self.key_servers):
+            store = '"ks.store"'
+            if self.with_zookeeper:
+                servers = ",".join(f"127.0.0.1:{self.bases.get(name, 21810) + n}" for n in (1, 2, 3))
+                store = f'"zookeeper://{servers}/keystone"\nzookeeper = {{ digest = "digest", session_timeout_ms = {SESSION_MS} }}'
             self.write(f"{name}.toml", KEY_SERVER.format(n=n, name=name, site=site, store=store, group=GROUP, port=PORT))
             if self.with_zookeeper:
                 shutil.copy(f"{self.folder}/pki/site.store-key", f"{self.folder}/{name}.store-key")
@@ -132,6 +133,11 @@ class Place:
         self.processes[name].send_signal(number)
         if number == signal.SIGKILL:
             self.processes[name].wait()
+
+    def said(self, name, lines=5):
+        """The end of its log."""
+        with open(f"{self.folder}/{name}.log", errors="replace") as file:
+            return "\n".join(file.read().splitlines()[-lines:])
 
     def runs(self, name):
         return self.processes[name].poll() is None

@@ -6,6 +6,7 @@ mod engine;
 mod events;
 mod latch;
 mod offline;
+mod presence;
 mod registrars;
 mod relays;
 mod requests;
@@ -13,6 +14,7 @@ mod standby;
 mod subscribers;
 mod turn;
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -27,10 +29,11 @@ use tokio::net::TcpListener;
 
 use crate::config::{Checked, Place};
 use crate::core::{Core, RestoreError};
-use crate::store::{BackupError, Journal, RedbBackend, SiteKey, Stopping, Store, StoreError, ZooKeeperBackend};
+use crate::store::{BackupError, Badge, Journal, RedbBackend, SiteKey, Stopping, Store, StoreError, ZooKeeperBackend};
 use engine::Engine;
 use latch::ByLatch;
 pub use offline::{recover, restore};
+use presence::Presence;
 use relays::Relays;
 use turn::{Alone, Turn};
 
@@ -86,6 +89,12 @@ pub enum RunError {
     /// Another key server has begun a reign.
     #[error("another key server reigns now; started again, this one stands by for it")]
     Deposed,
+    /// Another process runs with the same Noise key.
+    #[error(
+        "{0} runs as this key server: it has the same Noise key, and this one ends. Two key servers of a site share their name \
+         and have keys and files of their own (`keystone pki init --standbys`)"
+    )]
+    Twin(String),
     /// The store failed while running; what was not acknowledged is lost, what was is not.
     #[error("the store failed; stopped so that nothing is acknowledged that is not durable")]
     Halted,
@@ -138,6 +147,19 @@ pub fn main(args: Args) -> ExitCode {
 pub async fn run(checked: Checked, shutdown: Shutdown) -> Result<(), RunError> {
     let Checked { core: config, file, store: place, credentials, noise } = checked;
     let key = site_key(&place, &file.store_key)?;
+    let mut presence = match &place {
+        Place::File(_) => None,
+        Place::ZooKeeper(options) => {
+            let badge = Badge::new(&key, noise.public());
+            Some(Presence::new(options.clone(), badge, &this_process(file.listen_requests))?)
+        }
+    };
+    if let Some(presence) = &mut presence {
+        tokio::select! {
+            begun = presence.begin() => begun?,
+            () = shutdown.wait() => return Ok(()),
+        }
+    }
     let turn: Box<dyn Turn> = match &place {
         Place::File(_) => Box::new(Alone),
         Place::ZooKeeper(options) => Box::new(ByLatch::new(options.clone())),
@@ -191,11 +213,29 @@ pub async fn run(checked: Checked, shutdown: Shutdown) -> Result<(), RunError> {
         stopping.0.stop();
         std::future::pending::<()>().await;
     };
-    tokio::select! {
+    let doubled = async {
+        match &mut presence {
+            Some(presence) => presence.is_doubled().await,
+            None => std::future::pending().await,
+        }
+    };
+    let result = tokio::select! {
         result = engine => result,
         _ = doors => Ok(()),
         () = patience => Ok(()),
+        twin = doubled => Err(twin),
+    };
+    if let Some(presence) = presence {
+        presence.end().await;
     }
+    result
+}
+
+/// As an operator would look for it.
+fn this_process(requests: SocketAddr) -> String {
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let host = if host.trim().is_empty() { "an unnamed host" } else { host.trim() };
+    format!("process {} on {host}, which takes requests at {requests},", std::process::id())
 }
 
 /// Opens the journal. In ZooKeeper it waits for a quorum, here and later, until `stopping`.
@@ -224,7 +264,7 @@ impl Drop for StopAtEnd {
     }
 }
 
-async fn listen(what: &str, address: std::net::SocketAddr) -> Result<TcpListener, RunError> {
+async fn listen(what: &str, address: SocketAddr) -> Result<TcpListener, RunError> {
     TcpListener::bind(address)
         .await
         .map_err(|source| RunError::Listen { what: format!("{address} for {what}"), source })
