@@ -19,7 +19,6 @@ class Ledger:
         self.headers = {}  # epoch: (incarnation, term)
         self.commitments, self.hashes = {}, {}  # epoch: of its header
         self.incarnations = {}  # term: incarnation
-        self.first_unit = {}  # term: when its first rekey unit was heard
         self.member_since = {}  # client: epoch of its acknowledged join; None: acknowledged to be out; absent: not known
         self.highest = 0  # acknowledged epoch
         self.counts = collections.Counter()
@@ -57,14 +56,13 @@ class Ledger:
             if held != digest:
                 self.fault(self.forks, f"epoch {epoch} has a key at {first} and another at {client}")
 
-    def datagram(self, octets, now):
+    def datagram(self, octets):
         """Epoch headers out of everything multicast; nothing of it is verified, because nobody forges here."""
         if len(octets) < 105 or octets[:3] != b"KS\x01":
             return
         incarnation, term, epoch = octets[9:25].hex(), *struct.unpack(">QQ", octets[25:41])
         with self.lock:
-            if octets[3] == 1 and term not in self.first_unit:
-                self.first_unit[term] = now
+            if term not in self.incarnations:
                 self.log("term", term=term, incarnation=incarnation, epoch=epoch)
             if self.incarnations.setdefault(term, incarnation) != incarnation:
                 self.fault(self.forks, f"term {term} has two incarnations")
@@ -98,8 +96,7 @@ class Ledger:
 
         def run():
             while True:
-                octets = heard.recv(2048)
-                self.datagram(octets, time.monotonic())
+                self.datagram(heard.recv(2048))
 
         threading.Thread(target=run, daemon=True).start()
 

@@ -20,13 +20,13 @@ def say(text):
 class Trial:
     """One site, from its start to its end."""
 
-    def __init__(self, with_zookeeper, binaries, seed, steady=(), relayed=False):
+    def __init__(self, with_zookeeper, binaries, seed, relayed=False):
         self.dice = random.Random(f"{seed} {with_zookeeper}")
         bases = {"ks": 23810, "ks-2": 23820} if relayed else {}
         self.relays = {name: Relay(base, 21810) for name, base in bases.items()}
         self.place = Place(with_zookeeper, binaries, seed % 1_000_000, bases)
         self.ledger = Ledger(f"{self.place.folder}/ledger.jsonl")
-        self.drivers = {name: Driver(self.place, self.ledger, name, f"{seed} {name}", name in steady) for name in self.place.clients}
+        self.drivers = {name: Driver(self.place, self.ledger, name, f"{seed} {name}") for name in self.place.clients}
         self.wrong = self.ledger.wrong
 
     def begin(self):
@@ -167,19 +167,3 @@ class Trial:
         counts = self.ledger.counts
         say(", ".join(f"{counts[what]} {what}" for what in ("joined", "left", "evicted", "term", "key", "restarted")))
         return done
-
-    def take_over(self, number):
-        """Seconds from the signal to the first rekey unit of the next reign."""
-        name, server = self.place.reigning()
-        time.sleep(self.dice.uniform(0, 1))
-        since = time.monotonic()
-        self.place.signal(name, number)
-        after = lambda: [at for term, at in self.ledger.first_unit.items() if term > server["term"]]
-        if not wait(after, 60):
-            raise RuntimeError("nobody takes over")
-        self.place.processes[name].wait()
-        self.place.start(name)
-        took = min(after()) - since
-        self.settle()
-        self.resume()
-        return took
