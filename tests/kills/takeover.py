@@ -181,8 +181,9 @@ def measure(binaries, seed, count, groups, members):
             if statistics.median(first) > most:
                 site.fault(f"{what}: take-overs are too slow")
         site.end()
-        heard = [json.load(open(f"{site.place.folder}/{client}.stats")) for client in site.streams if "send" not in site.streams[client].args]
-        say(f"{name}: {len(heard)} members decrypted all of the data: {json.dumps(heard[0])}")
+        heard = [json.load(open(f"{site.place.folder}/{client}.stats")) for client, process in site.streams.items() if "recv" in process.args]
+        packets, missing = (sum(stream[what] for stats in heard for stream in stats["streams"]) for what in ("packets", "missing_packets"))
+        say(f"{name}: {len(heard)} members received {packets} packets of data meanwhile, missing {missing}")
     except Exception as error:  # whatever goes wrong is a failure, and everything is still ended
         site.fault(f"the measurement did not run to its end ({type(error).__name__}: {error})")
     finally:
