@@ -97,7 +97,7 @@ enum Command {
         #[arg(long, value_name = "FILE")]
         digest: Option<PathBuf>,
     },
-    /// Fills the empty store of a configured key server, in ZooKeeper, with members that nobody runs; `tests/kill takeover` does.
+    /// Fills the empty store of a configured key server, in ZooKeeper, with members that nobody runs; `tests/full/takeover` does.
     #[command(hide = true)]
     Fill {
         /// The key server's configuration.

@@ -107,21 +107,25 @@ def refused(trial):
 
 
 def strangers(trial):
-    """Key servers that are configured wrongly beside two that are right: another's password, another site's key, one of the two
-    copied whole. Each says so and ends, and the two notice nothing."""
+    """Key servers that are configured wrongly beside two that are right: another's password, another site's key, the key file of one
+    of the two, one of the two copied whole. Each says so and ends, and the two notice nothing. Only where the copy was let in,
+    because nobody had heard of the original for a while, it is the original that ends when it is back."""
     place = trial.place
     standby = next(name for name in place.key_servers if name != place.reigning()[0])
-    base = open(f"{place.folder}/{standby}.toml").read()
+    with open(f"{place.folder}/{standby}.toml") as file:
+        base = file.read()
 
-    def run(name, *changes):
+    def command(name, *changes):
         text = base.replace(f"{standby}.sock", f"{name}.sock").replace("127.0.0.1:70", "127.0.0.1:72")
         for before, after in changes:
             assert before in text, before
             text = text.replace(before, after)
         place.write(f"{name}.toml", text)
+        return [f"{place.binaries}/keyserver", "--config", f"{name}.toml"]
+
+    def run(name, *changes):
         since = time.monotonic()
-        ran = subprocess.run([f"{place.binaries}/keyserver", "--config", f"{name}.toml"], cwd=place.folder, capture_output=True, text=True,
-                             timeout=30)
+        ran = subprocess.run(command(name, *changes), cwd=place.folder, capture_output=True, text=True, timeout=30)
         return ran, time.monotonic() - since
 
     def own_keys(name):
@@ -136,14 +140,29 @@ def strangers(trial):
     place.write("other.store-key", "00" * 8 + os.urandom(64).hex() + "\n", 0o600)
     ran, _ = run("other", *changes)
     expect(trial, ran.returncode == 1 and "is sealed under another site key" in ran.stderr, f"another site key: {ran}")
+    ran, _ = run("shared", own_keys("shared")[1])
+    expect(trial, ran.returncode == 1 and f"{standby}.store-key is in use by another process" in ran.stderr, f"a shared key file: {ran}")
     # The same Noise key is the same key server, whatever else differs.
     ran, took = run("copy", own_keys("copy")[0])
     pid = place.processes[standby].pid
     expect(trial, ran.returncode == 1 and f"process {pid} on " in ran.stderr and "runs as this key server" in ran.stderr, f"a copy: {ran}")
     expect(trial, took < 2 * SESSION, f"a copy waits for {took:.1f} s")
     expect(trial, all(place.runs(name) for name in place.key_servers), "a key server was disturbed")
+    say(f"another password, another site key, a shared key file, a copied key server (refused after {took:.2f} s): each was told and ended")
+    trial.relays[standby].cut()
+    time.sleep(2 * SESSION)
+    direct = (f"127.0.0.1:{place.bases[standby] // 10}", "127.0.0.1:2181")
+    copy = subprocess.Popen(command("copy", own_keys("copy")[0], direct), cwd=place.folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    place.processes["copy"] = copy
+    expect(trial, wait(lambda: os.path.exists(f"{place.folder}/copy.sock"), 30), "a copy is not let in while nobody else is there")
+    trial.relays[standby].mend()
+    expect(trial, wait(lambda: not place.runs(standby), 30), f"{standby} goes on beside its copy")
+    expect(trial, f"process {copy.pid} on " in place.said(standby), f"{standby} does not say who runs in its place")
+    expect(trial, place.runs("copy"), "the copy ended too")
+    copy.terminate()
+    copy.wait(10)
     trial.settle()
-    say(f"another password, another site key, a copied key server (refused after {took:.2f} s): each was told and ended")
+    say("a copy in the place of one that was cut off: the one that was cut off ended")
 
 
 ALL = (cut, slow, late, refused, strangers)

@@ -14,6 +14,7 @@ mod standby;
 mod subscribers;
 mod turn;
 
+use std::fs::{File, TryLockError};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -60,6 +61,9 @@ pub enum RunError {
     /// The store's key file cannot be used.
     #[error(transparent)]
     StoreKey(#[from] SecretFileError),
+    /// Another process has it.
+    #[error("the store's key {} is in use by another process; each key server has a copy of its own", .0.display())]
+    KeyInUse(PathBuf),
     /// The store cannot be used.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -146,7 +150,7 @@ pub fn main(args: Args) -> ExitCode {
 /// Runs until `shutdown`, then finishes what was accepted.
 pub async fn run(checked: Checked, shutdown: Shutdown) -> Result<(), RunError> {
     let Checked { core: config, file, store: place, credentials, noise } = checked;
-    let key = site_key(&place, &file.store_key)?;
+    let (key, _lock) = site_key(&place, &file.store_key)?;
     let mut presence = match &place {
         Place::File(_) => None,
         Place::ZooKeeper(options) => {
@@ -247,12 +251,22 @@ fn open_store(place: Place, key: SiteKey, stopping: Stopping) -> Result<Box<dyn 
     })
 }
 
-/// The key that seals the store. A file and its key are made together; a store without its key is not overwritten.
-fn site_key(place: &Place, path: &Path) -> Result<SiteKey, SecretFileError> {
+/// The key that seals the store, and what keeps others from it as long as it is held: two processes that replace the file could
+/// leave an empty one. A file and its key are made together; a store without its key is not overwritten.
+fn site_key(place: &Place, path: &Path) -> Result<(SiteKey, File), RunError> {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".lock");
+    let io = |source| SecretFileError::Io { path: name.clone().into(), source };
+    let lock = File::create(&name).map_err(io)?;
+    match lock.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => return Err(RunError::KeyInUse(path.to_owned())),
+        Err(TryLockError::Error(source)) => return Err(io(source).into()),
+    }
     if matches!(place, Place::File(store) if !store.exists() && !path.exists()) {
         SiteKey::create(path, &mut OsEntropy)?;
     }
-    SiteKey::open(path)
+    Ok((SiteKey::open(path)?, lock))
 }
 
 /// However the key server ends, nobody waits for its store any longer.

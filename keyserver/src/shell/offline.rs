@@ -17,7 +17,7 @@ use crate::store::{self, Loaded, Stopping};
 pub fn restore(checked: Checked, backup: &Path, key: &Path) -> Result<(), RunError> {
     let Checked { core: config, file, store: place, .. } = checked;
     let snapshot = store::read_backup(backup, key)?;
-    let key = site_key(&place, &file.store_key)?;
+    let (key, _lock) = site_key(&place, &file.store_key)?;
     let mut store = open_store(place, key, Stopping::default())?;
     let Loaded { snapshot: present, records } = store.load()?;
     if present.is_some() || !records.is_empty() {
@@ -37,7 +37,7 @@ pub fn restore(checked: Checked, backup: &Path, key: &Path) -> Result<(), RunErr
 /// See [`RunError`].
 pub fn recover(checked: Checked, seen: (u64, u64)) -> Result<RecoveryPlan, RunError> {
     let Checked { core: config, file, store: place, .. } = checked;
-    let mut key = site_key(&place, &file.store_key)?;
+    let (mut key, _lock) = site_key(&place, &file.store_key)?;
     key.forget_mark();
     let mut store = open_store(place, key, Stopping::default())?;
     store.fence()?;
