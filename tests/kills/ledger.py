@@ -22,6 +22,7 @@ class Ledger:
         self.member_since = {}  # client: epoch of its acknowledged join; None: acknowledged to be out; absent: not known
         self.highest = 0  # acknowledged epoch
         self.counts = collections.Counter()
+        self.closed = False  # what comes now belongs to another site
 
     def log(self, what, **more):
         with self.lock:
@@ -31,7 +32,7 @@ class Ledger:
 
     def fault(self, where, text):
         with self.lock:
-            if text not in where:
+            if text not in where and not self.closed:
                 where.append(text)
                 print(f"FAILED: {text}", flush=True)
 
@@ -86,7 +87,7 @@ class Ledger:
             self.fault(self.wrong, f"terms fall while epochs rise: {terms}")
 
     def listen(self):
-        """Hears the group's multicast for as long as the process lives."""
+        """Hears the group's multicast until the ledger is closed."""
         heard = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         heard.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         heard.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 << 20)
@@ -95,7 +96,7 @@ class Ledger:
         heard.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, membership)
 
         def run():
-            while True:
+            while not self.closed:
                 self.datagram(heard.recv(2048))
 
         threading.Thread(target=run, daemon=True).start()

@@ -167,3 +167,9 @@ class Trial:
         counts = self.ledger.counts
         say(", ".join(f"{counts[what]} {what}" for what in ("joined", "left", "evicted", "term", "key", "restarted")))
         return done
+
+    def end(self):
+        """Ends all processes. How many things did not hold."""
+        self.ledger.closed = True
+        self.place.end(self.ledger.faults() > 0)
+        return self.ledger.faults()
