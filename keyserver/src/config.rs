@@ -53,7 +53,8 @@ pub struct FileConfig {
     pub relays: Vec<SocketAddr>,
     /// The store: one file, made when it is missing, or `zookeeper://h1:2181,h2:2181,h3:2181/keystone`. Required.
     pub store: StoreConfig,
-    /// File of mode 0600 with the key that seals the store; made together with a store in a file. Required.
+    /// File of mode 0600 with the key that seals the store, this key server's own copy; made together with a store in a file. It is
+    /// replaced now and then, and locked by a file beside it. Required.
     pub store_key: PathBuf,
     /// For a store in ZooKeeper, and for `[publish]`. Required there.
     #[serde(default)]

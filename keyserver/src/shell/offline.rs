@@ -18,7 +18,7 @@ use crate::store::{self, Loaded, Stopping, Store};
 pub fn restore(checked: Checked, backup: &Path, key: &Path) -> Result<(), RunError> {
     let Checked { core: config, file, store: place, .. } = checked;
     let snapshot = store::read_backup(backup, key)?;
-    let key = site_key(&place, &file.store_key)?;
+    let (key, _lock) = site_key(&place, &file.store_key)?;
     let mut store = open_store(place, key, Stopping::default())?;
     let Loaded { snapshot: present, records } = store.load()?;
     if present.is_some() || !records.is_empty() {
@@ -41,7 +41,7 @@ pub fn restore(checked: Checked, backup: &Path, key: &Path) -> Result<(), RunErr
 /// See [`RunError`].
 pub fn recover(checked: Checked, seen: (u64, u64), damaged: bool) -> Result<(RecoveryPlan, u64), RunError> {
     let Checked { core: config, file, store: place, .. } = checked;
-    let mut key = site_key(&place, &file.store_key)?;
+    let (mut key, _lock) = site_key(&place, &file.store_key)?;
     key.forget_mark();
     go_on(open_store(place, key, Stopping::default())?.as_mut(), config, seen, damaged)
 }

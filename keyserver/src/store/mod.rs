@@ -8,6 +8,7 @@ mod backup;
 mod head;
 mod journal;
 mod memory;
+mod presence;
 mod redb;
 mod seal;
 mod site_key;
@@ -23,6 +24,7 @@ pub(crate) use self::journal::TERM;
 #[cfg(test)]
 pub(crate) use self::journal::attacker;
 pub use self::memory::{Fault, MemoryBackend, MemoryStore};
+pub(crate) use self::presence::Badge;
 pub use self::redb::RedbBackend;
 pub use self::site_key::{FileStep, SiteKey, TakeStep};
 pub use self::zookeeper::{Stopping, ZooKeeperBackend};

@@ -172,6 +172,11 @@ impl SiteKey {
         hex::encode(expand::<16>(&self.names, b"site name", &parts))
     }
 
+    /// What seals [`super::Badge`]: like the names it stays the same for ever.
+    pub(super) fn of_presences(&self) -> Zeroizing<[u8; 32]> {
+        Zeroizing::new(expand(&self.names, b"site presence", &[]))
+    }
+
     /// Goes on to a later generation; the key before is gone when this returns.
     pub(super) fn advance(&mut self, generation: u64) -> io::Result<()> {
         if generation == self.generation {

@@ -28,7 +28,7 @@ pub(crate) fn contents(journal: &Journal<MemoryBackend>) -> (Vec<u8>, Vec<Vec<u8
         match kind {
             Kind::Piece => snapshots.extend_from_slice(&plain),
             Kind::Record => records.push(plain[1..].to_vec()),
-            Kind::Head | Kind::Backup => {}
+            Kind::Head | Kind::Backup | Kind::Presence => {}
         }
     }
     (snapshots, records)
