@@ -2,7 +2,7 @@
 
 Each takes a trial that runs and leaves one that is at rest; what does not hold is in its ledger."""
 
-import base64, hashlib, os, shutil, subprocess, time
+import base64, hashlib, os, shutil, signal, subprocess, time
 
 from .place import JAVA, JARS, SESSION_MS, wait
 from .trial import say
@@ -66,6 +66,39 @@ def slow(trial):
         say(f"answers {delay} s late: {count} acknowledged in {4 * SESSION:.0f} s")
         trial.resume()
     trial.settle()
+
+
+def patient(trial):
+    """As slow, and key servers whose sessions are long enough for it."""
+    place, seconds = trial.place, 10
+
+    def with_timeout(before, after):
+        for name in place.key_servers:
+            with open(f"{place.folder}/{name}.toml") as file:
+                text = file.read()
+            place.write(f"{name}.toml", text.replace(f"session_timeout_ms = {before}", f"session_timeout_ms = {after}"))
+            place.signal(name, signal.SIGTERM)
+            place.processes[name].wait()
+            place.start(name)
+            expect(trial, wait(lambda: place.reigning()[0] is not None, 30), "nobody reigns")
+        trial.settle()
+        trial.resume()
+
+    with_timeout(SESSION_MS, 1000 * seconds)
+    name, server = place.reigning()
+    for relay in trial.relays.values():
+        relay.delay = 1.5
+    count = acknowledged(trial)
+    time.sleep(2 * seconds)
+    count = acknowledged(trial) - count
+    expect(trial, count > 0, "with answers 1.5 s late nothing was acknowledged")
+    expect(trial, place.reigning()[1]["term"] == server["term"], f"{name} was replaced because ZooKeeper is slow")
+    for relay in trial.relays.values():
+        relay.mend()
+    trial.settle()
+    with_timeout(1000 * seconds, SESSION_MS)
+    trial.settle()
+    say(f"answers 1.5 s late, and a session timeout of {seconds} s: {count} acknowledged in {2 * seconds} s, by one that goes on")
 
 
 def late(trial):
@@ -165,4 +198,4 @@ def strangers(trial):
     say("a copy in the place of one that was cut off: the one that was cut off ended")
 
 
-ALL = (cut, slow, late, refused, strangers)
+ALL = (cut, slow, patient, late, refused, strangers)
