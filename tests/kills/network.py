@@ -22,6 +22,12 @@ def acknowledged(trial):
     return sum(trial.ledger.counts[what] for what in ("joined", "left", "evicted"))
 
 
+def calm(trial):
+    """At rest, once the sessions that were given up have ended and whoever takes over because of it has."""
+    time.sleep(2 * SESSION)
+    trial.settle()
+
+
 def cut(trial):
     """The key server that reigns hears its members and no ZooKeeper any more."""
     place, ledger = trial.place, trial.ledger
@@ -65,7 +71,7 @@ def slow(trial):
         trial.settle()
         say(f"answers {delay} s late: {count} acknowledged in {4 * SESSION:.0f} s")
         trial.resume()
-    trial.settle()
+    calm(trial)
 
 
 def patient(trial):
@@ -107,7 +113,7 @@ def late(trial):
     trial.relays[name].answers_held = True
     time.sleep(2 * SESSION)
     trial.relays[name].mend()
-    trial.settle()
+    calm(trial)
     say("answers after the end of their session: settled")
 
 
