@@ -2,7 +2,7 @@
 
 Each takes a trial that runs and leaves one that is at rest; what does not hold is in its ledger."""
 
-import base64, hashlib, os, shutil, subprocess, time
+import base64, hashlib, os, shutil, signal, subprocess, time
 
 from .place import JAVA, JARS, SESSION_MS, wait
 from .trial import say
@@ -20,6 +20,12 @@ def expect(trial, holds, what):
 
 def acknowledged(trial):
     return sum(trial.ledger.counts[what] for what in ("joined", "left", "evicted"))
+
+
+def calm(trial):
+    """At rest, once the sessions that were given up have ended and whoever takes over because of it has."""
+    time.sleep(2 * SESSION)
+    trial.settle()
 
 
 def cut(trial):
@@ -65,7 +71,40 @@ def slow(trial):
         trial.settle()
         say(f"answers {delay} s late: {count} acknowledged in {4 * SESSION:.0f} s")
         trial.resume()
+    calm(trial)
+
+
+def patient(trial):
+    """As slow, and key servers whose sessions are long enough for it."""
+    place, seconds = trial.place, 10
+
+    def with_timeout(before, after):
+        for name in place.key_servers:
+            with open(f"{place.folder}/{name}.toml") as file:
+                text = file.read()
+            place.write(f"{name}.toml", text.replace(f"session_timeout_ms = {before}", f"session_timeout_ms = {after}"))
+            place.signal(name, signal.SIGTERM)
+            place.processes[name].wait()
+            place.start(name)
+            expect(trial, wait(lambda: place.reigning()[0] is not None, 30), "nobody reigns")
+        trial.settle()
+        trial.resume()
+
+    with_timeout(SESSION_MS, 1000 * seconds)
+    name, server = place.reigning()
+    for relay in trial.relays.values():
+        relay.delay = 1.5
+    count = acknowledged(trial)
+    time.sleep(2 * seconds)
+    count = acknowledged(trial) - count
+    expect(trial, count > 0, "with answers 1.5 s late nothing was acknowledged")
+    expect(trial, place.reigning()[1]["term"] == server["term"], f"{name} was replaced because ZooKeeper is slow")
+    for relay in trial.relays.values():
+        relay.mend()
     trial.settle()
+    with_timeout(1000 * seconds, SESSION_MS)
+    trial.settle()
+    say(f"answers 1.5 s late, and a session timeout of {seconds} s: {count} acknowledged in {2 * seconds} s, by one that goes on")
 
 
 def late(trial):
@@ -74,7 +113,7 @@ def late(trial):
     trial.relays[name].answers_held = True
     time.sleep(2 * SESSION)
     trial.relays[name].mend()
-    trial.settle()
+    calm(trial)
     say("answers after the end of their session: settled")
 
 
@@ -165,4 +204,4 @@ def strangers(trial):
     say("a copy in the place of one that was cut off: the one that was cut off ended")
 
 
-ALL = (cut, slow, late, refused, strangers)
+ALL = (cut, slow, patient, late, refused, strangers)

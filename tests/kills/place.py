@@ -94,7 +94,7 @@ class Place:
         self.configure(seed, pace, loss)
 
     def write(self, name, text, mode=0o644):
-        with open(os.open(f"{self.folder}/{name}", os.O_WRONLY | os.O_CREAT, mode), "w") as file:
+        with open(os.open(f"{self.folder}/{name}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode), "w") as file:
             file.write(text)
 
     def configure(self, seed, pace, loss):
@@ -183,7 +183,7 @@ class Place:
                 status = self.ask(name, "/v1/status", timeout=1)[1]
             except (OSError, ValueError):
                 continue
-            if status and not status["standby"] and (found[1] is None or status["term"] > found[1]["term"]):
+            if status and status.get("standby") is False and (found[1] is None or status["term"] > found[1]["term"]):
                 found = name, status
         return found
 

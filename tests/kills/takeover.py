@@ -127,9 +127,9 @@ class Site:
                 return False
             try:
                 others = [place.ask(name, "/v1/status", timeout=5)[1] for name in place.key_servers]
-            except (OSError, ValueError):
+                return all({group["name"]: group["epoch"] for group in other["groups"]} == epochs for other in others)
+            except (OSError, ValueError, KeyError):
                 return False
-            return all({group["name"]: group["epoch"] for group in other["groups"]} == epochs for other in others)
 
         if not wait(settled, 120):
             self.fault("not all have the newest key")

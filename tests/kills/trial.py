@@ -106,9 +106,9 @@ class Trial:
         for name in self.place.key_servers:
             try:
                 other = self.place.ask(name, "/v1/status", timeout=1)[1]
-            except (OSError, ValueError):
-                return False
-            if (other["term"], other["groups"][0]["epoch"]) != present:
+                if (other["term"], other["groups"][0]["epoch"]) != present:
+                    return False
+            except (OSError, ValueError, KeyError):
                 return False
         return True
 
