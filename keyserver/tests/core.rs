@@ -122,6 +122,24 @@ fn a_member_that_joins_again_takes_of_its_share_of_answers() {
 }
 
 #[test]
+fn a_member_that_waits_for_its_renewal_takes_of_its_share_too() {
+    let mut world = World::start_with(&MemoryStore::default(), 1, |group| group.batch = Duration::from_secs(1));
+    let m1 = world.register("member/m1");
+    let join = || Operations::Changes(vec![(Act::Join, "news".into())]);
+    world.send(m1, 1, join());
+    world.wait(Duration::from_secs(2));
+    let m1 = world.register("member/m1");
+    world.replies.clear();
+    (0..6).for_each(|id| drop(world.send(m1, 10 + id, join())));
+    assert!(world.replies.is_empty(), "its leaf is to be new first");
+    world.wait(Duration::from_secs(1));
+    let outcomes: Vec<Outcome> = world.replies.drain(..).flat_map(|(_, reply)| reply.unwrap().outcomes).collect();
+    let granted = outcomes.iter().filter(|outcome| matches!(outcome, Outcome::Granted(_))).count();
+    let later = outcomes.iter().filter(|outcome| matches!(outcome, Outcome::Later { .. })).count();
+    assert_eq!((granted, later), (4, 2), "{outcomes:?}");
+}
+
+#[test]
 fn an_evicted_member_is_out_at_once_and_stays_out_until_it_is_admitted() {
     let mut world = World::start(&MemoryStore::default(), 1);
     let m1 = world.register("member/m1");

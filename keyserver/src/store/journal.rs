@@ -233,7 +233,14 @@ impl<B: Backend> Store for Journal<B> {
     }
 
     fn salvage(&mut self) -> Result<(Loaded, u64), StoreError> {
-        let (at, (loaded, damaged)) = self.consistently(Self::read_undamaged)?;
+        let (at, (loaded, damaged)) = self.consistently(|journal, at| {
+            let read = journal.read_undamaged(at)?;
+            match read.1 {
+                // What a compaction has removed meanwhile is not damaged.
+                Some(number) if journal.read_head()?.version != at.version => Err(journal.damaged_record(at, number)),
+                _ => Ok(read),
+            }
+        })?;
         let lost = damaged.map_or(0, |number| at.head.number - number);
         self.adopt_anew(at)?;
         Ok((loaded, lost))

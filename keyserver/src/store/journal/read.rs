@@ -108,7 +108,7 @@ impl<B: Backend> Journal<B> {
         Ok((records, Some(at.head.number.saturating_sub(1).max(from))))
     }
 
-    fn damaged_record(&self, at: &At, number: u64) -> StoreError {
+    pub(super) fn damaged_record(&self, at: &At, number: u64) -> StoreError {
         let after = at.head.number.saturating_sub(number + 1);
         StoreError::DamagedRecord { place: self.backend.place(), number, after }
     }

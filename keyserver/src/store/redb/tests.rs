@@ -162,6 +162,29 @@ fn a_full_disk_stops_the_writer_and_loses_nothing_that_was_acknowledged() {
     }
 }
 
+#[test]
+fn a_file_of_another_format_names_both_and_keeps_what_it_holds() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("store");
+    begun(&path).append(&[b"of a newer Keystone"]).unwrap();
+    let head = |backend: &mut RedbBackend| backend.read("head").unwrap().unwrap();
+    let mut backend = RedbBackend::open(&path).unwrap();
+    let Held { mut value, version } = head(&mut backend);
+    value[3] += 1;
+    let bumped = Op::Replace { name: "head".into(), value, version };
+    backend.commit(&[bumped]).unwrap();
+    let held = head(&mut backend);
+    let known = u32::from(held.value[3]) - 1;
+    drop(backend);
+    let words = format!(
+        "the store {} was written by a newer Keystone: format {}, and this one knows format {known}; nothing was changed",
+        path.display(),
+        known + 1
+    );
+    assert_eq!(open(&path).err().unwrap().to_string(), words);
+    assert_eq!(head(&mut RedbBackend::open(&path).unwrap()), held);
+}
+
 /// What a crash leaves: the file as it is, without the goodbye of a store that is closed.
 fn crashed(path: &Path, copy: &Path) -> Vec<u8> {
     let octets = std::fs::read(path).unwrap();

@@ -180,3 +180,63 @@ fn what_is_whole_of_a_damaged_store_can_be_gone_on_from() {
         assert_eq!(backend.values().len(), 2 + 1 + 1, "nothing damaged is left");
     }
 }
+
+/// A way to a backend on which, at one reading, another key server is a moment faster and compacts.
+struct Overtaken {
+    backend: MemoryBackend,
+    reads: u32,
+    at: u32,
+    other: Journal<MemoryBackend>,
+}
+
+impl Backend for Overtaken {
+    fn place(&self) -> String {
+        self.backend.place()
+    }
+
+    fn read(&mut self, name: &str) -> Result<Option<Held>, CommitError> {
+        if self.reads == self.at {
+            self.other.snapshot(b"compacted").unwrap();
+        }
+        self.reads += 1;
+        self.backend.read(name)
+    }
+
+    fn commit(&mut self, ops: &[Op]) -> Result<(), CommitError> {
+        self.backend.commit(ops)
+    }
+
+    fn pause(&mut self, attempt: u32) -> bool {
+        self.backend.pause(attempt)
+    }
+}
+
+#[test]
+fn what_a_compaction_removes_meanwhile_is_not_damaged() {
+    type Look = fn(&mut Journal<Overtaken>) -> Result<(Loaded, u64), StoreError>;
+    let looks: [Look; 2] = [|store| store.load().map(|loaded| (loaded, 0)), |store| store.salvage()];
+    for look in looks {
+        let (mut before, mut after) = (0, 0);
+        for at in 2..20 {
+            let backend = MemoryBackend::default();
+            let mut other = open(&backend, 1);
+            begin(&mut other, &[b"a", b"b", b"c"]);
+            other.snapshot(&[1; 3 * PIECE]).unwrap();
+            other.append(&[b"d", b"e"]).unwrap();
+            let overtaken = Overtaken { backend, reads: 0, at, other };
+            let key = SiteKey::in_memory(&SECRET);
+            let mut store = Journal::open(overtaken, key, Box::new(Counting(2))).unwrap();
+            let (loaded, lost) = look(&mut store).unwrap();
+            assert_eq!(lost, 0, "overtaken at reading {at}");
+            match plain(&loaded) {
+                (Some(snapshot), records) if snapshot == b"compacted" && records.is_empty() => after += 1,
+                (Some(snapshot), records) => {
+                    assert!(snapshot.len() == 3 * PIECE && records == [b"d", b"e"], "overtaken at reading {at}");
+                    before += 1;
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+        assert!(before > 0 && after > 0, "{before} {after}");
+    }
+}
