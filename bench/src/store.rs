@@ -9,7 +9,7 @@ use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
 use keyserver::core::{Core, RECORDS_PER_SNAPSHOT};
 use keyserver::store::{Journal, Loaded, RedbBackend, SiteKey, Stopping, Store, ZooKeeperBackend};
 use tokio::runtime::Runtime;
-use zk::{Ensemble, Op, Options, Session};
+use zk::{Ensemble, Op, Options, Role, Session};
 
 use crate::Failure;
 use crate::keyserver::{Count, KeyServer, config};
@@ -71,6 +71,7 @@ fn embedded(path: &Path) -> Result<Box<dyn Store>, Failure> {
 /// A root of our own in an ensemble.
 fn options(ensemble: &Ensemble, name: &str, digest: &Path) -> Result<Options, Failure> {
     Ok(Options {
+        role: Role::Keeper,
         ensemble: format!("{ensemble}/{name}-{}", std::process::id()).parse()?,
         session_timeout: Duration::from_secs(10),
         tls: None,
