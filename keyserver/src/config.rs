@@ -3,7 +3,7 @@
 mod group;
 mod store;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
@@ -13,7 +13,7 @@ use net::noise::StaticKey;
 use net::secret_file;
 use net::tls::{CredentialFiles, Credentials};
 use protocol::identity::{Identity, IdentityPattern};
-use protocol::{MAX_NAME, SigningKey};
+use protocol::{Authentication, MAX_NAME, SigningKey};
 use serde::Deserialize;
 
 pub use self::store::{Place, StoreConfig, ZooKeeperConfig};
@@ -99,8 +99,9 @@ pub struct FileConfig {
 pub struct RegistrarConfig {
     /// Identity in its certificate. Required.
     pub identity: String,
-    /// Identities that it may register: exact, or `spiffe://domain/path/*`. Required, not empty.
-    pub may_register: Vec<String>,
+    /// For each kind of authentication, `certificate` or `token`, the identities that it may register by it: exact, or
+    /// `spiffe://domain/path/*`. Required, not empty.
+    pub may_register: BTreeMap<String, Vec<String>>,
 }
 
 fn ttl() -> u8 {
@@ -210,7 +211,12 @@ impl FileConfig {
             .map(|registrar| {
                 let identity =
                     Identity::parse(&registrar.identity).map_err(|e| ConfigError::invalid("registrar.identity", e))?;
-                Ok((identity, patterns("registrar.may_register", &registrar.may_register)?))
+                in_range(
+                    "registrar.may_register: number of kinds",
+                    registrar.may_register.len(),
+                    1..=Authentication::ALL.len(),
+                )?;
+                Ok((identity, prefixes(&registrar.may_register)?))
             })
             .collect::<Result<Vec<_>, ConfigError>>()?;
         unique("registrar.identity", self.registrar.iter().map(|registrar| &registrar.identity))?;
@@ -265,6 +271,18 @@ fn patterns(key: &str, texts: &[String]) -> Result<Vec<IdentityPattern>, ConfigE
     in_range(format!("{key}: number of entries"), texts.len(), 1..=10_000)?;
     let parse = |text: &String| IdentityPattern::parse(text).map_err(|e| ConfigError::invalid(key, e));
     texts.iter().map(parse).collect()
+}
+
+/// Whom a registrar may register by which kind of authentication.
+fn prefixes(table: &BTreeMap<String, Vec<String>>) -> Result<core::Prefixes, ConfigError> {
+    let mut all = Vec::new();
+    for (name, texts) in table {
+        let key = format!("registrar.may_register.{name}");
+        let kind =
+            Authentication::named(name).ok_or_else(|| ConfigError::invalid(&key, "no such kind of authentication"))?;
+        all.extend(patterns(&key, texts)?.into_iter().map(|pattern| (kind, pattern)));
+    }
+    Ok(all)
 }
 
 fn unique<T: Ord + std::fmt::Debug>(key: &str, values: impl Iterator<Item = T>) -> Result<(), ConfigError> {

@@ -7,10 +7,11 @@ use std::time::Duration;
 
 use keygraph::{Degree, Strategy};
 use keyserver::core::{Admin, AdminReply, Config, Core, Event, GroupConfig, Input, Output};
+use protocol::credential::NO_END;
 use protocol::identity::{Identity, IdentityPattern};
 use protocol::registration::{FromRegistrar, ToRegistrar};
 use protocol::request::{Act, Operations, Outcome, Reply, Request, RequestId};
-use protocol::{Entropy, GroupId, IndividualKey, MemberId, SigningKey, Suite};
+use protocol::{Authentication, Entropy, GroupId, IndividualKey, MemberId, SigningKey, Suite};
 
 struct Count(u64);
 
@@ -69,7 +70,10 @@ impl Shell {
         let identity = Identity::parse("spiffe://scale/registrar").unwrap();
         let config = Config {
             name: "ks".into(),
-            registrars: vec![(identity.clone(), vec![IdentityPattern::parse("spiffe://scale/member/*").unwrap()])],
+            registrars: vec![(
+                identity.clone(),
+                vec![(Authentication::Certificate, IdentityPattern::parse("spiffe://scale/member/*").unwrap())],
+            )],
             groups: (1..=groups).map(|id| group(id, batch)).collect(),
             bits_per_second: 8_000_000_000,
             resyncs_per_second: 4_000,
@@ -138,10 +142,15 @@ impl Shell {
 
     fn register(&mut self, number: u32) -> (MemberId, u64) {
         let identity = Identity::parse(&format!("spiffe://scale/member/m{number}")).unwrap();
-        self.handle(Input::FromRegistrar { link: 1, frame: &FromRegistrar::FetchNumber { tag: 1, identity }.encode() });
+        self.handle(Input::FromRegistrar {
+            link: 1,
+            frame: &FromRegistrar::FetchNumber { tag: 1, kind: Authentication::Certificate, identity }.encode(),
+        });
         let (client, registration) = self.number.take().unwrap();
         let key = IndividualKey::new([9; 32]);
-        let frame = FromRegistrar::HandOver { tag: 2, client, registration, key }.encode();
+        let frame =
+            FromRegistrar::HandOver { tag: 2, client, registration, key, ends: NO_END, credential: vec![1; 33] }
+                .encode();
         self.handle(Input::FromRegistrar { link: 1, frame: &frame });
         (client, registration)
     }

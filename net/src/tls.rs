@@ -11,8 +11,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use protocol::IndividualKey;
 use protocol::identity::Identity;
+use protocol::{Credential, IndividualKey};
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::server::NoServerSessionStorage;
 use rustls::sign::SingleCertAndKey;
@@ -29,7 +29,7 @@ pub use credentials::{CredentialFiles, Credentials, CredentialsError, load_chain
 
 use crate::admission::{Ticket, TimedOut};
 use crate::exit::Exit;
-use crate::identity::{CertificateIdentityError, from_certificate};
+use crate::identity::{CertificateIdentityError, credential, from_certificate};
 
 /// Label of the TLS exporter (RFC 8446, section 7.5) from which both ends of a registration make the individual key.
 pub const INDIVIDUAL_KEY_LABEL: &[u8] = b"EXPORTER-keystone-individual-key";
@@ -185,6 +185,15 @@ pub async fn connect_over<S: AsyncRead + AsyncWrite + Unpin>(
 pub fn peer_identity(connection: &CommonState) -> Result<Identity, TlsError> {
     let certificate = connection.peer_certificates().and_then(<[_]>::first);
     Ok(from_certificate(certificate.ok_or(rustls::Error::NoCertificatesPresented)?)?)
+}
+
+/// What names the peer's certificate, after its handshake.
+///
+/// # Errors
+/// The handshake is not complete.
+pub fn peer_credential(connection: &CommonState) -> Result<Credential, TlsError> {
+    let certificate = connection.peer_certificates().and_then(<[_]>::first);
+    Ok(credential(certificate.ok_or(rustls::Error::NoCertificatesPresented)?)?)
 }
 
 fn check(connection: &CommonState, alpn: &[u8]) -> Result<Identity, TlsError> {

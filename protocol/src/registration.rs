@@ -13,9 +13,14 @@
 //! ```
 
 use crate::codec::{DecodeError, Reader, Write};
+use crate::credential::{Authentication, MAX_CREDENTIAL};
 use crate::identity::{Identity, MAX_IDENTITY};
 use crate::secret::IndividualKey;
 use crate::{MAX_NAME, MemberId, WIRE_VERSION};
+
+pub use refusal::{Refusal, RefusalCode};
+
+mod refusal;
 
 /// Label of the TLS exporter (RFC 8446 §7.5) that makes the individual key.
 pub const EXPORTER_LABEL: &[u8] = b"EXPORTER-keystone-individual-key";
@@ -27,8 +32,6 @@ pub const ALPN_REGISTRAR: &[u8] = b"keystone-registrar/1";
 pub const MAX_FRAME: usize = 65_536;
 /// Entries of the client list in one frame, each at most 2 + 255 + 4 octets.
 pub const LIST_CHUNK: usize = 128;
-/// Longest refusal text in octets.
-const MAX_TEXT: usize = 200;
 
 /// Context of the exporter: who registers with whom, through whom, and as which registration.
 pub fn exporter_context(
@@ -45,74 +48,6 @@ pub fn exporter_context(
     out.extend_from_slice(&client.0.to_be_bytes());
     out.extend_from_slice(&registration.to_be_bytes());
     out
-}
-
-/// Why a registration was refused. Codes are on the wire; nothing was changed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(u8)]
-pub enum RefusalCode {
-    /// The identity may not register, here or anywhere.
-    Identity = 1,
-    /// The registrar has no key server at the moment; ask again later.
-    Unavailable = 2,
-    /// Another key server is meant.
-    KeyServer = 3,
-    /// A limit is reached; ask again later.
-    Busy = 4,
-    /// The message is not one that was expected.
-    Malformed = 5,
-}
-
-impl TryFrom<u8> for RefusalCode {
-    type Error = DecodeError;
-    fn try_from(value: u8) -> Result<Self, DecodeError> {
-        Ok(match value {
-            1 => Self::Identity,
-            2 => Self::Unavailable,
-            3 => Self::KeyServer,
-            4 => Self::Busy,
-            5 => Self::Malformed,
-            _ => {
-                return Err(DecodeError::Value { what: "refusal", value: value.into() });
-            }
-        })
-    }
-}
-
-/// A refusal with its reason in words.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Refusal {
-    /// What kind.
-    pub code: RefusalCode,
-    /// In words, at most 200 octets.
-    pub text: String,
-    /// Milliseconds before asking again makes sense; 0 if it never does.
-    pub retry_after_ms: u32,
-}
-
-impl Refusal {
-    /// Cuts `text` to its limit.
-    pub fn new(code: RefusalCode, text: &str, retry_after_ms: u32) -> Self {
-        let mut end = text.len().min(MAX_TEXT);
-        while !text.is_char_boundary(end) {
-            end -= 1;
-        }
-        Self { code, text: text[..end].to_owned(), retry_after_ms }
-    }
-
-    fn encode(&self, out: &mut Vec<u8>) {
-        out.push(self.code as u8);
-        out.put_text(&self.text);
-        out.extend_from_slice(&self.retry_after_ms.to_be_bytes());
-    }
-
-    fn decode(r: &mut Reader<'_>) -> Result<Self, DecodeError> {
-        Ok(Self {
-            code: r.u8("refusal")?.try_into()?,
-            text: r.text(MAX_TEXT, "refusal text")?.to_owned(),
-            retry_after_ms: r.u32("retry after")?,
-        })
-    }
 }
 
 /// Client to registrar.
@@ -148,7 +83,9 @@ pub enum FromRegistrar {
     FetchNumber {
         /// Names the question, so that answers may overtake each other.
         tag: u32,
-        /// The client, as its certificate says.
+        /// How it was authenticated.
+        kind: Authentication,
+        /// The client, as its credential says.
         identity: Identity,
     },
     /// The individual key of a registration whose number was fetched.
@@ -161,6 +98,10 @@ pub enum FromRegistrar {
         registration: u64,
         /// The key.
         key: IndividualKey,
+        /// When the credential ends, in seconds since 1970; [`NO_END`](crate::credential::NO_END) for never.
+        ends: u64,
+        /// Names the credential, see [`Credential`](crate::Credential).
+        credential: Vec<u8>,
     },
 }
 
@@ -267,19 +208,24 @@ impl ToClient {
 impl FromRegistrar {
     /// One frame. It holds a key: the caller wipes it after sending.
     pub fn encode(&self) -> Vec<u8> {
-        let mut out = vec![WIRE_VERSION];
+        // All the room at once, so that growth leaves no copy of a key behind.
+        let mut out = Vec::with_capacity(512);
+        out.push(WIRE_VERSION);
         match self {
-            Self::FetchNumber { tag, identity } => {
+            Self::FetchNumber { tag, kind, identity } => {
                 out.push(1);
                 out.extend_from_slice(&tag.to_be_bytes());
+                out.push(*kind as u8);
                 out.put_text(identity.as_str());
             }
-            Self::HandOver { tag, client, registration, key } => {
+            Self::HandOver { tag, client, registration, key, ends, credential } => {
                 out.push(2);
                 out.extend_from_slice(&tag.to_be_bytes());
                 out.extend_from_slice(&client.0.to_be_bytes());
                 out.extend_from_slice(&registration.to_be_bytes());
                 out.extend_from_slice(key.expose());
+                out.extend_from_slice(&ends.to_be_bytes());
+                out.put_octets(credential);
             }
         }
         out
@@ -289,12 +235,18 @@ impl FromRegistrar {
     pub fn decode(frame: &[u8]) -> Result<Self, DecodeError> {
         let (mut r, kind) = open(frame)?;
         let message = match kind {
-            1 => Self::FetchNumber { tag: r.u32("tag")?, identity: identity(&mut r)? },
+            1 => Self::FetchNumber {
+                tag: r.u32("tag")?,
+                kind: Authentication::decode(&mut r)?,
+                identity: identity(&mut r)?,
+            },
             2 => Self::HandOver {
                 tag: r.u32("tag")?,
                 client: MemberId(r.u32("client")?),
                 registration: r.u64("registration")?,
                 key: IndividualKey::new(r.array("individual key")?),
+                ends: r.u64("end of the credential")?,
+                credential: r.octets(MAX_CREDENTIAL, "credential")?.to_vec(),
             },
             _ => return Err(unknown(kind)),
         };

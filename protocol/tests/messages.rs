@@ -14,7 +14,7 @@ use protocol::request::{
     Act, Denial, EarlierKey, Losses, MAX_OPERATIONS, MAX_REQUEST, Membership, Operations, Outcome, Preamble, Reply,
     Request, RequestId, Resync,
 };
-use protocol::{Beacon, DataKey, DecodeError, IndividualKey, RekeyMessage};
+use protocol::{Authentication, Beacon, DataKey, DecodeError, IndividualKey, RekeyMessage};
 
 fn check<T: PartialEq + Debug>(message: &T, octets: &[u8], decode: impl Fn(&[u8]) -> Result<T, DecodeError>) {
     assert_eq!(decode(octets).as_ref(), Ok(message));
@@ -41,8 +41,10 @@ fn registration() {
         check(&message, &message.encode(), ToClient::decode);
     }
     let key = IndividualKey::new([7; 32]);
-    let hand_over = FromRegistrar::HandOver { tag: 3, client: MemberId(5), registration: 9, key };
-    for message in [FromRegistrar::FetchNumber { tag: 3, identity: identity() }, hand_over] {
+    let (ends, credential) = (77, vec![8; 52]);
+    let hand_over = FromRegistrar::HandOver { tag: 3, client: MemberId(5), registration: 9, key, ends, credential };
+    let fetches = Authentication::ALL.map(|kind| FromRegistrar::FetchNumber { tag: 3, kind, identity: identity() });
+    for message in fetches.into_iter().chain([hand_over]) {
         check(&message, &message.encode(), FromRegistrar::decode);
     }
     let entry = ClientEntry { client: MemberId(5), identity: identity() };

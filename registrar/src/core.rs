@@ -11,7 +11,7 @@ use protocol::identity::{Identity, IdentityPattern};
 use protocol::registration::{
     FromClient, FromRegistrar, Refusal, RefusalCode, ToClient, ToRegistrar, exporter_context,
 };
-use protocol::{IndividualKey, MemberId};
+use protocol::{Credential, IndividualKey, MemberId};
 use zeroize::Zeroizing;
 
 pub use self::io::{Event, Input, Output};
@@ -54,6 +54,7 @@ enum State {
 
 struct Session {
     identity: Identity,
+    credential: Credential,
     state: State,
     deadline: Now,
 }
@@ -113,7 +114,7 @@ impl Core {
                 self.owed_since = None;
                 self.on_key_server(frame);
             }
-            Input::ClientUp { session, identity } => self.client_up(now, session, identity),
+            Input::ClientUp { session, identity, credential } => self.client_up(now, session, identity, credential),
             Input::FromClient { session, frame } => self.on_client(now, session, frame),
             Input::Exported { session, key } => self.exported(now, session, key),
             Input::ClientDown { session } => self.forget(session),
@@ -147,10 +148,11 @@ impl Core {
         self.sessions.is_empty()
     }
 
-    fn client_up(&mut self, now: Now, session: u64, identity: Identity) {
+    fn client_up(&mut self, now: Now, session: u64, identity: Identity, credential: Credential) {
         let served = self.config.clients.iter().any(|pattern| pattern.matches(&identity));
         let full = self.sessions.len() >= MAX_SESSIONS;
-        self.sessions.insert(session, Session { identity, state: State::Silent, deadline: now + SESSION_TIME });
+        let deadline = now + SESSION_TIME;
+        self.sessions.insert(session, Session { identity, credential, state: State::Silent, deadline });
         if !served {
             let text = "this registrar does not serve this identity";
             self.refuse(session, Refusal::new(RefusalCode::Identity, text, 0));
@@ -177,19 +179,21 @@ impl Core {
                 self.refuse(session, Refusal::new(RefusalCode::KeyServer, &text, 0));
             }
             Some(_) => {
-                let identity = known.identity.clone();
-                self.ask(now, session, |tag| FromRegistrar::FetchNumber { tag, identity });
+                let (identity, kind) = (known.identity.clone(), known.credential.kind);
+                self.ask(now, session, |tag| FromRegistrar::FetchNumber { tag, kind, identity });
                 self.advance(session, State::Asked);
             }
         }
     }
 
     fn exported(&mut self, now: Now, session: u64, key: IndividualKey) {
-        let Some(State::Numbered(client, registration)) = self.sessions.get(&session).map(|s| &s.state) else {
+        let known = self.sessions.get(&session);
+        let Some(Session { state: State::Numbered(client, registration), credential, .. }) = known else {
             return;
         };
         let (client, registration) = (*client, *registration);
-        self.ask(now, session, |tag| FromRegistrar::HandOver { tag, client, registration, key });
+        let (ends, credential) = (credential.ends, credential.name.clone());
+        self.ask(now, session, |tag| FromRegistrar::HandOver { tag, client, registration, key, ends, credential });
         self.advance(session, State::HandedOver(client));
     }
 

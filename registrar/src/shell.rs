@@ -13,8 +13,9 @@ use net::entropy::OsEntropy;
 use net::exit::Exit;
 use net::frame::{FrameError, read_frame, write_frame};
 use net::shutdown::Shutdown;
+use protocol::identity::Identity;
 use protocol::registration::{ALPN_CLIENT, ALPN_REGISTRAR, MAX_FRAME};
-use protocol::{Entropy, IndividualKey};
+use protocol::{Credential, Entropy, IndividualKey};
 use thiserror::Error;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -108,7 +109,7 @@ enum Command {
     LinkUp(mpsc::Sender<Zeroizing<Vec<u8>>>),
     LinkDown,
     FromKeyServer(Vec<u8>),
-    ClientUp(u64, protocol::identity::Identity, mpsc::Sender<ForClient>),
+    ClientUp(u64, (Identity, Credential), mpsc::Sender<ForClient>),
     FromClient(u64, Vec<u8>),
     Exported(u64, IndividualKey),
     ClientDown(u64),
@@ -192,9 +193,9 @@ impl Engine {
                 self.feed(Input::LinkDown);
             }
             Command::FromKeyServer(frame) => self.feed(Input::FromKeyServer(&frame)),
-            Command::ClientUp(session, identity, to_client) => {
+            Command::ClientUp(session, (identity, credential), to_client) => {
                 self.sessions.insert(session, to_client);
-                self.feed(Input::ClientUp { session, identity });
+                self.feed(Input::ClientUp { session, identity, credential });
             }
             Command::FromClient(session, frame) => self.feed(Input::FromClient { session, frame: &frame }),
             Command::Exported(session, key) => self.feed(Input::Exported { session, key }),
@@ -288,7 +289,8 @@ async fn client(
 ) -> Result<(), Failure> {
     let (mut stream, identity) = net::tls::accept(stream, tls, ticket).await?;
     let (to_client, mut for_client) = mpsc::channel(8);
-    commands.send(Command::ClientUp(session, identity, to_client)).await?;
+    let credential = net::tls::peer_credential(stream.get_ref().1)?;
+    commands.send(Command::ClientUp(session, (identity, credential), to_client)).await?;
     // A client says one thing. What it sends after that is not looked at; the core's deadline bounds the wait.
     let frame = tokio::select! {
         frame = read_frame(&mut stream, MAX_CLIENT_FRAME) => frame,

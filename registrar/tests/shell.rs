@@ -125,7 +125,7 @@ impl Site {
                         FromRegistrar::FetchNumber { tag, .. } => {
                             ToRegistrar::Number { tag, client: MemberId(7), registration: 3 }.encode()
                         }
-                        FromRegistrar::HandOver { tag, client, registration, key } => {
+                        FromRegistrar::HandOver { tag, client, registration, key, .. } => {
                             assert_eq!((client, registration), (MemberId(7), 3));
                             keys.lock().unwrap().push(key);
                             if let Manner::Slow(wait) = manner {

@@ -13,11 +13,12 @@ use std::time::{Duration, Instant};
 use aws_lc_rs::digest::{SHA256, digest};
 use keygraph::{Degree, Strategy};
 use keyserver::core::{Admin, Config, Core, GroupConfig, Input, Output};
+use protocol::credential::NO_END;
 use protocol::identity::{Identity, IdentityPattern};
 use protocol::registration::{FromRegistrar, ToRegistrar};
 use protocol::request::{Act, Operations, Outcome, Reply, Request, RequestId};
 use protocol::unit::{Unit, kind};
-use protocol::{Beacon, Entropy, GroupId, IndividualKey, MemberId, SigningKey, Suite};
+use protocol::{Authentication, Beacon, Entropy, GroupId, IndividualKey, MemberId, SigningKey, Suite};
 use serde_json::{Value, json};
 use socket2::{Domain, Protocol, Socket, Type};
 use tests::dice::Dice;
@@ -74,7 +75,10 @@ impl Live {
         };
         let config = Config {
             name: "ks".into(),
-            registrars: vec![(identity("registrar"), allow)],
+            registrars: vec![(
+                identity("registrar"),
+                allow.into_iter().map(|of| (Authentication::Certificate, of)).collect(),
+            )],
             groups: vec![group],
             bits_per_second: 80_000_000,
             resyncs_per_second: 4_000,
@@ -143,11 +147,14 @@ impl Live {
     }
 
     fn register(&mut self, name: &str) -> (MemberId, u64) {
-        let frame = FromRegistrar::FetchNumber { tag: 1, identity: identity(name) }.encode();
+        let frame =
+            FromRegistrar::FetchNumber { tag: 1, kind: Authentication::Certificate, identity: identity(name) }.encode();
         self.handle(Input::FromRegistrar { link: 1, frame: &frame });
         let (client, registration) = self.number.take().unwrap();
         let key = IndividualKey::new([9; 32]);
-        let frame = FromRegistrar::HandOver { tag: 2, client, registration, key }.encode();
+        let frame =
+            FromRegistrar::HandOver { tag: 2, client, registration, key, ends: NO_END, credential: vec![1; 33] }
+                .encode();
         self.handle(Input::FromRegistrar { link: 1, frame: &frame });
         (client, registration)
     }

@@ -64,7 +64,7 @@ admin_socket = "ks.sock"
 tls = {{ certificate = "pki/ks.pem", key = "pki/ks.key", roots = "pki/ca.pem" }}
 [[registrar]]
 identity = "spiffe://bench/registrar/r"
-may_register = ["spiffe://bench/member/*"]
+may_register.certificate = ["spiffe://bench/member/*"]
 [[group]]
 id = 1
 name = "{GROUP}"

@@ -30,7 +30,7 @@ fn text(suite: &str, [requests, registrars, interface]: [&str; 3]) -> String {
         tls = {{ certificate = "c", key = "k", roots = "r" }}
         [[registrar]]
         identity = "spiffe://example/registrar/r1"
-        may_register = ["spiffe://example/*"]
+        may_register.certificate = ["spiffe://example/*"]
         [[group]]
         id = 1
         name = "g"

@@ -5,15 +5,18 @@ use protocol::codec::{Reader, Write};
 use protocol::identity::{Identity, MAX_IDENTITY};
 use protocol::rekey::Announcement;
 use protocol::request::RequestId;
-use protocol::{Beacon, DecodeError, GroupId, Incarnation, IndividualKey, MemberId, Seed, Suite};
+use protocol::{
+    Authentication, Beacon, Credential, DecodeError, GroupId, Incarnation, IndividualKey, MemberId, Seed, Suite,
+};
 use zeroize::Zeroizing;
 
 use super::GroupConfig;
+use super::clients::Registration;
 use super::group::{Recipe, degree};
 
 /// Version of records and snapshots, and of the planner whose trees they describe. A store of another version is
 /// refused, because replaying it might give another tree.
-pub(super) const STATE_VERSION: u8 = 3;
+pub(super) const STATE_VERSION: u8 = 4;
 
 /// Changes in one epoch: a batch that fills a group.
 const MAX_CHANGES: u32 = 1 << 24;
@@ -40,7 +43,7 @@ pub(super) enum Record {
     /// A reign begins.
     Reign { term: u64, incarnation: Incarnation },
     /// A registrar handed over an individual key.
-    Registered { client: MemberId, identity: Identity, registration: u64, key: IndividualKey },
+    Registered { client: MemberId, identity: Identity, registration: Registration },
     /// The client proved its newest key.
     Promoted { client: MemberId },
     /// A group was made, with this first root.
@@ -59,7 +62,7 @@ pub(super) enum Record {
 
 impl Record {
     pub(super) fn encode(&self) -> Zeroizing<Vec<u8>> {
-        let mut out = Zeroizing::new(Vec::with_capacity(256));
+        let mut out = Zeroizing::new(Vec::with_capacity(512));
         out.push(STATE_VERSION);
         match self {
             Self::Reign { term, incarnation } => {
@@ -67,12 +70,11 @@ impl Record {
                 out.extend_from_slice(&term.to_be_bytes());
                 out.extend_from_slice(&incarnation.0);
             }
-            Self::Registered { client, identity, registration, key } => {
+            Self::Registered { client, identity, registration } => {
                 out.push(2);
                 out.extend_from_slice(&client.0.to_be_bytes());
                 out.put_text(identity.as_str());
-                out.extend_from_slice(&registration.to_be_bytes());
-                out.extend_from_slice(key.expose());
+                registration.encode(&mut out);
             }
             Self::Promoted { client } => {
                 out.push(3);
@@ -130,8 +132,7 @@ impl Record {
             2 => Self::Registered {
                 client: MemberId(r.u32("client")?),
                 identity: identity(&mut r)?,
-                registration: r.u64("registration")?,
-                key: IndividualKey::new(r.array("individual key")?),
+                registration: Registration::decode(&mut r)?,
             },
             3 => Self::Promoted { client: MemberId(r.u32("client")?) },
             4 => Self::Created {
@@ -163,6 +164,22 @@ impl Record {
             }
         };
         r.end("record").map(|()| record)
+    }
+}
+
+impl Registration {
+    pub(super) fn encode(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&self.number.to_be_bytes());
+        out.extend_from_slice(self.key.expose());
+        out.push(self.credential.kind as u8);
+        self.credential.encode(out);
+    }
+
+    pub(super) fn decode(r: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        let number = r.u64("registration")?;
+        let key = IndividualKey::new(r.array("individual key")?);
+        let kind = Authentication::decode(r)?;
+        Ok(Self { number, key, credential: Credential::decode(kind, r)? })
     }
 }
 

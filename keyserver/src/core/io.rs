@@ -8,7 +8,7 @@ use keygraph::{Degree, KeyRef, Plan, Strategy};
 use protocol::identity::{Identity, IdentityPattern};
 use protocol::request::Denial;
 use protocol::sign::{SigningKey, VerifyingKey};
-use protocol::{GroupId, Incarnation, MemberId, Reason, Suite};
+use protocol::{Authentication, GroupId, Incarnation, MemberId, Reason, Suite};
 use zeroize::Zeroizing;
 
 use super::{Admin, AdminError, AdminReply};
@@ -18,8 +18,8 @@ use super::{Admin, AdminError, AdminReply};
 pub struct Config {
     /// Name of this key server.
     pub name: String,
-    /// Registrars that may connect, each with the identities that it may register.
-    pub registrars: Vec<(Identity, Vec<IdentityPattern>)>,
+    /// Registrars that may connect, each with whom it may register.
+    pub registrars: Vec<(Identity, Prefixes)>,
     /// The groups.
     pub groups: Vec<GroupConfig>,
     /// Bits that multicasts may take per second, each counted once however many relays it goes to; without headers of IP and
@@ -34,6 +34,9 @@ pub struct Config {
     /// Keys with which other key servers of the site sign: what they have signed, members may show.
     pub others: Vec<VerifyingKey>,
 }
+
+/// Identities that a registrar may register, each with the kind of authentication that it may use for them.
+pub type Prefixes = Vec<(Authentication, IdentityPattern)>;
 
 /// One group.
 #[derive(Debug, Clone)]

@@ -33,7 +33,7 @@ use std::time::Duration;
 use protocol::{Entropy, GroupId, Incarnation, IndividualKey, MemberId};
 
 pub use admin::{Admin, AdminError, AdminReply, GroupStatus, Status};
-pub use io::{Config, EpochEvent, Event, GroupConfig, Input, Output};
+pub use io::{Config, EpochEvent, Event, GroupConfig, Input, Output, Prefixes};
 pub use recover::{LEAP, Recovery as RecoveryPlan};
 pub use restore::RestoreError;
 pub use subscribers::MAX_SUBSCRIBERS;

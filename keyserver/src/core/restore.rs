@@ -4,11 +4,11 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{Ipv4Addr, SocketAddr};
 
 use protocol::codec::Reader;
-use protocol::{DecodeError, Entropy, GroupId, Incarnation, IndividualKey, MemberId, Seed, Suite};
+use protocol::{DecodeError, Entropy, GroupId, Incarnation, MemberId, Seed, Suite};
 use thiserror::Error;
 use zeroize::Zeroizing;
 
-use super::clients::{Client, Clients};
+use super::clients::{Client, Clients, Registration};
 use super::codec::{Record, STATE_VERSION, Shape, identity};
 use super::group::Group;
 use super::outbox::Outbox;
@@ -165,8 +165,8 @@ impl Core {
         let unknown = |group: GroupId| failed(format!("group {group} was never made"));
         match Record::decode(record).map_err(|error| RestoreError::Record { number, error })? {
             Record::Reign { term, incarnation } => (self.term, self.incarnation) = (term, incarnation),
-            Record::Registered { client, identity, registration, key } => {
-                self.clients.register(client, &identity, registration, key);
+            Record::Registered { client, identity, registration } => {
+                self.clients.register(client, &identity, registration);
             }
             Record::Promoted { client } => self.promote(client),
             Record::Created { group, shape, strategy, seed } => {
@@ -262,16 +262,8 @@ impl Core {
             let id = MemberId(r.u32("client")?);
             let identity = identity(r)?;
             let numbered = r.u64("registration")?;
-            let mut key = || -> Result<Option<(u64, IndividualKey)>, DecodeError> {
-                Ok(match r.u8("key flag")? {
-                    0 => None,
-                    1 => Some((r.u64("registration")?, IndividualKey::new(r.array("individual key")?))),
-                    other => {
-                        return Err(DecodeError::Value { what: "key flag", value: other.into() });
-                    }
-                })
-            };
-            let (current, pending) = (key()?, key()?);
+            let mut live = || r.flag("key flag")?.then(|| Registration::decode(r)).transpose();
+            let (current, pending) = (live()?, live()?);
             self.clients.restore(id, Client { identity, current, pending, numbered });
         }
         Ok(())

@@ -26,12 +26,9 @@ impl Core {
             out.extend_from_slice(&id.0.to_be_bytes());
             out.put_text(client.identity.as_str());
             out.extend_from_slice(&client.numbered.to_be_bytes());
-            for key in [&client.current, &client.pending] {
-                out.push(u8::from(key.is_some()));
-                if let Some((registration, key)) = key {
-                    out.extend_from_slice(&registration.to_be_bytes());
-                    out.extend_from_slice(key.expose());
-                }
+            for live in [&client.current, &client.pending] {
+                out.push(u8::from(live.is_some()));
+                live.iter().for_each(|registration| registration.encode(&mut out));
             }
         }
         put_len(&mut out, self.groups.len());

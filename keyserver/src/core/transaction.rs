@@ -4,10 +4,11 @@ use keygraph::cores;
 use protocol::identity::Identity;
 use protocol::registration::ToRegistrar;
 use protocol::request::Denial;
-use protocol::{GroupId, IndividualKey, MemberId, Seed};
+use protocol::{GroupId, MemberId, Seed};
 use zeroize::Zeroizing;
 
 use super::batch::{Queued, Taken};
+use super::clients::Registration;
 use super::codec::Record;
 use super::group::{StageError, StagedEpoch};
 use super::outbox::Eviction as Sent;
@@ -19,7 +20,7 @@ use super::{AdminError, AdminReply, Core, EpochEvent, Event, MAX_INTENTS, Now, O
 /// Something that was accepted and waits for its turn.
 pub(super) enum Intent {
     /// A registrar has handed over an individual key.
-    HandOver { link: u64, tag: u32, client: MemberId, identity: Identity, registration: u64, key: IndividualKey },
+    HandOver { link: u64, tag: u32, client: MemberId, identity: Identity, registration: Registration },
     /// A client's request.
     Ask(Ask),
     /// A member has shown that this key server has lost something.
@@ -37,8 +38,7 @@ pub(super) enum Transaction {
         tag: u32,
         client: MemberId,
         identity: Identity,
-        registration: u64,
-        key: IndividualKey,
+        registration: Registration,
     },
     Admit {
         ticket: u64,
@@ -99,14 +99,14 @@ impl Core {
                 let record = Record::Stopped { group, seen, witness };
                 self.write(record, Transaction::Stop { group, seen, witness });
             }
-            Intent::HandOver { link, tag, client, identity, registration, key } => {
-                if !self.clients.accepts(client, &identity, registration) {
+            Intent::HandOver { link, tag, client, identity, registration } => {
+                if !self.clients.accepts(client, &identity, registration.number) {
                     let refusal = refusal("an individual key with this or a later number is stored already");
                     return self.tell_registrar(link, &ToRegistrar::Refused { tag, refusal });
                 }
-                let record = Record::Registered { client, identity: identity.clone(), registration, key: key.clone() };
-                let transaction = Transaction::Register { link, tag, client, identity, registration, key };
-                self.write(record, transaction);
+                let record =
+                    Record::Registered { client, identity: identity.clone(), registration: registration.clone() };
+                self.write(record, Transaction::Register { link, tag, client, identity, registration });
             }
             Intent::Admit { ticket, group, member } => {
                 self.write(Record::Admitted { group, member }, Transaction::Admit { ticket, group, member });
@@ -194,13 +194,14 @@ impl Core {
         match transaction {
             Transaction::Start => self.event(Event::Reign { term: self.term, incarnation: self.incarnation }),
             Transaction::Snapshot => {}
-            Transaction::Register { link, tag, client, identity, registration, key } => {
-                let new = self.clients.register(client, &identity, registration, key);
+            Transaction::Register { link, tag, client, identity, registration } => {
+                let number = registration.number;
+                let new = self.clients.register(client, &identity, registration);
                 self.tell_registrar(link, &ToRegistrar::Durable { tag });
                 if new {
                     self.announce(client, &identity);
                 }
-                self.event(Event::Registered { client, identity, registration });
+                self.event(Event::Registered { client, identity, registration: number });
             }
             Transaction::Admit { ticket, group, member } => {
                 if let Some(group) = self.groups.get_mut(&group) {

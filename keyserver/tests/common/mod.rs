@@ -6,10 +6,11 @@ use std::time::Duration;
 use keygraph::{Degree, Strategy};
 use keyserver::core::{Admin, AdminError, AdminReply, Config, Core, Event, GroupConfig, Input, Output};
 use keyserver::store::{Followed, MemoryStore, Store};
+use protocol::credential::NO_END;
 use protocol::identity::{Identity, IdentityPattern};
 use protocol::registration::{FromRegistrar, ToRegistrar};
 use protocol::request::{Act, Losses, Membership, Operations, Outcome, Reply, Request, RequestId, Resync};
-use protocol::{Beacon, Entropy, GroupId, IndividualKey, MemberId, SigningKey, Suite};
+use protocol::{Authentication, Beacon, Entropy, GroupId, IndividualKey, MemberId, SigningKey, Suite};
 use zeroize::Zeroizing;
 
 pub(crate) struct Counter(pub(crate) u64);
@@ -102,7 +103,7 @@ impl<S: Store> World<S> {
             name: "ks".into(),
             registrars: vec![(
                 identity("registrar/r1"),
-                vec![IdentityPattern::parse("spiffe://demo/member/*").unwrap()],
+                vec![(Authentication::Certificate, IdentityPattern::parse("spiffe://demo/member/*").unwrap())],
             )],
             groups: vec![group(1, "news", "spiffe://demo/member/*"), group(2, "vip", "spiffe://demo/member/m1")],
             bits_per_second: 8_000_000,
@@ -189,14 +190,17 @@ impl<S: Store> World<S> {
     }
 
     pub(crate) fn fetch(&mut self, name: &str) -> ToRegistrar {
-        let frame = FromRegistrar::FetchNumber { tag: 7, identity: identity(name) }.encode();
+        let frame =
+            FromRegistrar::FetchNumber { tag: 7, kind: Authentication::Certificate, identity: identity(name) }.encode();
         self.handle(Input::FromRegistrar { link: 1, frame: &frame });
         self.to_registrar.pop().unwrap()
     }
 
     pub(crate) fn hand_over(&mut self, client: MemberId, registration: u64) -> ToRegistrar {
         let key = IndividualKey::new([9; 32]);
-        let frame = FromRegistrar::HandOver { tag: 8, client, registration, key }.encode();
+        let frame =
+            FromRegistrar::HandOver { tag: 8, client, registration, key, ends: NO_END, credential: vec![1; 33] }
+                .encode();
         self.to_registrar.clear();
         self.handle(Input::FromRegistrar { link: 1, frame: &frame });
         self.to_registrar.remove(0)

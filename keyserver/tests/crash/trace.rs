@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use keyserver::core::{Admin, AdminReply, Event, Input};
 use keyserver::store::{Followed, Journal, Loaded, MemoryStore, RedbBackend, SiteKey, Store, StoreError};
+use protocol::credential::NO_END;
 use protocol::identity::IdentityPattern;
 use protocol::registration::{FromRegistrar, ToRegistrar};
 use protocol::request::{Act, Denial, Losses, Operations, Outcome, Request, RequestId, Resync};
@@ -260,7 +261,9 @@ impl Driver<'_> {
         let name = format!("member/m{}", self.dice.below(CLIENTS));
         let ToRegistrar::Number { client, registration, .. } = self.world.fetch(&name) else { panic!("no number") };
         let key = IndividualKey::new([9; 32]);
-        let frame = FromRegistrar::HandOver { tag: 8, client, registration, key }.encode();
+        let frame =
+            FromRegistrar::HandOver { tag: 8, client, registration, key, ends: NO_END, credential: vec![1; 33] }
+                .encode();
         self.world.to_registrar.clear();
         self.world.handle(Input::FromRegistrar { link: 1, frame: &frame });
         match self.world.to_registrar.first() {

@@ -1,7 +1,7 @@
 //! What the core is told, and what it wants done.
 
 use protocol::identity::Identity;
-use protocol::{IndividualKey, MemberId};
+use protocol::{Credential, IndividualKey, MemberId};
 use zeroize::Zeroizing;
 
 /// What happens to the core.
@@ -19,6 +19,8 @@ pub enum Input<'a> {
         session: u64,
         /// From its certificate.
         identity: Identity,
+        /// What it has proved it with.
+        credential: Credential,
     },
     /// A frame from a client.
     FromClient {

@@ -8,7 +8,7 @@ use keygraph::{Degree, Strategy};
 use keyserver::core::{Config, Core, GroupConfig, Input, Output};
 use keyserver::store::{Backend, Followed, Journal, SiteKey, Store, StoreError};
 use protocol::identity::{Identity, IdentityPattern};
-use protocol::{GroupId, MemberId, SigningKey, Suite};
+use protocol::{Authentication, GroupId, MemberId, SigningKey, Suite};
 use zeroize::Zeroizing;
 
 use super::engine::{Answer, Call, Scripted, Values};
@@ -119,7 +119,10 @@ pub(super) fn config() -> Config {
     };
     Config {
         name: "ks".into(),
-        registrars: vec![(identity("registrar/r"), members)],
+        registrars: vec![(
+            identity("registrar/r"),
+            members.into_iter().map(|of| (Authentication::Certificate, of)).collect(),
+        )],
         groups: vec![group],
         bits_per_second: 80_000_000,
         resyncs_per_second: 4_000,

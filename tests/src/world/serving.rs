@@ -7,7 +7,7 @@ use keygraph::Degree;
 use keyserver::core as server;
 use keyserver::store::Store;
 use protocol::identity::IdentityPattern;
-use protocol::{GroupId, MemberId, SigningKey};
+use protocol::{Authentication, GroupId, MemberId, SigningKey};
 
 use super::{GROUPS, Happening, World, Write, delay, identity};
 
@@ -36,7 +36,10 @@ impl World {
         };
         let config = server::Config {
             name: "ks".into(),
-            registrars: vec![(identity("registrar/r"), vec![IdentityPattern::parse("spiffe://sim/member/*").unwrap()])],
+            registrars: vec![(
+                identity("registrar/r"),
+                vec![(Authentication::Certificate, IdentityPattern::parse("spiffe://sim/member/*").unwrap())],
+            )],
             groups: vec![group(1, GROUPS[0]), group(2, GROUPS[1])],
             bits_per_second: 8_000_000,
             resyncs_per_second: 4_000,
