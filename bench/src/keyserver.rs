@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use keygraph::{Degree, Strategy};
-use keyserver::core::{Admin, Config, Core, GroupConfig, Input, Output, RECORDS_PER_SNAPSHOT};
+use keyserver::core::{Access, Admin, Config, Core, GroupConfig, Input, Output, RECORDS_PER_SNAPSHOT};
 use keyserver::store::Loaded;
 use protocol::credential::NO_END;
 use protocol::identity::{Identity, IdentityPattern};
@@ -47,7 +47,7 @@ pub(crate) fn config(records_per_snapshot: usize) -> Result<Config, Failure> {
         batch: Duration::from_secs(1),
         compaction: 64,
         repair: fec::RepairScheme::default(),
-        allow: vec![(Authentication::Certificate, everybody()?)],
+        access: Access::open([everybody()?]),
         max_members: 1_000_000,
         refresh: None,
         beacon: Duration::from_secs(1),

@@ -1,6 +1,8 @@
 //! The key server's configuration file, and everything about it that can be wrong.
 
 mod group;
+pub mod policy;
+mod rule;
 mod store;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -19,6 +21,8 @@ use serde::Deserialize;
 pub use self::store::{Place, StoreConfig, ZooKeeperConfig};
 use crate::core;
 pub use group::{GraphConfig, GroupFileConfig};
+use policy::PolicySource;
+pub use rule::RuleFileConfig;
 
 /// The file, key by key. Relative paths start from the folder of the file.
 #[derive(Debug, Clone, Deserialize)]
@@ -89,7 +93,12 @@ pub struct FileConfig {
     pub tls: CredentialFiles,
     /// The registrars; at least one.
     pub registrar: Vec<RegistrarConfig>,
-    /// The groups; at least one.
+    /// File with the policy: the groups and who may be in them, as `[[group]]` tables. It is read again when it changes. Required
+    /// if those do not stand here.
+    #[serde(default)]
+    pub policy: Option<PathBuf>,
+    /// The groups, if there is no `policy`.
+    #[serde(default)]
     pub group: Vec<GroupFileConfig>,
 }
 
@@ -114,9 +123,6 @@ fn resyncs_per_second() -> u32 {
     4_000
 }
 
-/// Ten thousand groups a server is the size that the design is for; each costs timers and beacons.
-const MAX_GROUPS: usize = 10_000;
-
 /// Each relay takes its share of the ceiling, and a relay can serve further ones: with more than some tens, those should.
 const MAX_RELAYS: usize = 64;
 
@@ -133,6 +139,8 @@ pub struct Checked {
     pub credentials: Credentials,
     /// For requests.
     pub noise: StaticKey,
+    /// Where the policy is read again.
+    pub policy: PolicySource,
 }
 
 impl Checked {
@@ -182,8 +190,17 @@ impl Checked {
             }
             _ => return Err(ConfigError::invalid("site_certificate", "it and `site_key` are given together")),
         };
-        let core = core::Config { others, ..file.core(signing)? };
-        Ok(Self { core, file, store, credentials, noise })
+        let policy = match &file.policy {
+            Some(path) if file.group.is_empty() => {
+                PolicySource { path: folder.join(path), is_own: false, loopback: file.is_loopback() }
+            }
+            Some(_) => {
+                return Err(ConfigError::invalid("policy", "`[[group]]` tables stand there or here, not in both"));
+            }
+            None => PolicySource { path: path.to_owned(), is_own: true, loopback: file.is_loopback() },
+        };
+        let core = core::Config { others, ..file.core(signing, policy.read()?)? };
+        Ok(Self { core, file, store, credentials, noise, policy })
     }
 }
 
@@ -193,12 +210,19 @@ impl FileConfig {
         SendOptions { interface: self.interface.clone(), ttl: self.ttl, dscp: self.dscp }
     }
 
-    fn core(&self, signing: SigningKey) -> Result<core::Config, ConfigError> {
+    /// Whether nothing leaves this machine.
+    fn is_loopback(&self) -> bool {
+        self.listen_requests.ip().is_loopback()
+            && self.listen_registrars.ip().is_loopback()
+            && self.interface.is_loopback()
+            && self.relays.iter().all(|relay| relay.ip().is_loopback())
+    }
+
+    fn core(&self, signing: SigningKey, groups: Vec<core::GroupConfig>) -> Result<core::Config, ConfigError> {
         name("name", &self.name)?;
         in_range("ttl", self.ttl, 1..=255)?;
         in_range("dscp", self.dscp, 0..=MAX_DSCP)?;
         in_range("number of [[registrar]] tables", self.registrar.len(), 1..=1_000)?;
-        in_range("number of [[group]] tables", self.group.len(), 1..=MAX_GROUPS)?;
         let registrars = (self.registrar.iter())
             .map(|registrar| {
                 let identity =
@@ -212,8 +236,6 @@ impl FileConfig {
             })
             .collect::<Result<Vec<_>, ConfigError>>()?;
         unique("registrar.identity", self.registrar.iter().map(|registrar| &registrar.identity))?;
-        unique("group.id", self.group.iter().map(|group| group.id))?;
-        unique("group.name", self.group.iter().map(|group| &group.name))?;
         in_range("number of relays", self.relays.len(), 0..=MAX_RELAYS)?;
         unique("relays", self.relays.iter())?;
         for relay in &self.relays {
@@ -221,23 +243,7 @@ impl FileConfig {
         }
         // Each datagram leaves once by multicast, and once to each relay.
         let copies = 1 + u64::try_from(self.relays.len()).unwrap_or(u64::MAX - 1);
-        let groups: Vec<core::GroupConfig> = self.group.iter().map(GroupFileConfig::check).collect::<Result<_, _>>()?;
-        let loopback = self.listen_requests.ip().is_loopback()
-            && self.listen_registrars.ip().is_loopback()
-            && self.interface.is_loopback()
-            && self.relays.iter().all(|relay| relay.ip().is_loopback());
-        for group in &groups {
-            let key = format!("group `{}`: suite", group.name);
-            if !signing.signs(group.suite) {
-                let why = format!("`{}` needs a signing key of its own, and none is configured", group.suite);
-                return Err(ConfigError::invalid(key, why));
-            }
-            if group.suite.is_broken() && !loopback {
-                let why =
-                    "it protects nothing: listen_requests, listen_registrars, interface and relays must be loopback";
-                return Err(ConfigError::invalid(key, why));
-            }
-        }
+        policy::check_suites(&groups, |suite| signing.signs(suite))?;
         Ok(core::Config {
             name: self.name.clone(),
             registrars,

@@ -102,11 +102,12 @@ fn an_evicted_member_is_out_at_once_and_stays_out_until_it_is_admitted() {
     let epoch = world.epoch();
     assert_eq!(world.evict("member/m1"), Ok(AdminReply::Epoch(epoch + 1)));
     assert_eq!(world.evict("member/nobody"), Err(AdminError::UnknownClient));
-    assert_eq!(world.resync(m1, (0, 0)), Outcome::Denied(Denial::NotMember));
-    assert_eq!(world.change(m1, 7, &[(Act::Join, "news")]), [Outcome::Denied(Denial::Policy)]);
+    assert_eq!(world.resync(m1, (0, 0)), Outcome::Denied(Denial::Evicted));
+    assert_eq!(world.change(m1, 7, &[(Act::Join, "news")]), [Outcome::Denied(Denial::Evicted)]);
     let store = world.store.clone();
     let mut world = World::start(&store, 2);
-    assert_eq!(world.change(m1, 8, &[(Act::Join, "news")]), [Outcome::Denied(Denial::Policy)], "after a restart too");
+    let outcomes = world.change(m1, 8, &[(Act::Join, "news")]);
+    assert_eq!(outcomes, [Outcome::Denied(Denial::Evicted)], "after a restart too");
     let admit = Admin::Admit { group: "news".into(), identity: identity("member/m1") };
     assert_eq!(world.admin(admit), Ok(AdminReply::Done));
     world.join(m1, "news");

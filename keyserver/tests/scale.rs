@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use keygraph::{Degree, Strategy};
-use keyserver::core::{Admin, AdminReply, Config, Core, Event, GroupConfig, Input, Output};
+use keyserver::core::{Access, Admin, AdminReply, Config, Core, Event, GroupConfig, Input, Output};
 use protocol::credential::NO_END;
 use protocol::identity::{Identity, IdentityPattern};
 use protocol::registration::{FromRegistrar, ToRegistrar};
@@ -53,7 +53,7 @@ fn group(id: u32, batch: Duration) -> GroupConfig {
         batch,
         compaction: 64,
         repair: fec::RepairScheme::default(),
-        allow: vec![IdentityPattern::parse("spiffe://scale/member/*").unwrap()],
+        access: Access::open([IdentityPattern::parse("spiffe://scale/member/*").unwrap()]),
         max_members: 1_000_000,
         refresh: None,
         beacon: Duration::from_secs(600),

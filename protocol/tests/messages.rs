@@ -14,7 +14,7 @@ use protocol::registration::{
 };
 use protocol::request::{
     Act, Denial, EarlierKey, Losses, MAX_OPERATIONS, MAX_REQUEST, Membership, Operations, Outcome, Preamble, Reply,
-    Request, RequestId, Resync,
+    Request, RequestId, Resync, Role,
 };
 use protocol::{Authentication, Beacon, DataKey, DecodeError, IndividualKey, RekeyMessage};
 
@@ -92,6 +92,8 @@ fn requests_and_replies() {
     let membership = Membership {
         destination: "239.1.2.3:9999".parse().unwrap(),
         joined_epoch: 1,
+        role: Role::Receiver,
+        lease_s: 90,
         announcement: announcement(),
         path: server.path(MemberId(4)),
         earlier: vec![EarlierKey { epoch: 1, remaining_ms: 10, key: DataKey::new([1; 32]) }],
@@ -103,6 +105,7 @@ fn requests_and_replies() {
         Outcome::Granted(Box::new(six)),
         Outcome::Left { epoch: 8 },
         Outcome::Denied(Denial::Policy),
+        Outcome::Denied(Denial::Lapsed),
         Outcome::Later { after_ms: 70_000 },
         Outcome::Noted,
         Outcome::Subscribed,

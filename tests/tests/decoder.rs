@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use aws_lc_rs::digest::{SHA256, digest};
 use keygraph::{Degree, Strategy};
-use keyserver::core::{Admin, Config, Core, GroupConfig, Input, Output};
+use keyserver::core::{Access, Admin, Config, Core, GroupConfig, Input, Output};
 use protocol::credential::NO_END;
 use protocol::identity::{Identity, IdentityPattern};
 use protocol::registration::{FromRegistrar, ToRegistrar};
@@ -63,7 +63,7 @@ impl Live {
             batch: Duration::ZERO,
             compaction: 8,
             repair: fec::RepairScheme::default(),
-            allow: allow.clone(),
+            access: Access::open(allow.clone()),
             max_members: 1_000,
             refresh: None,
             beacon: Duration::from_millis(200),

@@ -13,6 +13,7 @@ mod backoff;
 mod fence;
 mod group;
 mod keys;
+mod life;
 mod member;
 mod output;
 mod reply;
@@ -34,6 +35,7 @@ pub use output::{Counters, Event, GroupStatus, How, LiveKey, Output, Snapshot, S
 pub use stream::{Carrier, Carriers};
 
 use group::{Env, Group};
+use life::Life;
 use requests::{InFlight, Registration};
 use stream::Stream;
 
@@ -143,6 +145,9 @@ pub struct Core {
     registration: Registration,
     client: Option<MemberId>,
     in_flight: Option<InFlight>,
+    life: Life,
+    /// Registrations in a row whose credential had ended already.
+    ended: u32,
     /// Handshakes refused since the last reply.
     refusals: u32,
     subscribed: BTreeSet<SocketAddr>,
@@ -172,6 +177,8 @@ impl Core {
             registration: Registration::Wanted { at: Now::ZERO, attempt: 0 },
             client: None,
             in_flight: None,
+            life: Life::default(),
+            ended: 0,
             refusals: 0,
             subscribed: BTreeSet::new(),
             most_octets: MAX_OCTETS,

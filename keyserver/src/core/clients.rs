@@ -1,6 +1,6 @@
 //! Registrations: who is which ID number, and which individual keys are live.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use protocol::identity::Identity;
 use protocol::{Credential, IndividualKey, MemberId};
@@ -28,6 +28,11 @@ pub(super) struct Registration {
 impl Client {
     fn newest(&self) -> u64 {
         self.live().map(|registration| registration.number).max().unwrap_or(0)
+    }
+
+    /// What it has authenticated itself with, as far as it has proved that.
+    pub(super) fn credential(&self) -> Option<&Credential> {
+        self.current.as_ref().map(|one| &one.credential)
     }
 
     /// Its registrations whose keys are live.
@@ -66,10 +71,35 @@ impl Clients {
         self.by_id.len()
     }
 
-    /// The live key of this registration.
-    pub(super) fn key(&self, client: MemberId, registration: u64) -> Option<&IndividualKey> {
+    /// The live key of this registration, unless its credential was revoked.
+    pub(super) fn key(
+        &self,
+        client: MemberId,
+        registration: u64,
+        revoked: &BTreeSet<Vec<u8>>,
+    ) -> Option<&IndividualKey> {
         let mut live = self.by_id.get(&client)?.live();
-        live.find(|one| one.number == registration).map(|one| &one.key)
+        let one = live.find(|one| one.number == registration)?;
+        (!revoked.contains(&one.credential.name)).then_some(&one.key)
+    }
+
+    /// Live registrations with one of these credentials.
+    pub(super) fn registered_with(&self, revoked: &BTreeSet<Vec<u8>>) -> Vec<(MemberId, u64)> {
+        let of = |(id, client): (&MemberId, &Client)| {
+            let live = client.live().filter(|one| revoked.contains(&one.credential.name));
+            live.map(|one| (*id, one.number)).collect::<Vec<_>>()
+        };
+        self.by_id.iter().flat_map(of).collect()
+    }
+
+    /// Drops the individual keys of these registrations.
+    pub(super) fn drop_keys(&mut self, registrations: &[(MemberId, u64)]) {
+        for (id, number) in registrations {
+            if let Some(client) = self.by_id.get_mut(id) {
+                client.current.take_if(|one| one.number == *number);
+                client.pending.take_if(|one| one.number == *number);
+            }
+        }
     }
 
     /// Whether using this registration is the first proof of a newer key.

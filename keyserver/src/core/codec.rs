@@ -56,6 +56,8 @@ pub(super) enum Record {
     Recovered { term: u64, epochs: Vec<(GroupId, u64)> },
     /// A member has shown a signed (term, epoch) that this key server does not know.
     Stopped { group: GroupId, seen: (u64, u64), witness: MemberId },
+    /// The credentials of these registrations were revoked, and their individual keys are dropped.
+    Revoked { registrations: Vec<(MemberId, u64)> },
     /// Everything before this comes from a backup.
     Restored,
 }
@@ -116,6 +118,14 @@ impl Record {
                 out.extend_from_slice(&witness.0.to_be_bytes());
             }
             Self::Restored => out.push(9),
+            Self::Revoked { registrations } => {
+                out.push(10);
+                out.extend_from_slice(&u32::try_from(registrations.len()).unwrap_or(u32::MAX).to_be_bytes());
+                for (client, registration) in registrations {
+                    out.extend_from_slice(&client.0.to_be_bytes());
+                    out.extend_from_slice(&registration.to_be_bytes());
+                }
+            }
         }
         out
     }
@@ -159,6 +169,11 @@ impl Record {
                 witness: MemberId(r.u32("member")?),
             },
             9 => Self::Restored,
+            10 => Self::Revoked {
+                registrations: (0..r.u32("registrations")?)
+                    .map(|_| Ok((MemberId(r.u32("client")?), r.u64("registration")?)))
+                    .collect::<Result<_, DecodeError>>()?,
+            },
             _ => {
                 return Err(DecodeError::Value { what: "kind of record", value: kind.into() });
             }
@@ -198,6 +213,11 @@ impl Recipe {
             out.extend_from_slice(&member.0.to_be_bytes());
             out.extend_from_slice(&id.0);
         }
+        out.extend_from_slice(&u32::try_from(self.ended.len()).unwrap_or(u32::MAX).to_be_bytes());
+        for (member, cause) in &self.ended {
+            out.extend_from_slice(&member.0.to_be_bytes());
+            out.push(*cause as u8);
+        }
         out.extend_from_slice(&u32::try_from(self.changes.len()).unwrap_or(u32::MAX).to_be_bytes());
         for change in &self.changes {
             let (kind, member) = match change {
@@ -224,6 +244,9 @@ impl Recipe {
             seed: Seed::new(r.array("seed")?),
             by_choice: (0..r.u32("leaves by choice")?)
                 .map(|_| Ok((MemberId(r.u32("member")?), RequestId(r.array("request id")?))))
+                .collect::<Result<_, DecodeError>>()?,
+            ended: (0..r.u32("evictions")?)
+                .map(|_| Ok((MemberId(r.u32("member")?), r.u8("cause")?.try_into()?)))
                 .collect::<Result<_, DecodeError>>()?,
             changes: changes(r)?,
         })

@@ -6,13 +6,15 @@ use aws_lc_rs::digest::{SHA256, digest};
 use keygraph::{Change, ChangeError, KeyRef, NodeId, Pages, Plan, Staged, Strategy, Tree};
 use protocol::execute::{ExecuteError, Executed, Secrets, execute};
 use protocol::rekey::Announcement;
-use protocol::request::{EarlierKey, MAX_EARLIER, Membership, RequestId};
+use protocol::request::{Denial, EarlierKey, MAX_EARLIER, Membership, RequestId, Role};
 use protocol::{
     Commitment, DataKey, DecodeError, EpochContext, EpochHeader, GroupId, HeaderHash, Incarnation, KeyPath, MemberId,
     NodeSecret, Reason, RekeyMessage, Seed, TagKey,
 };
 use thiserror::Error;
 
+use super::admin::Endings;
+use super::admission::Cause;
 use super::batch::Batch;
 use super::beacons::Beacons;
 use super::left::{MAX_LEFT, forget_oldest};
@@ -80,8 +82,10 @@ pub(super) struct Recipe {
     pub(super) strategy: Strategy,
     pub(super) splicing: bool,
     pub(super) changes: Vec<Change>,
-    /// Members who leave by choice, with the request that says so, ascending. Whoever leaves and is not here is evicted.
+    /// Members who leave by choice, with the request that says so, ascending.
     pub(super) by_choice: Vec<(MemberId, RequestId)>,
+    /// Why everybody else leaves, ascending.
+    pub(super) ended: Vec<(MemberId, Cause)>,
     pub(super) announcement: Announcement,
     pub(super) seed: Seed,
 }
@@ -110,6 +114,10 @@ pub(super) struct Group {
     pub(super) barred: BTreeSet<MemberId>,
     /// Members that left: by which request, and the first epoch without them. Asking again gets the same answer.
     pub(super) left: BTreeMap<MemberId, (RequestId, u64)>,
+    /// Members whose admission ended: why, and the first epoch without them.
+    pub(super) ended: BTreeMap<MemberId, (Cause, u64)>,
+    /// Memberships that ended in this reign, by cause.
+    pub(super) endings: Endings,
     /// Members whose newest registration is proved and whose leaves are not new yet: the next batch renews them.
     pub(super) unrenewed: BTreeSet<MemberId>,
     /// What waits for the next batch.
@@ -160,6 +168,8 @@ impl Group {
             joined: BTreeMap::new(),
             barred: BTreeSet::new(),
             left: BTreeMap::new(),
+            ended: BTreeMap::new(),
+            endings: Endings::default(),
             unrenewed: BTreeSet::new(),
             batch: Batch::default(),
             eviction: None,
@@ -196,7 +206,7 @@ impl Group {
         incarnation: Incarnation,
         term: u64,
         changes: Vec<Change>,
-        by_choice: Vec<(MemberId, RequestId)>,
+        (by_choice, ended): (Vec<(MemberId, RequestId)>, Vec<(MemberId, Cause)>),
         reason: Reason,
         seed: Seed,
     ) -> Recipe {
@@ -220,6 +230,7 @@ impl Group {
             splicing: self.config.splicing,
             changes,
             by_choice,
+            ended,
             announcement,
             seed,
         }
@@ -294,6 +305,7 @@ impl Group {
                 Change::Join(member) => {
                     self.joined.insert(*member, recipe.epoch);
                     self.left.remove(member);
+                    self.ended.remove(member);
                 }
                 Change::Leave(member) => {
                     self.joined.remove(member);
@@ -301,7 +313,7 @@ impl Group {
                     self.unrenewed.remove(member);
                     match recipe.by_choice.binary_search_by_key(member, |(member, _)| *member) {
                         Ok(at) => drop(self.left.insert(*member, (recipe.by_choice[at].1, recipe.epoch))),
-                        Err(_) => drop(self.barred.insert(*member)),
+                        Err(_) => self.evicted(*member, &recipe),
                     }
                 }
                 Change::Renew(member) => drop(self.unrenewed.remove(member)),
@@ -309,6 +321,7 @@ impl Group {
             }
         }
         forget_oldest(&mut self.left, MAX_LEFT);
+        forget_oldest(&mut self.ended, MAX_LEFT);
         self.at = Position {
             context: header.context(),
             header_hash: header.hash(&executed.commitment),
@@ -319,6 +332,27 @@ impl Group {
         self.beacons.announce(recipe.term, beacon);
         self.next_refresh = self.config.refresh.map(|period| now + period);
         Ok(plan)
+    }
+
+    fn evicted(&mut self, member: MemberId, recipe: &Recipe) {
+        let at = recipe.ended.binary_search_by_key(&member, |(member, _)| *member);
+        let cause = at.map_or(Cause::Operator, |at| recipe.ended[at].1);
+        if cause == Cause::Operator {
+            self.barred.insert(member);
+        }
+        self.left.remove(&member);
+        self.ended.insert(member, (cause, recipe.epoch));
+    }
+
+    /// An operator lets somebody join again.
+    pub(super) fn admit(&mut self, client: MemberId) {
+        self.barred.remove(&client);
+        self.ended.remove(&client);
+    }
+
+    /// What a client hears that is no member.
+    pub(super) fn outside(&self, client: MemberId) -> Denial {
+        self.ended.get(&client).map_or(Denial::NotMember, |(cause, _)| cause.denial())
     }
 
     fn retire_data_key(&mut self, now: Now, next: Announcement) {
@@ -361,11 +395,21 @@ impl Group {
         Some(Membership {
             destination: self.config.destination,
             joined_epoch,
+            role: Role::Both,
+            lease_s: 0,
             announcement: self.at.announcement,
             path,
             earlier,
             beacon: self.beacons.newest().to_vec(),
         })
+    }
+
+    /// Goes on under another configuration of the same group.
+    pub(super) fn configure(&mut self, now: Now, config: GroupConfig) {
+        if config.refresh != self.config.refresh {
+            self.next_refresh = config.refresh.map(|period| now + period);
+        }
+        self.config = config;
     }
 
     /// When something is due by itself, a beacon or a refresh.

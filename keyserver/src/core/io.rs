@@ -1,5 +1,6 @@
 //! What the core is told and what it answers.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -11,7 +12,7 @@ use protocol::sign::{SigningKey, VerifyingKey};
 use protocol::{Authentication, GroupId, Incarnation, MemberId, Reason, Suite};
 use zeroize::Zeroizing;
 
-use super::{Admin, AdminError, AdminReply};
+use super::{Access, Admin, AdminError, AdminReply, Cause};
 
 /// What the key server is told once, before it starts.
 #[derive(Debug)]
@@ -61,8 +62,8 @@ pub struct GroupConfig {
     pub compaction: u32,
     /// Repair scheme.
     pub repair: RepairScheme,
-    /// Who may join.
-    pub allow: Vec<IdentityPattern>,
+    /// Who may be a member.
+    pub access: Access,
     /// Members at the most.
     pub max_members: usize,
     /// Time between refreshes of the group key; `None` for never.
@@ -121,6 +122,16 @@ pub enum Input<'a> {
         /// The command.
         command: Admin,
     },
+    /// The policy has changed. It is right by itself; see [`Core::check_policy`](super::Core::check_policy).
+    Policy(Vec<GroupConfig>),
+    /// What the wall clock says, in seconds since 1970: before a reign begins, and about every second. It is needed for what
+    /// ends at a time of day; as long as nobody tells, nothing ends so.
+    Clock {
+        /// Seconds since 1970.
+        seconds: u64,
+    },
+    /// The names of all revoked credentials, see [`protocol::Credential`].
+    Revoked(BTreeSet<Vec<u8>>),
     /// The session of a subscriber has ended.
     SubscriberGone {
         /// Names the session.
@@ -235,6 +246,39 @@ pub enum Event {
         keys: Vec<KeyRef>,
         /// Epochs of the earlier data keys.
         earlier: Vec<u64>,
+    },
+    /// A membership ended.
+    Ended {
+        /// The group.
+        group: GroupId,
+        /// The first epoch without the member.
+        epoch: u64,
+        /// The client.
+        client: MemberId,
+        /// Why; `None`: the member has left.
+        cause: Option<Cause>,
+    },
+    /// The wall clock has leapt ahead by more than an hour: it is not believed for ten minutes.
+    ClockLeapt {
+        /// What it says, in seconds since 1970.
+        seconds: u64,
+        /// What is believed.
+        believed: u64,
+    },
+    /// Individual keys were dropped, because the credentials of their registrations were revoked.
+    KeysDropped {
+        /// The clients.
+        clients: Vec<MemberId>,
+    },
+    /// A policy is in force from here on.
+    PolicyTaken {
+        /// Its groups.
+        groups: usize,
+    },
+    /// A policy cannot follow the one that is in force, which stays.
+    PolicyRefused {
+        /// Why.
+        why: String,
     },
     /// An operation was denied.
     Denied {

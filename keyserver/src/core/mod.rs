@@ -7,7 +7,9 @@
 //!
 //! One transaction is in flight at a time, so that what is staged is always staged against what is merged.
 
+mod access;
 mod admin;
+mod admission;
 mod batch;
 mod beacons;
 mod clients;
@@ -16,6 +18,7 @@ mod group;
 mod io;
 mod left;
 mod outbox;
+mod policy;
 mod recover;
 mod recovery;
 mod registrars;
@@ -32,12 +35,16 @@ use std::time::Duration;
 
 use protocol::{Entropy, GroupId, Incarnation, IndividualKey, MemberId};
 
-pub use admin::{Admin, AdminError, AdminReply, GroupStatus, Status};
+pub use access::{Access, Contradiction, Grant, Rule, Verdict};
+pub use admin::{Admin, AdminError, AdminReply, Endings, GroupStatus, MemberStatus, Members, Status};
+pub use admission::Cause;
 pub use io::{Config, EpochEvent, Event, GroupConfig, Input, Output, Prefixes};
+pub use policy::PolicyError;
 pub use recover::{LEAP, Recovery as RecoveryPlan};
 pub use restore::RestoreError;
 pub use subscribers::MAX_SUBSCRIBERS;
 
+use admission::Admission;
 use clients::Clients;
 use group::Group;
 use outbox::Outbox;
@@ -79,6 +86,7 @@ pub struct Core {
     batch_next: bool,
     in_flight: Option<Transaction>,
     recovery: Recovery,
+    admission: Admission,
     subscribers: Subscribers,
     records: usize,
     halted: bool,
@@ -95,7 +103,7 @@ pub struct Core {
 impl Core {
     /// The individual key that a session of this client and registration must prove.
     pub fn individual_key(&self, client: MemberId, registration: u64) -> Option<IndividualKey> {
-        self.clients.key(client, registration).cloned()
+        self.clients.key(client, registration, &self.admission.revoked).cloned()
     }
 
     /// Takes one input. Drain [`Core::poll_output`] before the next. A `now` that is earlier than one before counts as that
@@ -114,15 +122,19 @@ impl Core {
             Input::RegistrarDown { link } => drop(self.links.remove(&link)),
             Input::FromRegistrar { link, frame } => self.on_registrar(link, frame),
             Input::Request { session, client, registration, message } => {
-                self.request(session, client, registration, message);
+                self.request(now, session, client, registration, message);
             }
             Input::Admin { ticket, command } => self.admin(now, ticket, command),
+            Input::Clock { seconds } => self.wall_clock(now, seconds),
+            Input::Revoked(names) => self.revoked(now, names),
+            Input::Policy(groups) => self.new_policy(now, groups),
             Input::SubscriberGone { session, too_slow } => self.subscribers.gone(session, too_slow),
             Input::Persisted(true) => self.persisted(now),
             Input::Persisted(false) => self.halt(),
             Input::Timeout => {}
         }
         self.due(now);
+        self.look_at_due(now);
         self.pump(now);
         self.release(now);
     }
@@ -141,7 +153,8 @@ impl Core {
         let timer = self.timers.first().map(|(at, _)| (*at, "a beacon or a refresh is due"));
         // While a write is under way, whatever is due waits for it.
         let batch = self.batches.first().filter(|_| self.in_flight.is_none()).map(|(at, _)| (*at, "a batch is due"));
-        [send, timer, batch].into_iter().flatten().min()
+        let look = self.admission.next().map(|at| (at, "a membership is to be looked at"));
+        [send, timer, batch, look].into_iter().flatten().min()
     }
 
     /// Whether everything that was accepted has been stored and sent: a drain may end here.

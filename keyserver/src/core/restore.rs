@@ -8,6 +8,7 @@ use protocol::{DecodeError, Entropy, GroupId, Incarnation, MemberId, Seed, Suite
 use thiserror::Error;
 use zeroize::Zeroizing;
 
+use super::admission::Admission;
 use super::clients::{Client, Clients, Registration};
 use super::codec::{Record, STATE_VERSION, Shape, identity};
 use super::group::Group;
@@ -15,7 +16,7 @@ use super::outbox::Outbox;
 use super::recovery::Recovery;
 use super::subscribers::Subscribers;
 use super::transaction::Transaction;
-use super::{Config, Core, GroupConfig, Now, Output};
+use super::{Access, Config, Core, GroupConfig, Now, Output};
 
 /// Why a key server cannot start from what its store holds. The store is untouched.
 #[derive(Debug, Error)]
@@ -99,6 +100,7 @@ impl Core {
             entropy,
             coder: fec::ReedSolomon::new(),
             recovery,
+            admission: Admission::default(),
             subscribers: Subscribers::default(),
             term: 0,
             incarnation: Incarnation([0; 16]),
@@ -154,6 +156,7 @@ impl Core {
             }
             self.schedule_at(now + Now::from_secs(1) / TAKE_OVER_RATE * turn, id);
         }
+        self.begin_admission(now);
         self.records += records.len();
         self.outputs.push_back(Output::Persist(records.iter().map(Record::encode).collect()));
         self.in_flight = Some(Transaction::Start);
@@ -186,10 +189,11 @@ impl Core {
                 group.merge(now, staged).map_err(|error| failed(error.to_string()))?;
             }
             Record::Admitted { group, member } => {
-                self.groups.get_mut(&group).ok_or_else(|| unknown(group))?.barred.remove(&member);
+                self.groups.get_mut(&group).ok_or_else(|| unknown(group))?.admit(member);
             }
             Record::Recovered { term, epochs } => self.recovered(term, &epochs),
             Record::Stopped { group, seen, witness } => self.stop_group(group, seen, witness),
+            Record::Revoked { registrations } => self.clients.drop_keys(&registrations),
             Record::Restored => self.must_recover = true,
         }
         Ok(())
@@ -217,7 +221,7 @@ impl Core {
             batch: Now::ZERO,
             compaction: 0,
             repair: fec::RepairScheme::default(),
-            allow: Vec::new(),
+            access: Access::default(),
             max_members: 0,
             refresh: None,
             beacon: Now::ZERO,
@@ -230,7 +234,7 @@ impl Core {
     }
 
     /// Gives a group that was made under an earlier configuration the present one.
-    fn configure(&mut self, id: GroupId) {
+    pub(super) fn configure(&mut self, id: GroupId) {
         let configured = self.config.groups.iter().find(|config| config.id == id);
         if let (Some(config), Some(group)) = (configured, self.groups.get_mut(&id)) {
             group.config = config.clone();

@@ -93,6 +93,12 @@ impl Group {
             out.extend_from_slice(&request.0);
             out.extend_from_slice(&epoch.to_be_bytes());
         }
+        put_len(out, self.ended.len());
+        for (member, (cause, epoch)) in &self.ended {
+            out.extend_from_slice(&member.0.to_be_bytes());
+            out.push(*cause as u8);
+            out.extend_from_slice(&epoch.to_be_bytes());
+        }
         out.put_count(self.earlier.len());
         for key in &self.earlier {
             out.extend_from_slice(&key.epoch.to_be_bytes());
@@ -150,6 +156,10 @@ impl Group {
         }
         for _ in 0..r.u32("left")? {
             group.left.insert(MemberId(r.u32("member")?), (RequestId(r.array("request id")?), r.u64("epoch")?));
+        }
+        for _ in 0..r.u32("ended")? {
+            let member = MemberId(r.u32("member")?);
+            group.ended.insert(member, (r.u8("cause")?.try_into()?, r.u64("epoch")?));
         }
         for _ in 0..r.count(MAX_EARLIER, "earlier keys")? {
             group.earlier.push_back(Earlier {

@@ -6,6 +6,7 @@ mod engine;
 mod events;
 mod latch;
 mod offline;
+mod policy;
 mod registrars;
 mod relays;
 mod requests;
@@ -13,6 +14,7 @@ mod standby;
 mod subscribers;
 mod turn;
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -136,8 +138,9 @@ pub fn main(args: Args) -> ExitCode {
 
 /// Runs until `shutdown`, then finishes what was accepted.
 pub async fn run(checked: Checked, shutdown: Shutdown) -> Result<(), RunError> {
-    let Checked { core: config, file, store: place, credentials, noise } = checked;
+    let Checked { core: config, file, store: place, credentials, noise, policy } = checked;
     let key = site_key(&place, &file.store_key)?;
+    let destinations: Vec<SocketAddr> = config.groups.iter().map(|group| group.destination).collect();
     let turn: Box<dyn Turn> = match &place {
         Place::File(_) => Box::new(Alone),
         Place::ZooKeeper(options) => Box::new(ByLatch::new(options.clone())),
@@ -163,11 +166,8 @@ pub async fn run(checked: Checked, shutdown: Shutdown) -> Result<(), RunError> {
     let registrars = listen("registrars", file.listen_registrars).await?;
     let admin = admin::Socket::bind(&file.admin_socket)
         .map_err(|source| RunError::Listen { what: file.admin_socket.display().to_string(), source })?;
-    let multicast = file.multicast();
-    let mut engine = Engine::new(core, store, turn, Relays::open(&file.relays, file.dscp)?);
-    for group in &file.group {
-        engine.add_destination(group.address, &multicast)?;
-    }
+    let mut engine = Engine::new(core, store, turn, Relays::open(&file.relays, file.dscp)?, file.multicast());
+    destinations.into_iter().try_for_each(|destination| engine.add_destination(destination))?;
     let handle = engine.handle();
     let identity = credentials.identity().clone();
     let door = registrars::Door::follow(file.tls.clone(), credentials)?;
@@ -183,6 +183,7 @@ pub async fn run(checked: Checked, shutdown: Shutdown) -> Result<(), RunError> {
             requests::serve(requests, file.name.clone(), noise, handle.clone()),
             registrars::serve(registrars, door, handle.clone()),
             admin.serve(&file, handle.clone()),
+            policy::watch(policy, handle.clone()),
         )
     };
     let engine = engine.run(shutdown.clone(), DRAIN);
@@ -225,7 +226,7 @@ impl Drop for StopAtEnd {
     }
 }
 
-async fn listen(what: &str, address: std::net::SocketAddr) -> Result<TcpListener, RunError> {
+async fn listen(what: &str, address: SocketAddr) -> Result<TcpListener, RunError> {
     TcpListener::bind(address)
         .await
         .map_err(|source| RunError::Listen { what: format!("{address} for {what}"), source })

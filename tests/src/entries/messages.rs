@@ -206,7 +206,7 @@ pub(super) fn reply(data: &[u8]) -> bool {
 }
 
 pub(super) fn reply_seeds() -> Vec<Vec<u8>> {
-    let denials = [Denial::UnknownGroup, Denial::Full, Denial::Behind].map(Outcome::Denied);
+    let denials = Denial::ALL.map(Outcome::Denied);
     let outcomes = denials
         .into_iter()
         .chain([Outcome::Left { epoch: 9 }, Outcome::Later { after_ms: 900 }, Outcome::Noted, Outcome::Subscribed])

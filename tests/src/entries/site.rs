@@ -76,7 +76,7 @@ fn group(id: u32, name: &str, allow: IdentityPattern, kind: Kind) -> server::Gro
         batch: kind.batch,
         compaction: 4,
         repair: RepairScheme::Alpha(0.5),
-        allow: vec![allow],
+        access: server::Access::open([allow]),
         max_members: 100,
         refresh: None,
         beacon: Duration::from_secs(1),

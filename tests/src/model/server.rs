@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use keygraph::{Degree, Strategy};
-use keyserver::core::{Config, Core, GroupConfig, Input, Output};
+use keyserver::core::{Access, Config, Core, GroupConfig, Input, Output};
 use keyserver::store::{Backend, Followed, Journal, SiteKey, Store, StoreError};
 use protocol::identity::{Identity, IdentityPattern};
 use protocol::{Authentication, GroupId, MemberId, SigningKey, Suite};
@@ -107,7 +107,7 @@ pub(super) fn config() -> Config {
         batch: Duration::ZERO,
         compaction: 0,
         repair: fec::RepairScheme::default(),
-        allow: members.clone(),
+        access: Access::open(members.clone()),
         max_members: 10,
         refresh: None,
         beacon: Duration::from_secs(2),

@@ -24,7 +24,7 @@ impl World {
             batch: self.batch,
             compaction: 3,
             repair: self.story.repair,
-            allow: vec![IdentityPattern::parse("spiffe://sim/member/*").unwrap()],
+            access: server::Access::open([IdentityPattern::parse("spiffe://sim/member/*").unwrap()]),
             max_members: 100,
             refresh: Some(Duration::from_secs(17)),
             beacon: Duration::from_secs(1),
@@ -85,7 +85,7 @@ impl World {
             }
             let (members, epoch) = match (&answers[0], &answers[1]) {
                 (server::AdminReply::Members(members), server::AdminReply::Status(status)) => {
-                    let members: BTreeSet<MemberId> = members.iter().map(|(member, ..)| *member).collect();
+                    let members: BTreeSet<MemberId> = members.members.iter().map(|member| member.client).collect();
                     (members, status.groups.iter().find(|group| group.id == id).unwrap().epoch)
                 }
                 other => panic!("{other:?}"),
