@@ -151,18 +151,10 @@ impl Checked {
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
         let mut file: FileConfig = load(path)?;
         let folder = path.parent().unwrap_or(Path::new("")).to_owned();
-        let tls = &mut file.tls;
-        for path in [
-            &mut file.store_key,
-            &mut file.noise_key,
-            &mut file.signing_key,
-            &mut file.admin_socket,
-            &mut tls.certificate,
-            &mut tls.key,
-            &mut tls.roots,
-        ] {
+        for path in [&mut file.store_key, &mut file.noise_key, &mut file.signing_key, &mut file.admin_socket] {
             *path = folder.join(&*path);
         }
+        file.tls = file.tls.within(&folder);
         if let Some(path) = &mut file.backup_key {
             *path = folder.join(&*path);
             secret_file::read(&*path).map_err(|e| ConfigError::invalid("backup_key", e))?;

@@ -12,6 +12,8 @@
 //!        Registered <------
 //! ```
 
+use zeroize::Zeroizing;
+
 use crate::codec::{DecodeError, Reader, Write};
 use crate::credential::{Authentication, MAX_CREDENTIAL};
 use crate::identity::{Identity, MAX_IDENTITY};
@@ -30,6 +32,10 @@ pub const ALPN_CLIENT: &[u8] = b"keystone-register/1";
 pub const ALPN_REGISTRAR: &[u8] = b"keystone-registrar/1";
 /// Largest frame on either link: a chunk of the client list.
 pub const MAX_FRAME: usize = 65_536;
+/// Longest token in octets: some claims and the longest signature of RSA, three times over.
+pub const MAX_TOKEN: usize = 8_192;
+/// Largest frame of a client: two octets, a key server's name, an identity and a token, each behind its length.
+pub const MAX_CLIENT_FRAME: usize = 2 + 2 + MAX_NAME + 2 + MAX_IDENTITY + 2 + MAX_TOKEN;
 /// Entries of the client list in one frame, each at most 2 + 255 + 4 octets.
 pub const LIST_CHUNK: usize = 128;
 
@@ -57,6 +63,15 @@ pub enum FromClient {
     Register {
         /// The key server's name.
         key_server: String,
+    },
+    /// The same from a client without a certificate.
+    RegisterWithToken {
+        /// The key server's name.
+        key_server: String,
+        /// Who I am; the token has to say the same.
+        identity: Identity,
+        /// A signed token (JWT), at most [`MAX_TOKEN`] octets, good for this once.
+        token: Zeroizing<String>,
     },
 }
 
@@ -154,12 +169,29 @@ pub enum ToRegistrar {
 }
 
 impl FromClient {
-    /// One frame.
+    /// The key server that is meant.
+    pub fn key_server(&self) -> &str {
+        let (Self::Register { key_server } | Self::RegisterWithToken { key_server, .. }) = self;
+        key_server
+    }
+
+    /// One frame. It may hold a token: the caller wipes it after sending.
     pub fn encode(&self) -> Vec<u8> {
-        let Self::Register { key_server } = self;
-        let mut out = vec![WIRE_VERSION, 1];
-        out.put_text(key_server);
-        out
+        match self {
+            Self::Register { key_server } => {
+                let mut out = vec![WIRE_VERSION, 1];
+                out.put_text(key_server);
+                out
+            }
+            Self::RegisterWithToken { key_server, identity, token } => {
+                let mut out = Vec::with_capacity(MAX_CLIENT_FRAME);
+                out.extend([WIRE_VERSION, 2]);
+                out.put_text(key_server);
+                out.put_text(identity.as_str());
+                out.put_text(token);
+                out
+            }
+        }
     }
 
     /// Reads one frame.
@@ -167,6 +199,11 @@ impl FromClient {
         let (mut r, kind) = open(frame)?;
         let message = match kind {
             1 => Self::Register { key_server: r.text(MAX_NAME, "key server name")?.to_owned() },
+            2 => Self::RegisterWithToken {
+                key_server: r.text(MAX_NAME, "key server name")?.to_owned(),
+                identity: identity(&mut r)?,
+                token: Zeroizing::new(r.text(MAX_TOKEN, "token")?.to_owned()),
+            },
             _ => return Err(unknown(kind)),
         };
         r.end("message").map(|()| message)

@@ -9,7 +9,9 @@ use common::{Server, announcement};
 use keygraph::{Change, MemberId, Strategy};
 use proptest::prelude::*;
 use protocol::identity::Identity;
-use protocol::registration::{ClientEntry, FromClient, FromRegistrar, Refusal, RefusalCode, ToClient, ToRegistrar};
+use protocol::registration::{
+    ClientEntry, FromClient, FromRegistrar, MAX_TOKEN, Refusal, RefusalCode, ToClient, ToRegistrar,
+};
 use protocol::request::{
     Act, Denial, EarlierKey, Losses, MAX_OPERATIONS, MAX_REQUEST, Membership, Operations, Outcome, Preamble, Reply,
     Request, RequestId, Resync, Role,
@@ -36,6 +38,12 @@ fn registration() {
     let refusal = Refusal::new(RefusalCode::Busy, "too many", 250);
     let register = FromClient::Register { key_server: "ks".into() };
     check(&register, &register.encode(), FromClient::decode);
+    let token = "a.b.c".to_owned().into();
+    let register = FromClient::RegisterWithToken { key_server: "ks".into(), identity: identity(), token };
+    check(&register, &register.encode(), FromClient::decode);
+    let token = "t".repeat(MAX_TOKEN + 1).into();
+    let long = FromClient::RegisterWithToken { key_server: "ks".into(), identity: identity(), token };
+    assert!(matches!(FromClient::decode(&long.encode()), Err(DecodeError::Limit { what: "token", .. })));
     let number = ToClient::Number { client: MemberId(5), registration: 9 };
     for message in [number, ToClient::Registered, ToClient::Refused(refusal.clone())] {
         check(&message, &message.encode(), ToClient::decode);

@@ -14,7 +14,7 @@ use protocol::registration::{
 use protocol::{Credential, IndividualKey, MemberId};
 use zeroize::Zeroizing;
 
-pub use self::io::{Event, Input, Output};
+pub use self::io::{Event, Input, Output, Tally};
 
 mod io;
 
@@ -72,6 +72,7 @@ pub struct Core {
     next_tag: u32,
     /// Since when the key server owes an answer and has said nothing at all.
     owed_since: Option<Now>,
+    tally: Tally,
     outputs: VecDeque<Output>,
 }
 
@@ -87,6 +88,7 @@ impl Core {
             tags: BTreeMap::new(),
             next_tag: 0,
             owed_since: None,
+            tally: Tally::default(),
             outputs: VecDeque::new(),
         }
     }
@@ -115,6 +117,14 @@ impl Core {
                 self.on_key_server(frame);
             }
             Input::ClientUp { session, identity, credential } => self.client_up(now, session, identity, credential),
+            Input::Unproved { session, refusal } => {
+                self.tally.unproved += 1;
+                let event = Event::Unproved { why: refusal.text.clone() };
+                let frame = ToClient::Refused(refusal).encode();
+                self.outputs.push_back(Output::ToClient { session, frame, close: true });
+                self.outputs.push_back(Output::Event(event));
+            }
+            Input::Failed => self.tally.failed += 1,
             Input::FromClient { session, frame } => self.on_client(now, session, frame),
             Input::Exported { session, key } => self.exported(now, session, key),
             Input::ClientDown { session } => self.forget(session),
@@ -143,6 +153,11 @@ impl Core {
         sessions.chain(silence).min()
     }
 
+    /// How many clients came to what since the start.
+    pub fn tally(&self) -> Tally {
+        self.tally
+    }
+
     /// Whether no registration is under way.
     pub fn is_idle(&self) -> bool {
         self.sessions.is_empty()
@@ -165,8 +180,7 @@ impl Core {
         let Some(known) = self.sessions.get(&session) else {
             return;
         };
-        let message = FromClient::decode(frame);
-        let Ok(FromClient::Register { key_server }) = message else {
+        let Ok(message) = FromClient::decode(frame) else {
             return self.refuse(session, Refusal::new(RefusalCode::Malformed, "not a registration", 0));
         };
         if !matches!(known.state, State::Silent) {
@@ -174,7 +188,7 @@ impl Core {
         }
         match &self.key_server {
             None => self.refuse(session, unavailable()),
-            Some(name) if *name != key_server => {
+            Some(name) if name != message.key_server() => {
                 let text = format!("this registrar serves key server {name}");
                 self.refuse(session, Refusal::new(RefusalCode::KeyServer, &text, 0));
             }
@@ -253,6 +267,7 @@ impl Core {
             return self.outputs.push_back(Output::CutKeyServer);
         };
         let event = Event::Registered { client: *client, identity: identity.clone() };
+        self.tally.registered += 1;
         self.forget(session);
         let frame = ToClient::Registered.encode();
         self.outputs.push_back(Output::ToClient { session, frame, close: true });
@@ -280,6 +295,7 @@ impl Core {
             return;
         };
         let (identity, why) = (identity.clone(), refusal.text.clone());
+        self.tally.refused += 1;
         self.forget(session);
         let frame = ToClient::Refused(refusal).encode();
         self.outputs.push_back(Output::ToClient { session, frame, close: true });

@@ -86,7 +86,7 @@ impl Site {
     fn credentials(&self, name: &str) -> Credentials {
         let file = |end: &str| self.folder.path().join("pki").join(format!("{name}.{end}"));
         let roots = self.folder.path().join("pki/ca.pem");
-        Credentials::load(&CredentialFiles { certificate: file("pem"), key: file("key"), roots }).unwrap()
+        Credentials::load(&CredentialFiles { certificate: file("pem"), key: file("key"), roots, crls: vec![] }).unwrap()
     }
 
     /// Credentials of an identity that the PKI has no files for, from `authority`.

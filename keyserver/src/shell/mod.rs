@@ -169,18 +169,19 @@ pub async fn run(checked: Checked, shutdown: Shutdown) -> Result<(), RunError> {
     let mut engine = Engine::new(core, store, turn, Relays::open(&file.relays, file.dscp)?, file.multicast());
     destinations.into_iter().try_for_each(|destination| engine.add_destination(destination))?;
     let handle = engine.handle();
-    let tls = net::tls::server_config(&credentials, protocol::registration::ALPN_REGISTRAR)?;
+    let identity = credentials.identity().clone();
+    let door = registrars::Door::follow(file.tls.clone(), credentials)?;
     tracing::info!(
         name = %file.name,
         requests = %file.listen_requests,
         registrars = %file.listen_registrars,
-        identity = %credentials.identity(),
+        %identity,
         "key server is up"
     );
     let doors = async {
         tokio::join!(
             requests::serve(requests, file.name.clone(), noise, handle.clone()),
-            registrars::serve(registrars, tls, handle.clone()),
+            registrars::serve(registrars, door, handle.clone()),
             admin.serve(&file, handle.clone()),
             policy::watch(policy, handle.clone()),
         )

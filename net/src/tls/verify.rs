@@ -15,6 +15,7 @@ use rustls::{
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use thiserror::Error;
 
+use super::Credentials;
 use crate::identity::{CertificateIdentityError, from_certificate};
 
 #[derive(Debug, Error)]
@@ -91,15 +92,21 @@ impl ServerCertVerifier for OneIdentity {
 pub(super) struct AnyIdentity(Arc<dyn ClientCertVerifier>);
 
 impl AnyIdentity {
-    pub(super) fn new(roots: Arc<RootCertStore>, provider: Arc<CryptoProvider>) -> Result<Self, Error> {
-        WebPkiClientVerifier::builder_with_provider(roots, provider)
-            .build()
-            .map(Self)
-            .map_err(|error| Error::General(error.to_string()))
+    /// With `optional` also those who show no certificate. If there are lists of revoked certificates, each authority of a
+    /// chain must have one.
+    pub(super) fn new(credentials: &Credentials, provider: Arc<CryptoProvider>, optional: bool) -> Result<Self, Error> {
+        let builder = WebPkiClientVerifier::builder_with_provider(credentials.roots.clone(), provider)
+            .with_crls(credentials.crls.iter().map(|crl| crl.der.clone()));
+        let builder = if optional { builder.allow_unauthenticated() } else { builder };
+        builder.build().map(Self).map_err(|error| Error::General(error.to_string()))
     }
 }
 
 impl ClientCertVerifier for AnyIdentity {
+    fn client_auth_mandatory(&self) -> bool {
+        self.0.client_auth_mandatory()
+    }
+
     fn root_hint_subjects(&self) -> &[DistinguishedName] {
         self.0.root_hint_subjects()
     }

@@ -19,6 +19,8 @@ pub enum RefusalCode {
     Busy = 4,
     /// The message is not one that was expected.
     Malformed = 5,
+    /// What the client has shown does not prove who it is; with another credential it may ask again.
+    Credential = 6,
 }
 
 impl TryFrom<u8> for RefusalCode {
@@ -30,6 +32,7 @@ impl TryFrom<u8> for RefusalCode {
             3 => Self::KeyServer,
             4 => Self::Busy,
             5 => Self::Malformed,
+            6 => Self::Credential,
             _ => {
                 return Err(DecodeError::Value { what: "refusal", value: value.into() });
             }
