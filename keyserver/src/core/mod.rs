@@ -17,6 +17,7 @@ mod codec;
 mod group;
 mod io;
 mod left;
+mod membership;
 mod outbox;
 mod policy;
 mod recover;

@@ -11,6 +11,21 @@ use protocol::{Authentication, GroupId, MemberId, SigningKey};
 
 use super::{GROUPS, Happening, World, Write, delay, identity};
 
+/// Everybody may join. In the second group nobody may be silent for long.
+fn access(group: &str) -> server::Access {
+    let lease = (group == GROUPS[1]).then_some(LEASE);
+    let rule = server::Rule {
+        who: IdentityPattern::parse("spiffe://sim/member/*").unwrap(),
+        kinds: Authentication::ALL.to_vec(),
+        grant: Some(server::Grant { lease, ..server::Grant::ALL }),
+        place: "the only rule".into(),
+    };
+    server::Access::new([rule]).unwrap()
+}
+
+/// Shorter than most are cut off for.
+const LEASE: Duration = Duration::from_secs(5);
+
 impl World {
     pub(super) fn start_server(&mut self) {
         let group = |id: u32, name: &str| server::GroupConfig {
@@ -24,7 +39,7 @@ impl World {
             batch: self.batch,
             compaction: 3,
             repair: self.story.repair,
-            access: server::Access::open([IdentityPattern::parse("spiffe://sim/member/*").unwrap()]),
+            access: access(name),
             max_members: 100,
             refresh: Some(Duration::from_secs(17)),
             beacon: Duration::from_secs(1),
@@ -207,6 +222,7 @@ impl World {
                 group.given.extend(keys.into_iter().map(|key| (client, key)));
                 group.given_data.extend(earlier.into_iter().map(|epoch| (client, epoch)));
             }
+            server::Event::Ended { cause: Some(server::Cause::Lapsed), .. } => self.record.count("lapses"),
             server::Event::Misbehaved { peer, how } => self.record.complaints.push(format!("{peer}: {how}")),
             _ => {}
         }
