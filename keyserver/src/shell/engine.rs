@@ -1,7 +1,7 @@
 //! One task owns the core. Everything else talks to it through a [`Handle`].
 
-use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -47,6 +47,7 @@ pub(super) enum Command {
     RegistrarDown(u64),
     FromRegistrar(u64, Zeroizing<Vec<u8>>),
     Policy(Vec<GroupConfig>),
+    Revoked(BTreeSet<Vec<u8>>),
     SubscriberGone(u64),
 }
 
@@ -241,6 +242,7 @@ impl Engine {
             }
             Command::FromRegistrar(link, frame) => self.feed(Input::FromRegistrar { link, frame: &frame }),
             Command::Policy(groups) => self.take_policy(groups),
+            Command::Revoked(names) => self.feed(Input::Revoked(names)),
             Command::SubscriberGone(session) => {
                 self.subscribers.close(session);
                 self.feed(Input::SubscriberGone { session, too_slow: false });

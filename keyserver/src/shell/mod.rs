@@ -140,7 +140,7 @@ pub fn main(args: Args) -> ExitCode {
 pub async fn run(checked: Checked, shutdown: Shutdown) -> Result<(), RunError> {
     let Checked { core: config, file, store: place, credentials, noise, policy } = checked;
     let key = site_key(&place, &file.store_key)?;
-    let destinations: Vec<SocketAddr> = config.groups.iter().map(|group| group.destination).collect();
+    let groups = config.groups.clone();
     let turn: Box<dyn Turn> = match &place {
         Place::File(_) => Box::new(Alone),
         Place::ZooKeeper(options) => Box::new(ByLatch::new(options.clone())),
@@ -167,10 +167,13 @@ pub async fn run(checked: Checked, shutdown: Shutdown) -> Result<(), RunError> {
     let admin = admin::Socket::bind(&file.admin_socket)
         .map_err(|source| RunError::Listen { what: file.admin_socket.display().to_string(), source })?;
     let mut engine = Engine::new(core, store, turn, Relays::open(&file.relays, file.dscp)?, file.multicast());
-    destinations.into_iter().try_for_each(|destination| engine.add_destination(destination))?;
+    groups.iter().try_for_each(|group| engine.add_destination(group.destination))?;
     let handle = engine.handle();
     let identity = credentials.identity().clone();
     let door = registrars::Door::follow(file.tls.clone(), credentials)?;
+    let policy = policy::follow(policy, groups)?;
+    // Before anybody is answered.
+    engine.command(engine::Command::Revoked(policy::revoked(&door)));
     tracing::info!(
         name = %file.name,
         requests = %file.listen_requests,
@@ -181,9 +184,10 @@ pub async fn run(checked: Checked, shutdown: Shutdown) -> Result<(), RunError> {
     let doors = async {
         tokio::join!(
             requests::serve(requests, file.name.clone(), noise, handle.clone()),
-            registrars::serve(registrars, door, handle.clone()),
+            registrars::serve(registrars, door.clone(), handle.clone()),
+            policy::tell_revoked(door, handle.clone()),
             admin.serve(&file, handle.clone()),
-            policy::watch(policy, handle.clone()),
+            policy::tell(policy, handle.clone()),
         )
     };
     let engine = engine.run(shutdown.clone(), DRAIN);

@@ -1,45 +1,39 @@
-//! Watches what an operator may change while the key server runs: the policy and the CRLs.
+//! What decides who may be in, and is read again while the key server runs: the policy, and the lists of revoked certificates.
 
-use std::path::Path;
-use std::time::Duration;
+use std::collections::BTreeSet;
 
-use aws_lc_rs::digest::{SHA256, digest};
-use tokio::signal::unix::{SignalKind, signal};
+use net::reload::Reloaded;
 
+use super::RunError;
 use super::engine::{Command, Handle};
+use super::registrars::Door;
 use crate::config::policy::PolicySource;
+use crate::core::GroupConfig;
 
-/// Time between two looks at the files: an operator does not wait for longer, and who cannot, sends SIGHUP.
-const POLL: Duration = Duration::from_secs(2);
+/// Follows the policy's file; a mistake leaves the one before in force.
+pub(super) fn follow(source: PolicySource, groups: Vec<GroupConfig>) -> Result<Reloaded<Vec<GroupConfig>>, RunError> {
+    let files = vec![source.path.clone()];
+    Reloaded::follow("policy", groups, files, move |_| source.read(), |_| {})
+        .map_err(|source| RunError::Listen { what: "signals".into(), source })
+}
 
-/// Reads the policy again at each change of its file, and at each SIGHUP. A mistake leaves the one before in force.
-pub(super) async fn watch(source: PolicySource, engine: Handle) {
-    let mut hangup = match signal(SignalKind::hangup()) {
-        Ok(hangup) => hangup,
-        Err(error) => return tracing::error!(%error, "the policy will not be read again"),
-    };
-    let mut known = stamp(&source.path);
+/// Tells the core of every new policy.
+pub(super) async fn tell(mut policy: Reloaded<Vec<GroupConfig>>, engine: Handle) {
     loop {
-        let is_asked = tokio::select! {
-            asked = hangup.recv() => asked.is_some(),
-            () = tokio::time::sleep(POLL) => false,
-        };
-        let present = stamp(&source.path);
-        if !is_asked && present == known {
-            continue;
-        }
-        known = present;
-        match source.read() {
-            Ok(groups) => engine.send(Command::Policy(groups)).await,
-            Err(error) => {
-                let file = source.path.display();
-                tracing::error!(%file, %error, "the new policy is wrong; the one before stays in force");
-            }
-        }
+        policy.changed().await;
+        engine.send(Command::Policy(policy.get().to_vec())).await;
     }
 }
 
-/// What tells one content of a file from another; `None` if it cannot be read.
-fn stamp(path: &Path) -> Option<Vec<u8>> {
-    std::fs::read(path).ok().map(|octets| digest(&SHA256, &octets).as_ref().to_vec())
+/// Tells the core of every new list of revoked certificates.
+pub(super) async fn tell_revoked(mut door: Reloaded<Door>, engine: Handle) {
+    loop {
+        door.changed().await;
+        engine.send(Command::Revoked(revoked(&door))).await;
+    }
+}
+
+/// The names of all credentials that were revoked.
+pub(super) fn revoked(door: &Reloaded<Door>) -> BTreeSet<Vec<u8>> {
+    door.get().crls().iter().flat_map(|crl| crl.revoked.iter().cloned()).collect()
 }

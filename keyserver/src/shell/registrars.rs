@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use net::admission::{Admission, Ticket};
+use net::crl::Crl;
 use net::frame::{read_frame, write_frame};
 use net::reload::Reloaded;
 use net::tls::{CredentialFiles, Credentials, TlsError};
@@ -22,6 +23,11 @@ pub(super) struct Door {
 }
 
 impl Door {
+    /// The lists of revoked certificates that are in force.
+    pub(super) fn crls(&self) -> &[Crl] {
+        self.credentials.crls()
+    }
+
     fn new(credentials: Credentials) -> Result<Self, TlsError> {
         let tls = net::tls::server_config(&credentials, ALPN_REGISTRAR)?;
         Ok(Self { credentials, tls })

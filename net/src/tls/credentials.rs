@@ -189,6 +189,11 @@ impl Credentials {
         Ok(Self { certified: Arc::new(certified), roots, crls: Arc::new(crls), identity, ends })
     }
 
+    /// The lists of revoked certificates that are in force.
+    pub fn crls(&self) -> &[Crl] {
+        &self.crls
+    }
+
     /// Who this daemon is.
     pub fn identity(&self) -> &Identity {
         &self.identity

@@ -3,6 +3,7 @@
 mod answers;
 mod clocks;
 mod floods;
+mod life;
 mod memory;
 mod requests;
 mod stream;
