@@ -173,7 +173,7 @@ fn the_end_of_a_membership_comes_by_the_clock_of_the_day() {
     let mut world = world(&MemoryStore::default(), 3, Grant { until: Some(T0 + 40), ..Grant::ALL });
     world.pass(1);
     let m1 = world.admit("m1", Authentication::Certificate, u64::MAX, 1);
-    let m2 = world.admit("m2", Authentication::Token, u64::MAX, 2);
+    let m2 = world.admit("m2", Authentication::Token, T0 + 3_600, 2);
     world.pass(30);
     assert_eq!(world.endings(), []);
     // The clock is put back: the end comes later, and comes. It is put ahead again: nothing begins anew.
@@ -285,7 +285,7 @@ fn a_new_policy_evicts_whom_it_does_not_allow_in_one_epoch() {
     let all: Vec<_> = (1..=6u8)
         .map(|n| {
             let kind = if n % 3 == 0 { Authentication::Token } else { Authentication::Certificate };
-            world.admit(&format!("m{n}"), kind, u64::MAX, n)
+            world.admit(&format!("m{n}"), kind, T0 + 3_600, n)
         })
         .collect();
     let before = world.epoch();

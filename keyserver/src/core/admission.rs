@@ -97,7 +97,7 @@ enum Told {
 
 impl Wall {
     /// Seconds since 1970; 0 as long as nobody has told.
-    fn at(&self, now: Now) -> u64 {
+    pub(super) fn at(&self, now: Now) -> u64 {
         let gone = |at| if self.stands { 0 } else { now.saturating_sub(at).as_secs() };
         self.anchor.map_or(0, |(at, seconds)| seconds.saturating_add(gone(at)))
     }

@@ -5,6 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use protocol::identity::Identity;
 use protocol::{Credential, IndividualKey, MemberId};
 
+use super::tokens::Tokens;
+
 /// One client.
 pub(super) struct Client {
     pub(super) identity: Identity,
@@ -49,6 +51,7 @@ pub(super) struct Clients {
     /// Numbers of identities whose first registration is under way; forgotten at a restart.
     reserved: BTreeMap<Identity, (MemberId, u64)>,
     next_id: u32,
+    pub(super) tokens: Tokens,
 }
 
 /// First registrations under way: far more than handshakes can be, and 30 MB at the most.
@@ -150,6 +153,7 @@ impl Clients {
             pending: None,
             numbered: 0,
         });
+        self.tokens.used(&registration.credential);
         client.numbered = client.numbered.max(registration.number).max(reserved);
         client.pending = Some(registration);
         new

@@ -29,6 +29,7 @@ mod sending;
 mod snapshot;
 mod standby;
 mod subscribers;
+mod tokens;
 mod transaction;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};

@@ -15,6 +15,7 @@ use super::group::Group;
 use super::outbox::Outbox;
 use super::recovery::Recovery;
 use super::subscribers::Subscribers;
+use super::tokens::Tokens;
 use super::transaction::Transaction;
 use super::{Access, Config, Core, GroupConfig, Now, Output};
 
@@ -270,6 +271,7 @@ impl Core {
             let (current, pending) = (live()?, live()?);
             self.clients.restore(id, Client { identity, current, pending, numbered });
         }
+        self.clients.tokens = Tokens::decode(r)?;
         Ok(())
     }
 }

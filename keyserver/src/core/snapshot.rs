@@ -31,6 +31,7 @@ impl Core {
                 live.iter().for_each(|registration| registration.encode(&mut out));
             }
         }
+        self.clients.tokens.encode(&mut out);
         put_len(&mut out, self.groups.len());
         self.groups.values().for_each(|group| group.encode(now, &mut out));
         out

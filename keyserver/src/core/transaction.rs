@@ -18,6 +18,9 @@ use super::requests::Ask;
 use super::sending::{Message, datagrams};
 use super::{AdminError, AdminReply, Core, EpochEvent, Event, MAX_INTENTS, Now, Output};
 
+/// What a client is told to wait before it comes with another credential, in milliseconds.
+const ANOTHER_MS: u32 = 5_000;
+
 /// Something that was accepted and waits for its turn.
 pub(super) enum Intent {
     /// A registrar has handed over an individual key.
@@ -114,7 +117,11 @@ impl Core {
                     return self.tell_registrar(link, &ToRegistrar::Refused { tag, refusal });
                 }
                 if let Some(why) = self.admission.rejects(now, &registration.credential) {
-                    let refusal = Refusal::new(RefusalCode::Identity, why, 0);
+                    let refusal = Refusal::new(RefusalCode::Credential, why, ANOTHER_MS);
+                    return self.tell_registrar(link, &ToRegistrar::Refused { tag, refusal });
+                }
+                let wall = self.admission.wall.at(now);
+                if let Some(refusal) = self.clients.tokens.reject(wall, &registration.credential) {
                     return self.tell_registrar(link, &ToRegistrar::Refused { tag, refusal });
                 }
                 let record =

@@ -18,10 +18,22 @@ use thiserror::Error;
 use super::Credentials;
 use crate::identity::{CertificateIdentityError, from_certificate};
 
+/// Certificates behind the peer's own: deeper than any authority, and few enough that to try them in all orders costs nothing.
+const MAX_CHAIN: usize = 6;
+
+fn bounded(intermediates: &[CertificateDer<'_>]) -> Result<(), Error> {
+    match intermediates.len() {
+        0..=MAX_CHAIN => Ok(()),
+        length => Err(PeerError::Chain(length).into()),
+    }
+}
+
 #[derive(Debug, Error)]
 enum PeerError {
     #[error(transparent)]
     Certificate(#[from] CertificateIdentityError),
+    #[error("a chain of {0} certificates behind the peer's own, at most {MAX_CHAIN} are looked at")]
+    Chain(usize),
     #[error("the peer is `{got}`, expected `{expected}`")]
     Other { got: Identity, expected: Identity },
 }
@@ -55,6 +67,7 @@ impl ServerCertVerifier for OneIdentity {
         _ocsp: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
+        bounded(intermediates)?;
         let certificate = ParsedCertificate::try_from(end_entity)?;
         verify_server_cert_signed_by_trust_anchor(&certificate, &self.roots, intermediates, now, self.algorithms.all)?;
         let got = from_certificate(end_entity).map_err(PeerError::from)?;
@@ -117,6 +130,7 @@ impl ClientCertVerifier for AnyIdentity {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
+        bounded(intermediates)?;
         let verified = self.0.verify_client_cert(end_entity, intermediates, now)?;
         from_certificate(end_entity).map_err(PeerError::from)?;
         Ok(verified)
