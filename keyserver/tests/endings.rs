@@ -162,7 +162,7 @@ fn a_newer_credential_carries_the_membership_on_once_it_is_proved() {
     world.pass(50);
     let epoch = world.epoch();
     assert_eq!(world.endings(), [(epoch, idle.0, Some(Cause::Expired))], "one that was not proved carries nothing");
-    assert_eq!(world.core.individual_key(old.0, old.1).is_some(), false);
+    assert!(world.core.individual_key(old.0, old.1).is_none());
     world.pass(50);
     assert_eq!(world.endings().last(), Some(&(epoch + 1, new.0, Some(Cause::Expired))));
     world.nothing_opens();
