@@ -168,7 +168,7 @@ fn registered(
     state: State,
     prefix: Prefix,
     policy: Policy,
-) -> Result<Cell, (World, ToRegistrar)> {
+) -> Result<Cell, Box<(World, ToRegistrar)>> {
     let mut world = World::start_on(MemoryStore::default(), 1, |config| {
         config.groups.truncate(1);
         (config.groups[0].access, config.groups[0].refresh) = (access(policy, kind), None);
@@ -189,7 +189,7 @@ fn registered(
     };
     match world.register_with("member/m", kind, ends, CREDENTIAL.to_vec()) {
         Ok(who) => Ok(Cell { world, who, id: 0 }),
-        Err(refused) => Err((world, refused)),
+        Err(refused) => Err(Box::new((world, refused))),
     }
 }
 
@@ -229,7 +229,8 @@ fn cell(kind: Authentication, state: State, prefix: Prefix, policy: Policy, oper
     let registrable = prefix == Prefix::Inside && !matches!(state, State::Ended | State::Revoked);
     let mut cell = match registered(kind, state, prefix, policy) {
         Ok(cell) => cell,
-        Err((mut world, refused)) => {
+        Err(refused) => {
+            let (mut world, refused) = *refused;
             assert!(!registrable);
             assert!(matches!(refused, ToRegistrar::Refused { refusal, .. } if refusal.code == RefusalCode::Identity));
             let Ok(AdminReply::Status(status)) = world.admin(Admin::Status) else { panic!() };
