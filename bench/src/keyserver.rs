@@ -39,6 +39,7 @@ pub(crate) fn config(records_per_snapshot: usize) -> Result<Config, Failure> {
     let group = GroupConfig {
         id: GroupId(1),
         name: GROUP.into(),
+        published: false,
         destination: ([239, 0, 0, 1], 7_000).into(),
         degree: Degree::new(2)?,
         suite: Suite::Aes256,

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
+use std::time::Duration;
 
 use net::ConfigError;
 use net::config::in_range;
@@ -13,6 +14,7 @@ use protocol::identity::Identity;
 use protocol::site::SiteCertificate;
 use protocol::{MAX_NAME, VerifyingKey};
 use serde::Deserialize;
+use zk::{AddressError, Options, Role, TlsFiles};
 
 use crate::core::{self, Carrier, Carriers, MAX_GROUPS};
 use crate::credential::Credential;
@@ -63,12 +65,15 @@ pub struct FileConfig {
     #[serde(default)]
     pub groups: Vec<String>,
     /// How rekey messages come: by `multicast` (default), or, where there is none, over `tcp` from the key server, which serves
-    /// 512 such members.
+    /// 512 such members, or from `zookeeper`, where the key server publishes them.
     #[serde(default)]
     pub carrier: Carrier,
     /// Groups with another carrier than that, at most 64: `carriers = { news = "tcp" }`. Default: none.
     #[serde(default)]
     pub carriers: BTreeMap<String, Carrier>,
+    /// For carrier `zookeeper`. Required there.
+    #[serde(default)]
+    pub zookeeper: Option<ZooKeeperConfig>,
     /// The interface that multicast comes in by, by name or by an address of it (IPv4 or IPv6). Default: `0.0.0.0`, the
     /// system's choice.
     #[serde(default)]
@@ -98,6 +103,52 @@ pub struct RegistrarConfig {
     pub address: String,
     /// The identity in its certificate, byte for byte. Required.
     pub identity: String,
+}
+
+/// `[zookeeper]`: where groups are published.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ZooKeeperConfig {
+    /// `zookeeper://h1:2181,h2:2181,h3:2181/keys`, as in the key server's `[publish]`. Required.
+    pub ensemble: String,
+    /// Milliseconds that a session outlives a silent connection, 1,000 to 60,000; default 10,000.
+    #[serde(default = "session_timeout_ms")]
+    pub session_timeout_ms: u64,
+    /// PEM file with the authorities of ZooKeeper's certificates: TLS. Default none, in the clear: what is read is public and
+    /// signed.
+    #[serde(default)]
+    pub roots: Option<PathBuf>,
+    /// PEM file with the certificate to show, where ZooKeeper wants one, and those between it and a root. Default none.
+    #[serde(default)]
+    pub certificate: Option<PathBuf>,
+    /// PEM file of mode 0600 with its private key. Default none.
+    #[serde(default)]
+    pub key: Option<PathBuf>,
+}
+
+fn session_timeout_ms() -> u64 {
+    10_000
+}
+
+impl ZooKeeperConfig {
+    fn check(&self, folder: &Path) -> Result<Options, ConfigError> {
+        let invalid = |why: &dyn std::fmt::Display| ConfigError::invalid("zookeeper", why);
+        let ensemble = self.ensemble.parse().map_err(|error: AddressError| invalid(&error))?;
+        let file = |path: &PathBuf| folder.join(path);
+        let identity = self.certificate.as_ref().map(file).zip(self.key.as_ref().map(file));
+        if identity.is_none() && (self.certificate.is_some() || self.key.is_some()) {
+            return Err(invalid(&"`certificate` and `key` belong together"));
+        }
+        let tls = self.roots.as_ref().map(|roots| TlsFiles { roots: file(roots), identity: identity.clone() });
+        if tls.is_none() && identity.is_some() {
+            return Err(invalid(&"a `certificate` is shown with `roots` only"));
+        }
+        let millis = in_range("zookeeper.session_timeout_ms", self.session_timeout_ms, 1_000..=60_000)?;
+        let session_timeout = Duration::from_millis(millis);
+        let options = Options { ensemble, role: Role::Reader, session_timeout, tls, digest: None, owners: Vec::new() };
+        options.check().map_err(|error| invalid(&error))?;
+        Ok(options)
+    }
 }
 
 /// What happens to memberships when the daemon is told to end.
@@ -138,6 +189,8 @@ pub struct Settings {
     pub(crate) credential: Credential,
     pub(crate) groups: Vec<String>,
     pub(crate) carriers: Carriers,
+    /// Where groups are published.
+    pub(crate) published: Option<Options>,
     pub(crate) multicast: ReceiveOptions,
     pub(crate) socket: PathBuf,
     pub(crate) allow_uids: BTreeSet<u32>,
@@ -207,6 +260,11 @@ impl FileConfig {
         if !socket.parent().is_some_and(|parent| parent.as_os_str().is_empty() || parent.is_dir()) {
             return Err(ConfigError::invalid("socket", format!("{}: its folder does not exist", socket.display())));
         }
+        let published = self.zookeeper.as_ref().map(|zookeeper| zookeeper.check(folder)).transpose()?;
+        let is_read = [self.carrier].iter().chain(self.carriers.values()).any(|carrier| *carrier == Carrier::Zookeeper);
+        if is_read && published.is_none() {
+            return Err(ConfigError::invalid("zookeeper", "carrier `zookeeper` needs this table, with its `ensemble`"));
+        }
         let site = site(&self, folder)?;
         let credential = Credential::check(&self, folder)?;
         Ok(Settings {
@@ -217,6 +275,7 @@ impl FileConfig {
             credential,
             groups: self.groups,
             carriers: Carriers { others: self.carrier, named: self.carriers },
+            published,
             multicast: ReceiveOptions { interface: self.interface, sources: self.sources },
             socket,
             allow_uids: self.allow_uids.into_iter().collect(),

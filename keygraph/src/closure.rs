@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use crate::plan::{Plan, Source};
 use crate::types::{KeyRef, NodeId};
+use crate::wrapped::Wrapped;
 
 /// What a coalition knows, closed at all times under all plans that it has observed.
 ///
@@ -26,10 +27,17 @@ impl Knowledge {
 
     /// Learns every way from key to key that is in the plan.
     pub fn observe(&mut self, plan: &Plan) {
-        for (from, to) in edges(plan) {
-            if self.edges.insert((from, to)) && self.known.contains(&from) {
-                self.learn(to);
-            }
+        edges(plan).into_iter().for_each(|(from, to)| self.link(from, to));
+    }
+
+    /// Learns one place of the wrapped tree, as pages show it.
+    pub fn observe_wrapped(&mut self, place: &Wrapped) {
+        self.link(place.kek, place.target);
+    }
+
+    fn link(&mut self, from: KeyRef, to: KeyRef) {
+        if self.edges.insert((from, to)) && self.known.contains(&from) {
+            self.learn(to);
         }
     }
 

@@ -38,6 +38,13 @@ impl Index {
         self.chunks.values().flatten().copied()
     }
 
+    /// The entries of `first` to `last`, ascending.
+    pub(crate) fn range(&self, first: MemberId, last: MemberId) -> impl Iterator<Item = (MemberId, NodeId)> {
+        let from = self.chunks.range(..=first).next_back().map_or(first, |(key, _)| *key);
+        let entries = self.chunks.range(from..=last.max(from)).flat_map(|(_, chunk)| chunk.iter().copied());
+        entries.filter(move |(member, _)| (first..=last).contains(member))
+    }
+
     pub(crate) fn insert(&mut self, member: MemberId, leaf: NodeId) {
         let key =
             self.chunks.range(..=member).next_back().or_else(|| self.chunks.first_key_value()).map(|(key, _)| *key);

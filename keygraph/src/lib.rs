@@ -39,6 +39,7 @@ mod planner;
 mod snapshot;
 mod tree;
 mod types;
+mod wrapped;
 
 pub use complete::{CompleteGraph, MAX_COMPLETE};
 pub use error::{ChangeError, DegreeError, SnapshotError, StaleStage, UnknownStrategy};
@@ -48,3 +49,4 @@ pub use plan::{Change, Compaction, LeafAdvance, Move, Numbers, Part, Plan, Sourc
 pub use snapshot::Slot;
 pub use tree::{Staged, Tree};
 pub use types::{Degree, KeyRef, MemberId, NodeId, Strategy, Version};
+pub use wrapped::Wrapped;

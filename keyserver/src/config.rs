@@ -18,7 +18,7 @@ use protocol::identity::{Identity, IdentityPattern};
 use protocol::{Authentication, MAX_NAME, SigningKey};
 use serde::Deserialize;
 
-pub use self::store::{Place, StoreConfig, ZooKeeperConfig};
+pub use self::store::{Place, PublishConfig, StoreConfig, ZooKeeperConfig};
 use crate::core;
 pub use group::{GraphConfig, GroupFileConfig};
 use policy::PolicySource;
@@ -58,9 +58,12 @@ pub struct FileConfig {
     pub store: StoreConfig,
     /// File of mode 0600 with the key that seals the store; made together with a store in a file. Required.
     pub store_key: PathBuf,
-    /// For a store in ZooKeeper. Required there.
+    /// For a store in ZooKeeper, and for `[publish]`. Required there.
     #[serde(default)]
     pub zookeeper: Option<ZooKeeperConfig>,
+    /// Where groups with `publish = true` are published. Default: nowhere.
+    #[serde(default)]
+    pub publish: Option<PublishConfig>,
     /// File of mode 0600 with the key that seals backups, 64 hexadecimal digits; keep a copy where the backups are not.
     /// Default: none, and no backups.
     #[serde(default)]
@@ -135,6 +138,8 @@ pub struct Checked {
     pub file: FileConfig,
     /// Where the journal is.
     pub store: Place,
+    /// Where groups are published.
+    pub publish: Option<zk::Options>,
     /// For the link with registrars.
     pub credentials: Credentials,
     /// For requests.
@@ -159,7 +164,10 @@ impl Checked {
             *path = folder.join(&*path);
             secret_file::read(&*path).map_err(|e| ConfigError::invalid("backup_key", e))?;
         }
-        let store = Place::check(&file.store, file.zookeeper.as_ref(), &file.store_key, &folder)?;
+        let store =
+            Place::check(&file.store, file.zookeeper.as_ref(), file.publish.is_some(), &file.store_key, &folder)?;
+        let publish = file.publish.as_ref().map(|publish| publish.check(&file.store, file.zookeeper.as_ref(), &folder));
+        let publish = publish.transpose()?;
         let credentials = Credentials::load(&file.tls).map_err(|e| ConfigError::invalid("tls", e))?;
         let noise = StaticKey::load(&file.noise_key).map_err(|e| ConfigError::invalid("noise_key", e))?;
         let seed = secret_file::read(&file.signing_key).map_err(|e| ConfigError::invalid("signing_key", e))?;
@@ -191,16 +199,16 @@ impl Checked {
             _ => return Err(ConfigError::invalid("site_certificate", "it and `site_key` are given together")),
         };
         let policy = match &file.policy {
-            Some(path) if file.group.is_empty() => {
-                PolicySource { path: folder.join(path), is_own: false, loopback: file.is_loopback() }
-            }
+            Some(path) if file.group.is_empty() => (folder.join(path), false),
             Some(_) => {
                 return Err(ConfigError::invalid("policy", "`[[group]]` tables stand there or here, not in both"));
             }
-            None => PolicySource { path: path.to_owned(), is_own: true, loopback: file.is_loopback() },
+            None => (path.to_owned(), true),
         };
+        let (path, is_own) = policy;
+        let policy = PolicySource { path, is_own, loopback: file.is_loopback(), publishes: publish.is_some() };
         let core = core::Config { others, ..file.core(signing, policy.read()?)? };
-        Ok(Self { core, file, store, credentials, noise, policy })
+        Ok(Self { core, file, store, publish, credentials, noise, policy })
     }
 }
 

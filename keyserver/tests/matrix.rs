@@ -232,7 +232,8 @@ fn cell(kind: Authentication, state: State, prefix: Prefix, policy: Policy, oper
         Err(refused) => {
             let (mut world, refused) = *refused;
             assert!(!registrable);
-            assert!(matches!(refused, ToRegistrar::Refused { refusal, .. } if refusal.code == RefusalCode::Identity));
+            let code = if prefix == Prefix::Inside { RefusalCode::Credential } else { RefusalCode::Identity };
+            assert!(matches!(refused, ToRegistrar::Refused { refusal, .. } if refusal.code == code));
             let Ok(AdminReply::Status(status)) = world.admin(Admin::Status) else { panic!() };
             assert_eq!(status.clients, 0, "a client that was refused is not known");
             // Prefixes are a registrar's fault, the end of a credential is nobody's.

@@ -45,6 +45,7 @@ fn group(id: u32, batch: Duration) -> GroupConfig {
     GroupConfig {
         id: GroupId(id),
         name: format!("g{id}"),
+        published: false,
         destination: ([239, 0, 0, 1], 7_000).into(),
         degree: Degree::new(2).unwrap(),
         suite: Suite::Aes256,

@@ -78,7 +78,7 @@ pub fn execute(
     cores::fill(&plan.joined, fresh, |(_, leaf)| Ok((*leaf, context.fresh(seed, *leaf))))?;
     cores::fill(&plan.advanced, advanced, |leaf| {
         let secret = held.secret(leaf.from).ok_or(ExecuteError::Missing { key: leaf.from })?;
-        Ok((leaf.to, context.advance(secret, leaf.from)))
+        Ok((leaf.to, context.advance_leaf(secret)))
     })?;
     Ok(Executed { messages, commitment, secrets })
 }

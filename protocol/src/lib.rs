@@ -17,6 +17,7 @@ pub mod execute;
 pub mod header;
 pub mod identity;
 pub mod member;
+pub mod pages;
 #[cfg(feature = "paper")]
 pub mod paper;
 pub mod registration;

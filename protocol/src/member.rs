@@ -81,6 +81,11 @@ impl KeyPath {
         self.leaf
     }
 
+    /// The version of the leaf's secret, and the secret.
+    pub(crate) fn leaf_secret(&self) -> Option<(u64, NodeSecret)> {
+        self.keys.get(&self.leaf).cloned()
+    }
+
     /// The names of all secrets that are held, root first.
     pub fn held(&self) -> impl Iterator<Item = KeyRef> + '_ {
         self.keys.iter().map(|(node, (version, _))| KeyRef { node: *node, version: *version })
@@ -129,7 +134,7 @@ impl KeyPath {
         }
         let (old, secret) = climb.own;
         let own = match climb.leaf_used {
-            true => (context.epoch, context.advance(secret, old)),
+            true => (context.epoch, context.advance_leaf(secret)),
             false => (old.version, secret.clone()),
         };
         let mut keys = climb.keys;

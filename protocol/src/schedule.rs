@@ -5,6 +5,8 @@
 //!                                |-- wrap(kek, target)  one-time AES-CBC key and IV
 //!  node secret (node, version) --|-- advance            the same k-node's next secret
 //!                                |-- derive             its parent's secret
+//!                   leaf only:   |-- leaf               the same leaf's next secret
+//!                                |-- check              public check value in pages
 //!                   root only:   |-- commit             public check value in the rekey message
 //!                                |-- tag                first check of what members receive
 //!                                `-- data               the data processor's key
@@ -14,7 +16,9 @@
 //! short key as well. Check values and data keys have 32 octets in all suites.
 //!
 //! Every expansion is bound to (suite, group, incarnation, term, epoch) and to the names of the secrets it
-//! goes from and to, so no key serves two purposes, two epochs or two reigns.
+//! goes from and to, so no key serves two purposes, two epochs or two reigns. Two are not: the steps of a leaf's secret, which
+//! form one chain for the whole membership, and the wraps in [pages](crate::pages), which outlive reigns and are bound to the
+//! versions of both secrets.
 
 use aws_lc_rs::hkdf::{HKDF_SHA256, KeyType, Prk};
 use keygraph::{KeyRef, NodeId};
@@ -75,7 +79,23 @@ impl EpochContext {
         out
     }
 
-    /// The next secret of the same k-node or leaf; one-way.
+    /// What is bound to no reign: the steps of leaf secrets, and wraps in pages of a secret that `epoch` made.
+    pub(crate) fn lasting(suite: Suite, group: GroupId, epoch: u64) -> Self {
+        Self { suite, group, incarnation: Incarnation([0; 16]), term: 0, epoch }
+    }
+
+    /// The next secret of the same leaf; one-way. Every step is the same, so that a member who has missed some takes them
+    /// later, whatever they were made for.
+    pub fn advance_leaf(&self, secret: &NodeSecret) -> NodeSecret {
+        Self::lasting(self.suite, self.group, 0).secret(secret.expose(), b"leaf", &[])
+    }
+
+    /// Public check value of a leaf's secret under its present name: the member that holds it, or an earlier one, finds it.
+    pub(crate) fn check_leaf(&self, secret: &NodeSecret, leaf: KeyRef) -> [u8; 8] {
+        Self::lasting(self.suite, self.group, 0).expand(secret.expose(), b"check", &name(leaf))
+    }
+
+    /// The next secret of the same k-node; one-way.
     pub fn advance(&self, secret: &NodeSecret, from: KeyRef) -> NodeSecret {
         self.secret(secret.expose(), b"advance", &name(from))
     }

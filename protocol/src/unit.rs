@@ -28,6 +28,8 @@ pub const MAX_DATAGRAM: usize = 1232;
 const MAGIC: [u8; 2] = *b"KS";
 const TYPE_UNIT: u8 = 1;
 pub(crate) const TYPE_BEACON: u8 = 2;
+/// No datagram: the head of a group's pages.
+pub(crate) const TYPE_PAGES: u8 = 3;
 const PREFIX: usize = 4;
 
 const _: () = assert!(PREFIX + BlockHeader::LEN + 1 + RSA_SIGNATURE + 5 * DIGEST + PAYLOAD + TAG <= MAX_DATAGRAM);

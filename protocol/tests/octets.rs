@@ -107,7 +107,8 @@ impl History {
             self.contexts.iter().zip(&self.wraps).flat_map(|each| self.names.iter().map(move |name| (each, *name)));
         each.flat_map(move |((context, wraps), name)| {
             let node_secret = NodeSecret::new(*secret);
-            let mut found = vec![*context.advance(&node_secret, name).expose()];
+            let mut found =
+                vec![*context.advance(&node_secret, name).expose(), *context.advance_leaf(&node_secret).expose()];
             for node in &nodes {
                 found.push(*context.derive(&node_secret, name, *node).expose());
                 let target = KeyRef { node: *node, version: context.epoch };

@@ -171,7 +171,7 @@ fn secrets(plan: &Plan, executed: &Executed, length: usize) -> Vec<Value> {
         show(update.node, from)
     });
     let joined = plan.joined.iter().map(|(_, leaf)| show(*leaf, json!("fresh")));
-    let advanced = plan.advanced.iter().map(|leaf| show(leaf.to, json!({ "advance": name(leaf.from) })));
+    let advanced = plan.advanced.iter().map(|leaf| show(leaf.to, json!({ "leaf": name(leaf.from) })));
     updates.chain(joined).chain(advanced).collect()
 }
 

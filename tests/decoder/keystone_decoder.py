@@ -81,6 +81,10 @@ class Context:
             raise Refused(f"suite {context.suite}")
         return context
 
+    def lasting(self, epoch: int) -> Context:
+        """Of the same group, and bound to no reign."""
+        return Context(self.suite, self.group, bytes(16), 0, epoch)
+
     def length(self) -> int:
         return SUITES[self.suite].secret
 
@@ -106,6 +110,11 @@ def expand(secret: bytes, label: bytes, context: bytes, names: bytes, length: in
 
 def advance(context: Context, secret: bytes, name: Name) -> bytes:
     return expand(secret, b"advance", context.octets(), name_octets(name), context.length())
+
+
+def advance_leaf(context: Context, secret: bytes) -> bytes:
+    """One step of a leaf's secret: of the suite and the group, and of no epoch."""
+    return expand(secret, b"leaf", context.lasting(0).octets(), b"", context.length())
 
 
 def derive(context: Context, secret: bytes, name: Name, parent: int) -> bytes:
@@ -323,7 +332,7 @@ class Path:
             kept[entry.node] = (context.epoch, new)
         if kept.get(0, (None,))[0] != context.epoch or commitment(context, kept[0][1]) != message.commitment:
             raise Refused("the root does not match its commitment")
-        kept[leaf] = (context.epoch, advance(context, own, own_name)) if leaf_used else (own_name[1], own)
+        kept[leaf] = (context.epoch, advance_leaf(context, own)) if leaf_used else (own_name[1], own)
         return Path(self.degree, leaf, kept)
 
     def root(self) -> bytes:

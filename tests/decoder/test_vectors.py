@@ -69,6 +69,9 @@ class Vectors(unittest.TestCase):
                     source = tuple(secret["from"]["advance"])
                     self.assertEqual(keystone.advance(at, known[source], source), known_now)
                     checked += 1
+                elif "leaf" in secret["from"]:
+                    self.assertEqual(keystone.advance_leaf(at, known[tuple(secret["from"]["leaf"])]), known_now)
+                    checked += 1
                 known[tuple(secret["name"])] = known_now
         self.assertGreater(checked, 200)
 

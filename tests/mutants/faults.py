@@ -96,7 +96,7 @@ FAULTS = [
      "        if key.version != self.plan.epoch {\n            return self.held.secret(key).ok_or(missing);\n        }",
      "        if let Some(held) = self.held.secret(key).or(self.held.secret(KeyRef { version: self.plan.epoch - 1, ..key })) {\n            return Ok(held);\n        }"),
     ("a leaf secret is not advanced by the key server", EXECUTE,
-     "Ok((leaf.to, context.advance(secret, leaf.from)))", "Ok((leaf.to, secret.clone()))"),
+     "Ok((leaf.to, context.advance_leaf(secret)))", "Ok((leaf.to, secret.clone()))"),
     # The member.
     ("a member takes what is for others", MEMBER,
      "message.audience.as_ref().filter(|audience| !audience.is_at(&way, self.degree))",

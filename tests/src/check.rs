@@ -55,6 +55,9 @@ fn secrecy(world: &World) {
 fn liveness(world: &World) {
     for (id, name) in World::groups() {
         let position = world.position(id);
+        if world.is_on_its_way(id) {
+            continue;
+        }
         for (number, client) in world.clients.iter().enumerate() {
             if !client.wants.contains(name) || client.evicted.contains(name) {
                 continue;

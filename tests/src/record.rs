@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use client_ctl::core::How;
 use keygraph::closure::Knowledge;
-use keygraph::{KeyRef, NodeId, Plan};
+use keygraph::{KeyRef, NodeId, Plan, Wrapped};
 use protocol::{Commitment, GroupId, MemberId};
 
 /// Everything about one group.
@@ -17,6 +17,8 @@ pub struct GroupRecord {
     pub rights: BTreeMap<u64, BTreeSet<MemberId>>,
     /// Every plan whose message was multicast.
     pub plans: Vec<Plan>,
+    /// What pages ever showed: which secret stood wrapped under which.
+    pub pages: BTreeSet<(KeyRef, KeyRef)>,
     /// Path secrets that were given in replies.
     pub given: Vec<(MemberId, KeyRef)>,
     /// Earlier data keys that were given in replies.
@@ -25,6 +27,8 @@ pub struct GroupRecord {
     pub held: BTreeMap<u64, BTreeMap<MemberId, [u8; 32]>>,
     /// Commitments that were signed, by epoch.
     pub commitments: BTreeMap<u64, BTreeSet<Commitment>>,
+    /// When the newest epoch was announced.
+    pub newest_at: Duration,
     /// Terms in which each epoch was announced.
     pub terms: BTreeMap<u64, u64>,
 }
@@ -70,10 +74,18 @@ impl GroupRecord {
         self.plans.push(plan.clone());
     }
 
+    /// A published page shows `target` wrapped under `kek`.
+    pub fn wrapped(&mut self, kek: KeyRef, target: KeyRef) {
+        self.pages.insert((kek, target));
+    }
+
     /// The symbolic attacker: epochs whose root all principals without a right to it, together, can compute.
     pub fn broken_epochs(&self) -> Vec<u64> {
         let mut everything = Knowledge::new();
         self.plans.iter().for_each(|plan| everything.observe(plan));
+        for (kek, target) in &self.pages {
+            everything.observe_wrapped(&Wrapped { kek: *kek, member: None, target: *target });
+        }
         let broken = |(epoch, rights): (&u64, &BTreeSet<MemberId>)| {
             let mut attacker = everything.clone();
             for (member, key) in &self.given {

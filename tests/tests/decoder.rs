@@ -55,6 +55,7 @@ impl Live {
         let group = GroupConfig {
             id: GroupId(7),
             name: "live".into(),
+            published: false,
             destination,
             degree,
             suite,

@@ -15,5 +15,5 @@ mod session;
 pub use ensemble::{AddressError, Ensemble, Host};
 pub use error::Error;
 pub use latch::{Latch, Taken};
-pub use options::{Options, OptionsError, TlsFiles};
+pub use options::{Options, OptionsError, Role, TlsFiles};
 pub use session::{Held, Op, Session, Watch};

@@ -31,11 +31,25 @@ pub struct TlsFiles {
     pub identity: Option<(PathBuf, PathBuf)>,
 }
 
+/// What a session is for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Role {
+    /// What it makes is for its owners alone, and so must the root be.
+    #[default]
+    Keeper,
+    /// What it makes is for its owners to write and for everybody to read.
+    Publisher,
+    /// It reads what a publisher has made, and need not say who it is. Its reads may lag: they do not ask the leader.
+    Reader,
+}
+
 /// How a session is opened.
 #[derive(Debug, Clone)]
 pub struct Options {
     /// Where.
     pub ensemble: Ensemble,
+    /// What for.
+    pub role: Role,
     /// How long the session, and what hangs on it, outlives a silent client. The servers hold it within bounds of their own
     /// (2 to 20 of their ticks).
     pub session_timeout: Duration,
@@ -96,7 +110,8 @@ impl Options {
     /// # Errors
     /// See [`OptionsError`].
     pub fn check(&self) -> Result<(), OptionsError> {
-        if self.digest.is_none() && self.tls.as_ref().is_none_or(|tls| tls.identity.is_none()) {
+        let is_nobody = self.digest.is_none() && self.tls.as_ref().is_none_or(|tls| tls.identity.is_none());
+        if is_nobody && self.role != Role::Reader {
             return Err(OptionsError::Nobody);
         }
         let (count, octets) = (self.owners.len(), self.owners.iter().map(String::len).sum());
@@ -108,11 +123,13 @@ impl Options {
         self.tls().map(drop)
     }
 
-    /// What everything that we make is given: all rights to its creator and the other owners, nothing to anybody else.
+    /// What everything that we make is given: all rights to its creator and the other owners, nothing to anybody else but the
+    /// reading of what is published.
     pub(crate) fn acl(&self) -> Vec<Acl> {
         let creator = Acl::new(Permission::ALL, AuthId::authed());
         let others = self.owners.iter().map(|owner| Acl::new(Permission::ALL, AuthId::new("x509", owner)));
-        std::iter::once(creator).chain(others).collect()
+        let readers = (self.role == Role::Publisher).then(|| Acl::new(Permission::READ, AuthId::anyone()));
+        std::iter::once(creator).chain(others).chain(readers).collect()
     }
 
     /// `user:password`.

@@ -6,10 +6,12 @@ use std::time::Duration;
 use rustls::crypto::aws_lc_rs;
 use tokio::sync::Mutex;
 use tokio::time::timeout;
-use zookeeper_client::{Acl, Acls, Client, CreateMode, MultiWriteError, OneshotWatcher, SessionState};
+use zookeeper_client::{
+    Acl, Acls, Client, CreateMode, MultiWriteError, OneshotWatcher, Permission, SessionState, Stat,
+};
 
 use crate::diagnosis::diagnose;
-use crate::{Ensemble, Error, Options};
+use crate::{Ensemble, Error, Options, Role};
 
 /// Octets of one transaction: ZooKeeper takes 1,048,575 (`jute.maxbuffer`), and closes the connection at one more.
 const MAX_TRANSACTION: usize = 1_000_000;
@@ -132,6 +134,11 @@ impl Session {
 
     /// Makes the root, and what is above it, as ours; one that is there must not be open to everybody.
     async fn make_root(&self, client: &Client) -> Result<(), Error> {
+        let may_be_read = match self.options.role {
+            Role::Reader => return Ok(()),
+            Role::Publisher => true,
+            Role::Keeper => false,
+        };
         let root = self.ensemble().root();
         let of = |error| Error::of(error, root);
         if client.check_stat(root).await.map_err(of)?.is_none() {
@@ -139,7 +146,11 @@ impl Session {
             client.mkdir(root, &options).await.map_err(of)?;
         }
         let (acl, _) = client.get_acl(root).await.map_err(of)?;
-        match acl.iter().find(|entry| entry.scheme() == "world" || entry.scheme() == "ip") {
+        let is_open = |entry: &&Acl| {
+            let is_anybody = entry.scheme() == "world" || entry.scheme() == "ip";
+            is_anybody && !(may_be_read && entry.permission() == Permission::READ)
+        };
+        match acl.iter().find(is_open) {
             None => Ok(()),
             Some(open) => Err(Error::Open { path: root.into(), scheme: open.scheme().into(), id: open.id().into() }),
         }
@@ -156,10 +167,25 @@ impl Session {
         let client = self.client().await?;
         let path = self.ensemble().path(name);
         // Asked in this order at once: a server answers one session in the order of its questions.
-        let (sync, get) = (client.sync(self.ensemble().root()), client.get_data(&path));
+        let is_exact = self.options.role != Role::Reader;
+        let (sync, get) = (is_exact.then(|| client.sync(self.ensemble().root())), client.get_data(&path));
+        if let Some(sync) = sync {
+            sync.await.map_err(|error| Error::of(error, &path))?;
+        }
+        held(get.await, &path)
+    }
+
+    /// Names of the znodes below `name`, in no order; `None` if it is not there.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn children(&self, name: &str) -> Result<Option<Vec<String>>, Error> {
+        let client = self.client().await?;
+        let path = self.ensemble().path(name);
+        let (sync, list) = (client.sync(self.ensemble().root()), client.list_children(&path));
         sync.await.map_err(|error| Error::of(error, &path))?;
-        match get.await {
-            Ok((value, stat)) => Ok(Some(Held { value, version: version(stat.version) })),
+        match list.await {
+            Ok(names) => Ok(Some(names)),
             Err(zookeeper_client::Error::NoNode) => Ok(None),
             Err(error) => Err(Error::of(error, &path)),
         }
@@ -220,6 +246,17 @@ impl Session {
     pub async fn watch(&self, name: &str) -> Result<(Option<Held>, Watch), Error> {
         let client = self.client().await?;
         let path = self.ensemble().path(name);
+        if self.options.role == Role::Reader {
+            match client.get_and_watch_data(&path).await {
+                Ok((value, stat, watcher)) => {
+                    let held = Held { value, version: version(stat.version) };
+                    return Ok((Some(held), Watch(watcher)));
+                }
+                // It is watched for below, until somebody makes it.
+                Err(zookeeper_client::Error::NoNode) => {}
+                Err(error) => return Err(Error::of(error, &path)),
+            }
+        }
         // The watch first: what changes between the two is seen twice and never missed.
         let (_, watcher) = client.check_and_watch_stat(&path).await.map_err(|error| Error::of(error, &path))?;
         Ok((self.read(name).await?, Watch(watcher)))
@@ -239,6 +276,14 @@ impl Session {
             }
         };
         let _ = timeout(GOODBYE, closed).await;
+    }
+}
+
+fn held(got: Result<(Vec<u8>, Stat), zookeeper_client::Error>, path: &str) -> Result<Option<Held>, Error> {
+    match got {
+        Ok((value, stat)) => Ok(Some(Held { value, version: version(stat.version) })),
+        Err(zookeeper_client::Error::NoNode) => Ok(None),
+        Err(error) => Err(Error::of(error, path)),
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod answers;
 mod hear;
+mod pages;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
@@ -77,6 +78,8 @@ pub(super) struct Group {
     want: Option<Want>,
     /// An operation of this group is on its way to the key server.
     asking: Option<Ask>,
+    /// Where the group is published: whether the key server is to be asked, because the pages were no help.
+    is_for_key_server: bool,
     /// Failures in a row.
     attempt: u32,
     fence: Fence,
@@ -108,6 +111,7 @@ impl Group {
             detail: String::new(),
             want: Some(Want { ask: Ask::Join, at: now, again: false }),
             asking: None,
+            is_for_key_server: false,
             attempt: 0,
             fence: Fence::default(),
             is_witness: false,
@@ -175,7 +179,11 @@ impl Group {
     }
 
     pub(super) fn wanted_at(&self) -> Option<Now> {
-        if self.is_witness { Some(Now::ZERO) } else { self.want.as_ref().map(|want| want.at) }
+        if self.is_witness {
+            return Some(Now::ZERO);
+        }
+        let is_asked = |want: &&Want| want.ask != Ask::Resync || self.asks_key_server();
+        self.want.as_ref().filter(is_asked).map(|want| want.at)
     }
 
     /// Takes out what the key server is to be shown.
@@ -192,13 +200,14 @@ impl Group {
 
     /// Whether a re-synchronization is due.
     pub(super) fn resync_due(&self, now: Now) -> bool {
-        self.want.as_ref().is_some_and(|want| want.ask == Ask::Resync && want.at <= now)
+        self.asks_key_server() && self.want.as_ref().is_some_and(|want| want.ask == Ask::Resync && want.at <= now)
     }
 
     /// Takes a re-synchronization out, to be asked now: one that is due, or that waits for its first time and
     /// saves a request by going along.
     pub(super) fn take_resync(&mut self, now: Now) -> Option<Resync> {
-        self.want.take_if(|want| want.ask == Ask::Resync && (want.at <= now || !want.again))?;
+        let asks = self.asks_key_server();
+        self.want.take_if(|want| asks && want.ask == Ask::Resync && (want.at <= now || !want.again))?;
         let member = self.member.as_ref()?;
         let have = member.context.epoch;
         self.asking = Some(Ask::Resync);
@@ -261,6 +270,11 @@ impl Group {
 
     pub(super) fn id(&self) -> Option<GroupId> {
         self.member.as_ref().map(|member| member.context.group)
+    }
+
+    /// Term and epoch of what is installed.
+    pub(super) fn at(&self) -> Option<(u64, u64)> {
+        self.member.as_ref().map(Member::at)
     }
 
     pub(super) fn destination(&self) -> Option<std::net::SocketAddr> {

@@ -135,6 +135,11 @@ impl Member {
         (self.context.term, self.context.epoch)
     }
 
+    /// The secrets of its path.
+    pub(super) fn path(&self) -> &KeyPath {
+        &self.path
+    }
+
     /// What those who hold the installed group key make tags with.
     pub(super) fn tag_key(&self) -> Option<&TagKey> {
         self.tag.as_ref()

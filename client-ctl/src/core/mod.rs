@@ -16,6 +16,7 @@ mod keys;
 mod life;
 mod member;
 mod output;
+mod published;
 mod reply;
 mod requests;
 mod stream;
@@ -36,6 +37,7 @@ pub use stream::{Carrier, Carriers};
 
 use group::{Env, Group};
 use life::Life;
+use published::Published;
 use requests::{InFlight, Registration};
 use stream::Stream;
 
@@ -108,6 +110,29 @@ pub enum Input<'a> {
         /// The request.
         id: RequestId,
     },
+    /// What stands as the newest beacon of a group that is followed.
+    Now {
+        /// The group.
+        group: GroupId,
+        /// Its octets.
+        octets: &'a [u8],
+    },
+    /// What was read.
+    Read {
+        /// Names the reading.
+        id: u64,
+        /// Of this group.
+        group: GroupId,
+        /// In the order of the names; `None` for a name that is not there.
+        values: &'a [Option<Vec<u8>>],
+    },
+    /// It could not be read.
+    ReadFailed {
+        /// Names the reading.
+        id: u64,
+        /// Of this group.
+        group: GroupId,
+    },
     /// The user wants to be a member of this group.
     Join(String),
     /// The user does not want to be a member of this group any more.
@@ -155,6 +180,7 @@ pub struct Core {
     most_octets: usize,
     carriers: Carriers,
     stream: Stream,
+    published: Published,
     /// Datagrams that are no unit or beacon of a group of ours.
     foreign: u64,
     /// When the core stops, whatever is still on its way.
@@ -184,6 +210,7 @@ impl Core {
             most_octets: MAX_OCTETS,
             carriers,
             stream: Stream::default(),
+            published: Published::default(),
             foreign: 0,
             stopping: None,
             is_stopped: false,
@@ -212,6 +239,9 @@ impl Core {
             Input::RequestFailed { id, refused } => self.request_failed(now, id, refused),
             Input::Subscribed { id, message } => self.subscribed(now, id, message),
             Input::StreamEnded { id } => self.stream_ended(now, id),
+            Input::Now { group, octets } => self.found_now(now, group, octets),
+            Input::Read { id, group, values } => self.has_read(now, group, id, values),
+            Input::ReadFailed { id, group } => self.read_failed(now, group, id),
             Input::Join(name) => self.join(now, &name),
             Input::Leave(name) => self.with(now, &name, |group, env| group.leave(env.now)),
             Input::Stop { leave } => self.stop(now, leave),
@@ -238,7 +268,7 @@ impl Core {
         }
         let stop = self.stopping.map(|at| (at, "stop"));
         let groups = self.groups.values().filter_map(Group::next);
-        groups.chain(stop).chain(self.next_drive()).chain(self.next_stream()).min()
+        groups.chain(stop).chain(self.next_drive()).chain(self.next_stream()).chain(self.next_published()).min()
     }
 
     /// Where every group stands, by name.
@@ -349,6 +379,7 @@ impl Core {
         if !ending {
             self.drive(now);
             self.drive_stream(now);
+            self.drive_published(now);
         }
         self.publish();
         if ending {

@@ -32,6 +32,19 @@ pub enum Output {
     },
     /// End that session.
     EndStream,
+    /// Say by `Now`, at once and whenever it changes, what stands as this group's newest beacon.
+    Follow(GroupId),
+    /// No longer.
+    Unfollow(GroupId),
+    /// Read these names where groups are published, and answer `Read` or `ReadFailed`.
+    Read {
+        /// Names the reading.
+        id: u64,
+        /// Of this group.
+        group: GroupId,
+        /// The names.
+        names: Vec<String>,
+    },
     /// Receive datagrams of this multicast address.
     Subscribe(SocketAddr),
     /// No longer.
@@ -162,6 +175,13 @@ pub enum Event {
         /// Why.
         why: String,
     },
+    /// Published pages were no help; the key server is asked.
+    PagesUnusable {
+        /// The group.
+        group: String,
+        /// Why.
+        why: String,
+    },
     /// The session over which groups without multicast are served has ended; another is tried.
     StreamEnded {
         /// After this time.
@@ -272,6 +292,8 @@ pub struct Counters {
     pub messages_given_up: u64,
     /// Re-synchronizations asked for.
     pub resyncs: u64,
+    /// Re-synchronizations out of published pages that were begun.
+    pub pages_read: u64,
     /// New beacons.
     pub beacons: u64,
     /// Beacons of the present epoch without the tag that everybody with the group key could make.

@@ -8,6 +8,7 @@ use protocol::{Entropy, MemberId};
 use super::backoff::backoff;
 use super::output::{Event, Output};
 use super::reply::ReplyError;
+use super::stream::Carrier;
 use super::{Core, Now};
 
 /// Time for an answer: the key server's time for a handshake, which is the longest that a request can wait there.
@@ -176,6 +177,7 @@ impl Core {
         };
         (flight.is_sent, flight.at) = (false, now + backoff(&mut self.entropy, flight.attempt));
         flight.attempt = flight.attempt.saturating_add(1);
+        self.give_back_published(now);
         // A report is not worth asking again, and must not keep anything else waiting.
         let dropped = self
             .in_flight
@@ -188,6 +190,21 @@ impl Core {
         if self.refusals >= REFUSALS {
             self.refusals = 0;
             self.registration = Registration::Wanted { at: now, attempt: 0 };
+        }
+    }
+
+    /// What could be read in place of asking is not asked for again as it was.
+    fn give_back_published(&mut self, now: Now) {
+        let groups = &self.groups;
+        self.in_flight.take_if(|flight| match &flight.request.operations {
+            Operations::Resyncs(resyncs) => resyncs
+                .iter()
+                .any(|resync| groups.get(&resync.group).is_some_and(|group| group.carrier == Carrier::Zookeeper)),
+            _ => false,
+        });
+        let published = self.groups.iter().filter(|(_, group)| group.carrier == Carrier::Zookeeper);
+        for name in published.map(|(name, _)| name.clone()).collect::<Vec<_>>() {
+            self.with(now, &name, |group, env| group.unanswered(env));
         }
     }
 

@@ -24,6 +24,8 @@ pub enum Carrier {
     Multicast,
     /// Over TCP from the key server, to members without multicast.
     Tcp,
+    /// From ZooKeeper, where the key server publishes the group.
+    Zookeeper,
 }
 
 /// The carrier of each group.

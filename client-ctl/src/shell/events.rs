@@ -29,6 +29,9 @@ pub(super) fn log(event: &Event) {
         Event::Unusable { group, why } => {
             tracing::debug!(group, why, "a rekey message gave no next key")
         }
+        Event::PagesUnusable { group, why } => {
+            tracing::debug!(group, why, "the published pages were no help; the key server is asked");
+        }
         Event::StreamEnded { pause } => tracing::info!(?pause, "the key server pushes no more; it is asked again"),
         Event::Dropped { cause } => tracing::debug!(cause, "dropped"),
         Event::Applied { group, consumer, epoch } => {

@@ -7,6 +7,7 @@
 
 mod events;
 mod multicast;
+mod published;
 mod register;
 mod request;
 mod stream;
@@ -17,14 +18,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use net::{Exit, OsEntropy, Shutdown};
-use protocol::IndividualKey;
 use protocol::request::RequestId;
+use protocol::{GroupId, IndividualKey};
 use serde_json::{Value, json};
 use thiserror::Error;
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio::task::{AbortHandle, JoinSet};
 use zeroize::Zeroizing;
+use zk::Session;
 
 pub use register::{Registered, RegistrationFailed, register};
 pub use request::{RequestFailed, request};
@@ -66,6 +68,9 @@ enum Happened {
     Replied { id: RequestId, reply: Result<Zeroizing<Vec<u8>>, RequestFailed> },
     Subscribed { id: RequestId, message: Zeroizing<Vec<u8>> },
     StreamEnded { id: RequestId },
+    Now { group: GroupId, octets: Vec<u8> },
+    Read { id: u64, group: GroupId, values: Vec<Option<Vec<u8>>> },
+    ReadFailed { id: u64, group: GroupId },
 }
 
 /// Runs the daemon until it is told to end or refused for good. The feed's socket exists as long as it runs.
@@ -83,6 +88,7 @@ pub async fn run(settings: Settings, shutdown: Shutdown) -> Result<(), RunError>
     if settings.impairment.loss > 0.0 {
         tracing::warn!(loss = settings.impairment.loss, "rekey datagrams are dropped on purpose");
     }
+    let published = settings.published.clone().map(|options| Arc::new(Session::new(options)));
     let mut shell = Shell {
         settings: Arc::new(settings),
         feed,
@@ -90,6 +96,8 @@ pub async fn run(settings: Settings, shutdown: Shutdown) -> Result<(), RunError>
         tasks: JoinSet::new(),
         receivers: BTreeMap::new(),
         stream: None,
+        published,
+        followers: BTreeMap::new(),
         lost: BTreeMap::new(),
         destinations: BTreeMap::new(),
         individual_key: None,
@@ -133,6 +141,10 @@ struct Shell {
     receivers: BTreeMap<SocketAddr, AbortHandle>,
     /// What listens to the key server over TCP.
     stream: Option<AbortHandle>,
+    /// Where groups are published.
+    published: Option<Arc<Session>>,
+    /// What follows the newest beacon of each group that is read there.
+    followers: BTreeMap<GroupId, AbortHandle>,
     /// Datagrams dropped on purpose, by destination; kept after the end of a membership, for whoever asks then. There are
     /// no more destinations than groups were ever joined, and their number is bounded.
     lost: BTreeMap<SocketAddr, Arc<AtomicU64>>,
@@ -170,6 +182,22 @@ impl Shell {
                 self.stream = Some(self.tasks.spawn(task));
             }
             Output::EndStream => self.end_stream(),
+            Output::Follow(group) => {
+                if let Some(session) = &self.published {
+                    let task = published::follow(Arc::clone(session), group, self.happens.clone());
+                    self.followers.insert(group, self.tasks.spawn(task));
+                }
+            }
+            Output::Unfollow(group) => {
+                if let Some(task) = self.followers.remove(&group) {
+                    task.abort();
+                }
+            }
+            Output::Read { id, group, names } => {
+                if let Some(session) = &self.published {
+                    self.begin(published::read(Arc::clone(session), (id, group), names));
+                }
+            }
             Output::Subscribe(destination) => {
                 let lost = Arc::clone(self.lost.entry(destination).or_default());
                 for group in core.status() {
@@ -211,6 +239,9 @@ impl Shell {
         let now = clock.now();
         match what {
             Happened::Datagram(octets) => core.handle(now, Input::Datagram(&octets)),
+            Happened::Now { group, octets } => core.handle(now, Input::Now { group, octets: &octets }),
+            Happened::Read { id, group, values } => core.handle(now, Input::Read { id, group, values: &values }),
+            Happened::ReadFailed { id, group } => core.handle(now, Input::ReadFailed { id, group }),
             Happened::Registered(Ok(Registered { client, registration, key })) => {
                 self.individual_key = Some(key);
                 core.handle(now, Input::Registered { client, registration });
@@ -265,6 +296,9 @@ impl Shell {
 
     async fn end(mut self) -> Result<(), RunError> {
         self.tasks.shutdown().await;
+        if let Some(session) = &self.published {
+            session.close().await;
+        }
         self.feed.close().await;
         tracing::info!("ended");
         if self.is_refused { Err(RunError::Refused) } else { Ok(()) }

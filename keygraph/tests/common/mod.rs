@@ -3,7 +3,7 @@
 #![allow(dead_code, reason = "every test binary uses another part")]
 
 use keygraph::closure::Knowledge;
-use keygraph::{Change, Degree, KeyRef, MemberId, Plan, Strategy, Tree, Version};
+use keygraph::{Change, Degree, KeyRef, MemberId, NodeId, Plan, Strategy, Tree, Version, Wrapped};
 
 pub(crate) const STRATEGIES: [Strategy; 5] = Strategy::ALL;
 
@@ -56,12 +56,15 @@ pub(crate) struct World {
     pub(crate) grants: Vec<Grant>,
     /// The root of every epoch.
     pub(crate) roots: Vec<KeyRef>,
+    /// The wrapped tree of every epoch: pages are seen by everybody.
+    pub(crate) pages: Vec<Wrapped>,
 }
 
 impl World {
     pub(crate) fn new(tree: Tree) -> Self {
         let grant = |member| Grant { member, from: tree.epoch(), until: None, keys: tree.path(member).unwrap() };
-        Self { grants: tree.members().map(grant).collect(), plans: Vec::new(), roots: vec![tree.root()], tree }
+        let (grants, pages) = (tree.members().map(grant).collect(), wrapped(&tree).collect());
+        Self { grants, plans: Vec::new(), roots: vec![tree.root()], pages, tree }
     }
 
     /// Carries out one batch; the change list alone, not the plan, says who has which rights.
@@ -84,6 +87,7 @@ impl World {
             }
         }
         self.roots.push(self.tree.root());
+        self.pages.extend(wrapped(&self.tree));
         self.plans.push(plan);
         self.plans.last().unwrap()
     }
@@ -102,6 +106,7 @@ impl World {
     pub(crate) fn leak(&self) -> Option<Version> {
         let mut outsider = Knowledge::new();
         self.plans.iter().for_each(|plan| outsider.observe(plan));
+        self.pages.iter().for_each(|place| outsider.observe_wrapped(place));
         let leaks = |root: &&KeyRef| {
             let mut coalition = outsider.clone();
             let without_right = self.grants.iter().filter(|grant| !grant.has_right_to(root.version));
@@ -110,6 +115,10 @@ impl World {
         };
         self.roots.iter().find(leaks).map(|root| root.version)
     }
+}
+
+fn wrapped(tree: &Tree) -> impl Iterator<Item = Wrapped> + '_ {
+    tree.wrapped(NodeId::ROOT, tree.last_place())
 }
 
 /// One to eight changes that the tree accepts, of members with ids below `ids`.

@@ -25,6 +25,10 @@ pub struct GroupFileConfig {
     /// Multicast address and port of rekey messages and beacons, IPv4 or IPv6 (`[ff05::4b]:7100`); groups may share one.
     /// Required.
     pub address: SocketAddr,
+    /// Whether rekey messages and the wrapped key tree are published in ZooKeeper too (`[publish]`), for members without
+    /// multicast; default false.
+    #[serde(default)]
+    pub publish: bool,
     /// Children of a k-node, 2 to 64, or `"star"` for no k-node but the root; default 2. Fixed when the group is made.
     #[serde(default = "group_degree")]
     pub degree: GraphConfig,
@@ -171,6 +175,7 @@ impl GroupFileConfig {
             id: GroupId(self.id),
             name: self.name.clone(),
             destination: self.address,
+            published: self.publish,
             degree: self.degree.check().map_err(|e| ConfigError::invalid(key("degree"), e))?,
             strategy: self.strategy.parse().map_err(|e| ConfigError::invalid(key("strategy"), e))?,
             suite: Suite::named(&self.suite).ok_or_else(|| {

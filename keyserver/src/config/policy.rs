@@ -30,6 +30,8 @@ pub struct PolicySource {
     pub is_own: bool,
     /// All addresses of the key server are loopback: suites that protect nothing may be used.
     pub loopback: bool,
+    /// There is a place where groups can be published.
+    pub publishes: bool,
 }
 
 impl PolicySource {
@@ -42,7 +44,14 @@ impl PolicySource {
             true => load::<FileConfig>(&self.path)?.group,
             false => load::<PolicyFileConfig>(&self.path)?.group,
         };
-        check(&groups, self.loopback)
+        let groups = check(&groups, self.loopback)?;
+        match groups.iter().find(|group| group.published && !self.publishes) {
+            None => Ok(groups),
+            Some(group) => Err(ConfigError::invalid(
+                format!("group `{}`: publish", group.name),
+                "the table `[publish]` of the key server's configuration is missing, which says where",
+            )),
+        }
     }
 }
 
@@ -51,7 +60,7 @@ impl PolicySource {
 /// # Errors
 /// The first flaw, with its line or key.
 pub fn read(path: &Path) -> Result<Vec<GroupConfig>, ConfigError> {
-    PolicySource { path: path.to_owned(), is_own: false, loopback: true }.read()
+    PolicySource { path: path.to_owned(), is_own: false, loopback: true, publishes: true }.read()
 }
 
 pub(super) fn check(groups: &[GroupFileConfig], loopback: bool) -> Result<Vec<GroupConfig>, ConfigError> {

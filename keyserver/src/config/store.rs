@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use net::config::{ConfigError, in_range};
 use serde::Deserialize;
-use zk::{AddressError, Ensemble, Options, TlsFiles};
+use zk::{AddressError, Ensemble, Options, Role, TlsFiles};
 
 /// `store`, as it is written.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -60,6 +60,68 @@ fn session_timeout_ms() -> u64 {
     10_000
 }
 
+impl ZooKeeperConfig {
+    /// How a session is opened; all files are checked. Relative paths start from `folder`.
+    fn options(&self, ensemble: Ensemble, role: Role, folder: &Path) -> Result<Options, ConfigError> {
+        let session_timeout = in_range("zookeeper.session_timeout_ms", self.session_timeout_ms, 1_000..=60_000)?;
+        let file = |path: &PathBuf| folder.join(path);
+        let identity = match (&self.certificate, &self.key) {
+            (None, None) => None,
+            (Some(certificate), Some(key)) => Some((file(certificate), file(key))),
+            _ => return Err(ConfigError::invalid("zookeeper", "`certificate` and `key` belong together")),
+        };
+        let tls = match (&self.roots, identity) {
+            (Some(roots), identity) => Some(TlsFiles { roots: file(roots), identity }),
+            (None, None) => None,
+            (None, Some(_)) => {
+                return Err(ConfigError::invalid("zookeeper", "a `certificate` is shown with `roots` only"));
+            }
+        };
+        let options = Options {
+            ensemble,
+            role,
+            session_timeout: Duration::from_millis(session_timeout),
+            tls,
+            digest: self.digest.as_ref().map(file),
+            owners: self.owners.clone(),
+        };
+        options.check().map_err(|error| ConfigError::invalid("zookeeper", error))?;
+        Ok(options)
+    }
+}
+
+/// `[publish]`: where rekey messages and the wrapped key tree are published.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PublishConfig {
+    /// `zookeeper://h1:2181,h2:2181,h3:2181/keys`: not the root of the journal, nor above or below it. Everybody may read what is
+    /// there. How the key server shows itself there is in `[zookeeper]`. Required.
+    pub ensemble: String,
+}
+
+impl PublishConfig {
+    /// How it is opened.
+    pub(super) fn check(
+        &self,
+        store: &StoreConfig,
+        zookeeper: Option<&ZooKeeperConfig>,
+        folder: &Path,
+    ) -> Result<Options, ConfigError> {
+        let invalid = |why: &dyn std::fmt::Display| ConfigError::invalid("publish.ensemble", why);
+        let ensemble: Ensemble = self.ensemble.parse().map_err(|error: AddressError| invalid(&error))?;
+        if let StoreConfig::ZooKeeper(journal) = store {
+            let (ours, theirs) = (format!("{}/", ensemble.root()), format!("{}/", journal.root()));
+            let same = ensemble.hosts().iter().any(|host| journal.hosts().contains(host));
+            if same && (ours.starts_with(&theirs) || theirs.starts_with(&ours)) {
+                return Err(invalid(&"it is the root of `store`, or above or below it: expected one of its own"));
+            }
+        }
+        let missing = "the table is missing, with a `digest`, or `roots`, `certificate` and `key`";
+        let zookeeper = zookeeper.ok_or_else(|| ConfigError::invalid("zookeeper", missing))?;
+        zookeeper.options(ensemble, Role::Publisher, folder)
+    }
+}
+
 /// Where the journal is, checked.
 #[derive(Debug, Clone)]
 pub enum Place {
@@ -74,16 +136,16 @@ impl Place {
     pub(super) fn check(
         store: &StoreConfig,
         zookeeper: Option<&ZooKeeperConfig>,
+        publishes: bool,
         key: &Path,
         folder: &Path,
     ) -> Result<Self, ConfigError> {
         let (ensemble, config) = match (store, zookeeper) {
             (StoreConfig::File(path), None) => return Ok(Self::File(folder.join(path))),
+            (StoreConfig::File(path), Some(_)) if publishes => return Ok(Self::File(folder.join(path))),
             (StoreConfig::File(_), Some(_)) => {
-                return Err(ConfigError::invalid(
-                    "zookeeper",
-                    "`store` is a file; expected `zookeeper://host:port/path`",
-                ));
+                let why = "`store` is a file, expected `zookeeper://host:port/path`; and there is no `[publish]`";
+                return Err(ConfigError::invalid("zookeeper", why));
             }
             (StoreConfig::ZooKeeper(_), None) => {
                 let why = "`store` is in ZooKeeper: the table is missing, with a `digest`, or `roots`, `certificate` and `key`";
@@ -91,28 +153,7 @@ impl Place {
             }
             (StoreConfig::ZooKeeper(ensemble), Some(config)) => (ensemble.clone(), config),
         };
-        let session_timeout = in_range("zookeeper.session_timeout_ms", config.session_timeout_ms, 1_000..=60_000)?;
-        let file = |path: &PathBuf| folder.join(path);
-        let identity = match (&config.certificate, &config.key) {
-            (None, None) => None,
-            (Some(certificate), Some(key)) => Some((file(certificate), file(key))),
-            _ => return Err(ConfigError::invalid("zookeeper", "`certificate` and `key` belong together")),
-        };
-        let tls = match (&config.roots, identity) {
-            (Some(roots), identity) => Some(TlsFiles { roots: file(roots), identity }),
-            (None, None) => None,
-            (None, Some(_)) => {
-                return Err(ConfigError::invalid("zookeeper", "a `certificate` is shown with `roots` only"));
-            }
-        };
-        let options = Options {
-            ensemble,
-            session_timeout: Duration::from_millis(session_timeout),
-            tls,
-            digest: config.digest.as_ref().map(file),
-            owners: config.owners.clone(),
-        };
-        options.check().map_err(|error| ConfigError::invalid("zookeeper", error))?;
+        let options = config.options(ensemble, Role::Keeper, folder)?;
         if !key.exists() {
             let why = format!(
                 "{} is missing: a journal in ZooKeeper is opened by one key, made once for the site (`keystone pki init` \

@@ -133,7 +133,8 @@ fn the_store_is_a_file_or_an_ensemble() {
         let text = text.replace("[[registrar]]", &format!("{table}\n[[registrar]]"));
         let file = parsed(&text)?;
         let key = folder.path().join("k");
-        Place::check(&file.store, file.zookeeper.as_ref(), &key, folder.path()).map_err(|error| error.to_string())
+        Place::check(&file.store, file.zookeeper.as_ref(), false, &key, folder.path())
+            .map_err(|error| error.to_string())
     };
     let refused = |store: &str, table: &str, why: &str| {
         let error = place(store, table).map(|_| ()).unwrap_err();

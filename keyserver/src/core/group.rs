@@ -20,6 +20,7 @@ use super::beacons::Beacons;
 use super::left::{MAX_LEFT, forget_oldest};
 pub(super) use super::membership::Earlier;
 use super::outbox::Audience;
+use super::publish::Publishing;
 use super::sending::Delivery;
 use super::{GroupConfig, Now};
 
@@ -27,9 +28,9 @@ use super::{GroupConfig, Now};
 pub(super) type Held = Pages<NodeSecret>;
 
 /// Secrets under the names that the tree has for them.
-struct Named<'a> {
-    tree: &'a Tree,
-    held: &'a Held,
+pub(super) struct Named<'a> {
+    pub(super) tree: &'a Tree,
+    pub(super) held: &'a Held,
 }
 
 impl Secrets for Named<'_> {
@@ -95,6 +96,13 @@ pub(super) struct StagedEpoch {
     pub(super) executed: Executed,
 }
 
+impl StagedEpoch {
+    /// The places that it touches.
+    pub(super) fn places(&self) -> Vec<NodeId> {
+        self.staged.places()
+    }
+}
+
 pub(super) struct Group {
     pub(super) config: GroupConfig,
     pub(super) tree: Tree,
@@ -121,6 +129,7 @@ pub(super) struct Group {
     pub(super) beacons: Beacons,
     /// How messages are cut and spaced.
     pub(super) delivery: Delivery,
+    pub(super) publishing: Publishing,
     /// The next epoch is no lower than this.
     pub(super) floor: u64,
     /// A (term, epoch) that a member has shown and that this key server does not know: nothing is issued.
@@ -168,6 +177,7 @@ impl Group {
             sent: (0, 0),
             beacons: Beacons::default(),
             delivery: Delivery::default(),
+            publishing: Publishing::default(),
             floor: 0,
             stopped: None,
             next_refresh: None,
@@ -330,12 +340,15 @@ impl Group {
         if config.refresh != self.config.refresh {
             self.next_refresh = config.refresh.map(|period| now + period);
         }
+        if config.published != self.config.published {
+            self.publishing = Publishing::anew(config.published.then_some(now));
+        }
         self.config = config;
     }
 
-    /// When something is due by itself, a beacon or a refresh.
+    /// When something is due by itself: a beacon, a refresh, pages.
     pub(super) fn next_due(&self) -> Option<Now> {
-        [self.beacons.next(), self.next_refresh].into_iter().flatten().min()
+        [self.beacons.next(), self.next_refresh, self.publishing.due].into_iter().flatten().min()
     }
 
     /// Whether a refresh is due; if so, its timer starts anew, so that it is asked for once.

@@ -12,7 +12,7 @@ use protocol::sign::{SigningKey, VerifyingKey};
 use protocol::{Authentication, GroupId, Incarnation, MemberId, Reason, Suite};
 use zeroize::Zeroizing;
 
-use super::{Access, Admin, AdminError, AdminReply, Cause};
+use super::{Access, Admin, AdminError, AdminReply, Cause, Publication};
 
 /// What the key server is told once, before it starts.
 #[derive(Debug)]
@@ -48,6 +48,8 @@ pub struct GroupConfig {
     pub name: String,
     /// Where rekey messages and beacons are multicast.
     pub destination: SocketAddr,
+    /// Whether rekey messages and the wrapped key tree are published as well, for members without multicast.
+    pub published: bool,
     /// Degree of the key tree; fixed when the group is made.
     pub degree: Degree,
     /// Cipher suite; fixed when the group is made.
@@ -202,6 +204,8 @@ pub enum Output {
         /// The datagram.
         octets: Vec<u8>,
     },
+    /// Publish something, where groups are published. Nobody waits for it.
+    Publish(Box<Publication>),
     /// Answer an operator.
     AdminReply {
         /// Names the command.

@@ -20,6 +20,7 @@ mod left;
 mod membership;
 mod outbox;
 mod policy;
+mod publish;
 mod recover;
 mod recovery;
 mod registrars;
@@ -42,6 +43,7 @@ pub use admin::{Admin, AdminError, AdminReply, Endings, GroupStatus, MemberStatu
 pub use admission::Cause;
 pub use io::{Config, EpochEvent, Event, GroupConfig, Input, Output, Prefixes};
 pub use policy::PolicyError;
+pub use publish::{Publication, Published};
 pub use recover::{LEAP, Recovery as RecoveryPlan};
 pub use restore::RestoreError;
 pub use subscribers::MAX_SUBSCRIBERS;
@@ -80,7 +82,7 @@ pub struct Core {
     intents: VecDeque<Intent>,
     /// Requests that wait for batches, by session.
     waiting: BTreeMap<u64, Waiting>,
-    /// When each group's beacon or refresh is due.
+    /// When each group's beacon, refresh or pages are due.
     timers: BTreeSet<(Now, GroupId)>,
     /// When each group's batch is due.
     batches: BTreeSet<(Now, GroupId)>,
@@ -153,7 +155,7 @@ impl Core {
             return None;
         }
         let send = self.outbox.next_release().map(|at| (at, "datagrams are waiting"));
-        let timer = self.timers.first().map(|(at, _)| (*at, "a beacon or a refresh is due"));
+        let timer = self.timers.first().map(|(at, _)| (*at, "a beacon, a refresh or pages are due"));
         // While a write is under way, whatever is due waits for it.
         let batch = self.batches.first().filter(|_| self.in_flight.is_none()).map(|(at, _)| (*at, "a batch is due"));
         let look = self.admission.next().map(|at| (at, "a membership is to be looked at"));
@@ -178,7 +180,9 @@ impl Core {
             let refresh = group.refresh_due(now);
             if let Some(datagram) = group.beacon_due(now, &self.config.signing, &self.recovery) {
                 self.outbox.push(now, group.audience(), datagram);
+                self.outputs.extend(group.publish_beacon());
             }
+            self.outputs.extend(group.publish_pages(now, &self.config.signing));
             if refresh {
                 self.refresh(now, id, None);
             }

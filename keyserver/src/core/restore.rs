@@ -215,6 +215,7 @@ impl Core {
             id: group,
             name: String::new(),
             destination: SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)),
+            published: false,
             degree: stored.degree,
             suite: stored.suite,
             strategy: keygraph::Strategy::default(),

@@ -270,7 +270,7 @@ impl Core {
         };
         let messages = std::mem::take(&mut epoch.messages);
         let tag = epoch.tag.clone();
-        let (header, reason) = (epoch.header, epoch.recipe.announcement.reason);
+        let (header, reason, touched) = (epoch.header, epoch.recipe.announcement.reason, epoch.places());
         let by_choice = epoch.recipe.by_choice.iter().map(|(member, _)| (*member, None));
         let ended = epoch.recipe.ended.iter().map(|(member, cause)| (*member, Some(*cause)));
         let ended: Vec<(MemberId, Option<Cause>)> = by_choice.chain(ended).collect();
@@ -290,6 +290,8 @@ impl Core {
         let cut = cores::map_all(&planned, plan.updates.len(), |message| {
             datagrams(message, header, &self.coder, (&self.config.signing, &tag))
         });
+        let datagrams = cut.iter().flatten().flatten().map(|(_, octets)| octets);
+        self.outputs.extend(group.publish_epoch(now, (&plan, touched), datagrams));
         let all: usize = planned.iter().map(|message| message.plan.layout.total_units()).sum();
         let units = planned.iter().map(|message| message.octets.len().div_ceil(fec::UNIT)).sum();
         if members > 0 {

@@ -16,10 +16,11 @@ use zeroize::Zeroizing;
 
 use super::RunError;
 use super::events::log;
+use super::publisher::Publisher;
 use super::relays::Relays;
 use super::subscribers::{Pushed, Queues};
 use super::turn::Turn;
-use crate::core::{Admin, AdminError, AdminReply, Core, GroupConfig, Input, Output};
+use crate::core::{Admin, AdminError, AdminReply, Core, Event, GroupConfig, Input, Output};
 use crate::store::{Store, StoreError};
 
 /// Commands that wait for the core: what all doors together let in at once. Beyond it they wait, and so do peers.
@@ -96,6 +97,7 @@ pub(super) struct Engine {
     pub(super) queue: (mpsc::Sender<Command>, mpsc::Receiver<Command>),
     halted: bool,
     pub(super) turn: Box<dyn Turn>,
+    publisher: Publisher,
 }
 
 impl Engine {
@@ -105,6 +107,7 @@ impl Engine {
         turn: Box<dyn Turn>,
         relays: Relays,
         multicast: SendOptions,
+        publisher: Publisher,
     ) -> Self {
         Self {
             core,
@@ -123,6 +126,7 @@ impl Engine {
             queue: mpsc::channel(QUEUE),
             halted: false,
             turn,
+            publisher,
         }
     }
 
@@ -158,6 +162,7 @@ impl Engine {
             }
             let over = stopping.is_some_and(|since| since.elapsed() >= drain);
             if stopping.is_some() && (over || (self.core.is_idle() && self.write.is_none())) {
+                self.publisher.flush().await;
                 tracing::info!(complete = !over, "drained; key server ends");
                 return Ok(());
             }
@@ -299,7 +304,13 @@ impl Engine {
                 Output::AdminReply { ticket, result } => {
                     self.answers.remove(&ticket).map(|answer| answer.send(result));
                 }
-                Output::Event(event) => log(&event),
+                Output::Publish(publication) => self.publisher.publish(*publication),
+                Output::Event(event) => {
+                    if let Event::Reign { term, .. } = event {
+                        self.publisher.reign(term);
+                    }
+                    log(&event);
+                }
                 Output::Halt => self.halted = true,
             }
         }

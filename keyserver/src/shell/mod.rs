@@ -7,6 +7,7 @@ mod events;
 mod latch;
 mod offline;
 mod policy;
+mod publisher;
 mod registrars;
 mod relays;
 mod requests;
@@ -33,6 +34,7 @@ use crate::store::{BackupError, Journal, RedbBackend, SiteKey, Stopping, Store, 
 use engine::Engine;
 use latch::ByLatch;
 pub use offline::{recover, restore};
+use publisher::Publisher;
 use relays::Relays;
 use turn::{Alone, Turn};
 
@@ -138,7 +140,7 @@ pub fn main(args: Args) -> ExitCode {
 
 /// Runs until `shutdown`, then finishes what was accepted.
 pub async fn run(checked: Checked, shutdown: Shutdown) -> Result<(), RunError> {
-    let Checked { core: config, file, store: place, credentials, noise, policy } = checked;
+    let Checked { core: config, file, store: place, publish, credentials, noise, policy } = checked;
     let key = site_key(&place, &file.store_key)?;
     let groups = config.groups.clone();
     let turn: Box<dyn Turn> = match &place {
@@ -166,7 +168,8 @@ pub async fn run(checked: Checked, shutdown: Shutdown) -> Result<(), RunError> {
     let registrars = listen("registrars", file.listen_registrars).await?;
     let admin = admin::Socket::bind(&file.admin_socket)
         .map_err(|source| RunError::Listen { what: file.admin_socket.display().to_string(), source })?;
-    let mut engine = Engine::new(core, store, turn, Relays::open(&file.relays, file.dscp)?, file.multicast());
+    let (relays, publisher) = (Relays::open(&file.relays, file.dscp)?, Publisher::start(publish));
+    let mut engine = Engine::new(core, store, turn, relays, file.multicast(), publisher);
     groups.iter().try_for_each(|group| engine.add_destination(group.destination))?;
     let handle = engine.handle();
     let identity = credentials.identity().clone();

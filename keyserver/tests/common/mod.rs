@@ -32,6 +32,7 @@ pub(crate) fn group(id: u32, name: &str, allow: &str) -> GroupConfig {
     GroupConfig {
         id: GroupId(id),
         name: name.into(),
+        published: false,
         destination: ([239, 0, 0, 1], 7_000).into(),
         degree: Degree::new(3).unwrap(),
         suite: Suite::Aes256,
@@ -181,6 +182,8 @@ impl<S: Store> World<S> {
                 }
                 Output::Push { sessions, octets } => self.pushed.push((sessions, octets)),
                 Output::EndSubscription { session } => self.ended.push(session),
+                // The world in `tests` reads it.
+                Output::Publish(_) => panic!("nothing is published here"),
                 Output::Datagram { octets, .. } => self.datagrams.push(octets),
                 Output::AdminReply { result, .. } => self.answers.push(result),
                 Output::Event(event) => self.events.push(event),

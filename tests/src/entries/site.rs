@@ -68,6 +68,7 @@ fn group(id: u32, name: &str, allow: IdentityPattern, kind: Kind) -> server::Gro
     server::GroupConfig {
         id: GroupId(id),
         name: name.into(),
+        published: false,
         destination: ([239, 0, 0, 1], 7_000).into(),
         degree: kind.degree,
         suite: kind.suite,
@@ -149,7 +150,7 @@ impl Site {
                     self.replies.push((session, Some(message.to_vec())));
                 }
                 server::Output::Push { sessions, .. } => assert!(!sessions.is_empty(), "pushed to nobody"),
-                server::Output::EndSubscription { .. } => {}
+                server::Output::EndSubscription { .. } | server::Output::Publish(_) => {}
                 server::Output::Refuse { session } => self.replies.push((session, None)),
                 server::Output::Datagram { octets, .. } => self.datagrams.push(octets),
                 server::Output::AdminReply { result, .. } => _ = result.expect("a command is carried out"),

@@ -99,6 +99,7 @@ pub(super) fn config() -> Config {
     let group = GroupConfig {
         id: GroupId(1),
         name: GROUP.into(),
+        published: false,
         destination: ([239, 0, 0, 1], 7_000).into(),
         degree: Degree::new(2).unwrap(),
         suite: Suite::Aes128,

@@ -1,6 +1,6 @@
 //! The clients, their requests, and their registration.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use keyserver::core as server;
 use protocol::credential::NO_END;
 use protocol::registration::{FromRegistrar, ToRegistrar};
 use protocol::request::{Losses, Operations, Request, RequestId};
-use protocol::{Authentication, IndividualKey, SigningKey};
+use protocol::{Authentication, GroupId, IndividualKey, SigningKey};
 
 use super::network::Network;
 use super::{GROUPS, Happening, World, identity};
@@ -26,6 +26,8 @@ pub struct Client {
     pub evicted: BTreeSet<String>,
     pub(super) life: u64,
     pub(super) listens: BTreeSet<SocketAddr>,
+    /// Groups whose newest beacon it watches.
+    pub(super) follows: BTreeSet<GroupId>,
     pub(super) cut_off_until: Duration,
     /// How far its clock is ahead.
     pub(super) ahead: Duration,
@@ -48,6 +50,7 @@ impl World {
             evicted: BTreeSet::new(),
             life: 0,
             listens: BTreeSet::new(),
+            follows: BTreeSet::new(),
             cut_off_until: Duration::ZERO,
             ahead: Duration::ZERO,
             dice,
@@ -58,7 +61,9 @@ impl World {
     fn client_core(&mut self, wants: &BTreeSet<String>) -> client::Core {
         let signing = vec![SigningKey::from_seed(&[5; 32]).unwrap().public()];
         let groups = wants.iter().cloned().collect();
-        let config = client::Config { groups, signing, carriers: client::Carriers::default() };
+        let others = if self.story.published { client::Carrier::Zookeeper } else { client::Carrier::Multicast };
+        let carriers = client::Carriers { others, named: BTreeMap::new() };
+        let config = client::Config { groups, signing, carriers };
         client::Core::new(config, Box::new(self.dice.fork()))
     }
 
@@ -84,6 +89,7 @@ impl World {
         who.core = core;
         who.life += 1;
         who.listens.clear();
+        who.follows.clear();
         self.record.count("client crashes");
         self.client_input(client, client::Input::Timeout);
     }
@@ -188,6 +194,11 @@ impl World {
                 }
                 client::Output::Subscribe(destination) => drop(self.clients[client].listens.insert(destination)),
                 client::Output::Unsubscribe(destination) => drop(self.clients[client].listens.remove(&destination)),
+                client::Output::Follow(group) => self.follow(client, group),
+                client::Output::Unfollow(group) => drop(self.clients[client].follows.remove(&group)),
+                client::Output::Read { id, group, names } => {
+                    self.later(client, 250, Happening::Look { client, life, id, group, names });
+                }
                 client::Output::Feed { snapshot, .. } => {
                     let (Some(group), Some(id)) = (snapshot.group_id, self.clients[client].core.registration()) else {
                         continue;
@@ -200,6 +211,20 @@ impl World {
                 client::Output::Event(client::Event::Resynced { .. }) => {
                     self.record.count("re-synchronizations");
                     *self.record.resynced.entry(client).or_default() += 1;
+                }
+                client::Output::Event(client::Event::PagesUnusable { why, .. }) => {
+                    let known = [
+                        "nothing newer",
+                        "cannot be read",
+                        "does not answer",
+                        "do not have this member",
+                        "does not follow",
+                        "no pages",
+                    ];
+                    match known.iter().find(|known| why.contains(**known)) {
+                        Some(known) => self.record.count(known),
+                        None => self.record.complaints.push(format!("pages: {why}")),
+                    }
                 }
                 client::Output::Event(client::Event::Installed { group, epoch, how, .. }) => {
                     if how == client::How::Multicast {

@@ -7,6 +7,7 @@
 mod clients;
 mod flood;
 mod network;
+mod published;
 mod serving;
 mod story;
 
@@ -25,6 +26,7 @@ use protocol::{Beacon, GroupId, MemberId, Suite};
 use crate::dice::Dice;
 use crate::record::Record;
 use flood::{Flood, Genuine};
+use published::Ensemble;
 
 pub use clients::Client;
 pub use flood::Forger;
@@ -40,7 +42,13 @@ enum Happening {
     RequestFailed { client: usize, life: u64, id: RequestId, refused: bool },
     Register { client: usize, life: u64 },
     Registered { client: usize, life: u64, id: MemberId, registration: u64 },
+    Published { life: u64, publication: server::Publication },
+    Now { client: usize, life: u64, group: GroupId },
+    Look { client: usize, life: u64, id: u64, group: GroupId, names: Vec<String> },
+    Looked { client: usize, life: u64, id: u64, group: GroupId, values: Option<Vec<Option<Vec<u8>>>> },
     Fault,
+    Dead,
+    Silence,
     ServerStarts,
     Leap { who: Who, by: Duration },
     Lie,
@@ -84,6 +92,7 @@ pub struct World {
     degree: u8,
     tickets: BTreeMap<u64, (String, usize)>,
     flood: Option<Flood>,
+    ensemble: Ensemble,
 }
 
 /// A world from its story, lived to its end.
@@ -138,7 +147,12 @@ impl World {
             batch,
             degree,
             tickets: BTreeMap::new(),
+            ensemble: Ensemble::default(),
         };
+        if let Some(at) = world.story.dead_from {
+            world.at(at, Happening::Dead);
+            world.at(at.saturating_sub(Duration::from_secs(20)), Happening::Silence);
+        }
         world.start_server();
         (0..world.story.people.unwrap_or(people)).for_each(|_| world.add_client());
         world.at(world.now + Duration::from_secs(1), Happening::Fault);
@@ -228,6 +242,24 @@ impl World {
                 self.client_input(client, client::Input::Registered { client: id, registration });
             }
             Happening::Registered { .. } => {}
+            Happening::Published { life, publication } if life == self.server_life => self.stand(publication),
+            Happening::Published { .. } => {}
+            Happening::Now { client, life, group } => self.show(client, life, group),
+            Happening::Look { client, life, id, group, names } => self.look(client, life, (id, group), &names),
+            Happening::Looked { client, life, id, group, values } if life == self.clients[client].life => {
+                let input = match &values {
+                    Some(values) => client::Input::Read { id, group, values },
+                    None => client::Input::ReadFailed { id, group },
+                };
+                self.client_input(client, input);
+            }
+            Happening::Looked { .. } => {}
+            Happening::Dead => self.kill_server(),
+            Happening::Silence => {
+                let until = self.now + Duration::from_secs(30);
+                let half = self.clients.iter_mut().step_by(2).filter(|_| self.story.cut_off_half);
+                half.for_each(|client| client.cut_off_until = until);
+            }
             Happening::Fault => self.fault(),
             Happening::Leap { who, by } => self.leap(who, by),
             Happening::Lie => self.lie(),

@@ -31,6 +31,7 @@ impl World {
         let group = |id: u32, name: &str| server::GroupConfig {
             id: GroupId(id),
             name: name.into(),
+            published: self.story.published,
             destination: ([239, 0, 0, u8::try_from(id).unwrap()], 7_000).into(),
             degree: Degree::new(self.degree).unwrap(),
             suite: self.suite,
@@ -151,6 +152,9 @@ impl World {
                 self.store_write(write);
             }
         }
+        if self.story.dead_from.is_some_and(|from| from <= self.now) {
+            return;
+        }
         let after = delay(&mut self.dice, 3_000);
         self.at(self.now + after, Happening::ServerStarts);
     }
@@ -185,6 +189,7 @@ impl World {
                     }
                 }
                 server::Output::Datagram { destination, octets } => self.multicast(destination, &octets),
+                server::Output::Publish(publication) => self.publish(*publication),
                 server::Output::AdminReply { ticket, result } => {
                     if let (Some((group, client)), Ok(_)) = (self.tickets.remove(&ticket), result) {
                         self.clients[client].evicted.insert(group);
@@ -214,6 +219,7 @@ impl World {
                     self.record.complaints.push(format!("term {} after a higher one", epoch.term));
                 }
                 group.terms.insert(epoch.epoch, epoch.term);
+                group.newest_at = self.now;
                 group.epoch(&epoch.plan);
                 self.record.count("epochs");
             }

@@ -42,6 +42,12 @@ pub struct Story {
     pub forger: Option<(Forger, usize)>,
     /// The clocks of these leap by so much, at that time.
     pub leaps: Vec<(Duration, Who, Duration)>,
+    /// Whether members read what is published, and nothing is multicast to them.
+    pub published: bool,
+    /// The key server is dead from then on.
+    pub dead_from: Option<Duration>,
+    /// Every second client hears nothing in the 20 seconds before that, nor in the ten after it.
+    pub cut_off_half: bool,
     /// Whether client 0 reports ten times a second that it loses everything, in bursts of 2^32 units.
     pub liar: bool,
 }
@@ -59,6 +65,9 @@ impl Story {
             repair: RepairScheme::default(),
             forger: None,
             leaps: Vec::new(),
+            published: false,
+            dead_from: None,
+            cut_off_half: false,
             liar: false,
         }
     }

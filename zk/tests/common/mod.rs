@@ -10,7 +10,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use zk::{Options, TlsFiles};
+use zk::{Options, Role, TlsFiles};
 
 pub(crate) const SERVERS: [u16; 3] = [1, 2, 3];
 pub(crate) const SESSION: Duration = Duration::from_secs(2);
@@ -128,7 +128,7 @@ impl Ensemble {
     fn options(&self, root: &str, ports: u16) -> Options {
         let hosts: Vec<String> = SERVERS.iter().map(|n| format!("127.0.0.1:{}", ports + n)).collect();
         let ensemble = format!("zookeeper://{}/{root}", hosts.join(",")).parse().unwrap();
-        Options { ensemble, session_timeout: SESSION, tls: None, digest: None, owners: Vec::new() }
+        Options { ensemble, role: Role::Keeper, session_timeout: SESSION, tls: None, digest: None, owners: Vec::new() }
     }
 
     /// In the clear, by digest.

@@ -61,6 +61,7 @@ impl Group {
         self.ending = None;
         self.attempt = 0;
         (self.role, self.lease_s) = (Some(role), lease_s);
+        self.is_for_key_server = false;
         (self.joined_epoch, self.left_epoch) = (Some(joined_epoch), None);
         self.set(Status::Member, "");
         let how = if ask == Ask::Join {

@@ -274,6 +274,8 @@ impl Client {
                 Output::Request { message, .. } => self.requests.push(Request::decode(&message).unwrap()),
                 Output::Stream { message, .. } => self.streams.push(Request::decode(&message).unwrap()),
                 Output::EndStream => self.streams_ended += 1,
+                // The world in `tests` reads what is published.
+                Output::Follow(_) | Output::Unfollow(_) | Output::Read { .. } => panic!("nothing is published here"),
                 Output::Subscribe(to) => assert!(self.subscribed.insert(to), "subscribed twice"),
                 Output::Unsubscribe(to) => {
                     assert!(self.subscribed.remove(&to), "was not subscribed")
