@@ -101,7 +101,7 @@ signing_key = "pki/ks.signing"
 admin_socket = "ks.sock"
 {netns.tls("ks")}[[registrar]]
 identity = "spiffe://demo/registrar/r1"
-may_register = ["spiffe://demo/member/*"]
+may_register.certificate = ["spiffe://demo/member/*"]
 [[group]]
 id = 1
 name = "demo"

@@ -3,12 +3,13 @@
 use std::time::Duration;
 
 use keygraph::{Degree, Strategy};
-use keyserver::core::{Admin, Config, Core, GroupConfig, Input, Output, RECORDS_PER_SNAPSHOT};
+use keyserver::core::{Access, Admin, Config, Core, GroupConfig, Input, Output, RECORDS_PER_SNAPSHOT};
 use keyserver::store::Loaded;
+use protocol::credential::NO_END;
 use protocol::identity::{Identity, IdentityPattern};
 use protocol::registration::{FromRegistrar, ToRegistrar};
 use protocol::request::{Act, Losses, Operations, Outcome, Preamble, Reply, Request, RequestId, Resync};
-use protocol::{Entropy, GroupId, IndividualKey, MemberId, SigningKey, Suite};
+use protocol::{Authentication, Entropy, GroupId, IndividualKey, MemberId, SigningKey, Suite};
 use zeroize::Zeroizing;
 
 use crate::Failure;
@@ -49,7 +50,7 @@ pub(crate) fn config(records_per_snapshot: usize) -> Result<Config, Failure> {
         batch: Duration::from_secs(1),
         compaction: 64,
         repair: fec::RepairScheme::default(),
-        allow: vec![everybody()?],
+        access: Access::open([everybody()?]),
         max_members: 1_000_000,
         refresh: None,
         beacon: Duration::from_secs(1),
@@ -61,7 +62,7 @@ pub(crate) fn config(records_per_snapshot: usize) -> Result<Config, Failure> {
     };
     Ok(Config {
         name: "ks".into(),
-        registrars: vec![(registrar, vec![everybody()?])],
+        registrars: vec![(registrar, vec![(Authentication::Certificate, everybody()?)])],
         groups: vec![group],
         bits_per_second: 8_000_000_000,
         resyncs_per_second: 4_000,
@@ -217,9 +218,20 @@ impl KeyServer {
 
     fn register(&mut self, identity: &str) -> Result<(MemberId, u64), Failure> {
         let identity = Identity::parse(identity)?;
-        self.handle(Input::FromRegistrar { link: 1, frame: &FromRegistrar::FetchNumber { tag: 1, identity }.encode() });
+        self.handle(Input::FromRegistrar {
+            link: 1,
+            frame: &FromRegistrar::FetchNumber { tag: 1, kind: Authentication::Certificate, identity }.encode(),
+        });
         let (client, registration) = self.number.take().ok_or("no number")?;
-        let frame = FromRegistrar::HandOver { tag: 2, client, registration, key: IndividualKey::new([9; 32]) }.encode();
+        let frame = FromRegistrar::HandOver {
+            tag: 2,
+            client,
+            registration,
+            key: IndividualKey::new([9; 32]),
+            ends: NO_END,
+            credential: vec![1; 33],
+        }
+        .encode();
         self.handle(Input::FromRegistrar { link: 1, frame: &frame });
         Ok((client, registration))
     }

@@ -14,12 +14,14 @@ use aws_lc_rs::agreement::{PrivateKey, X25519};
 use protocol::identity::{Identity, IdentityError};
 use protocol::site::SiteCertificate;
 use protocol::{SigningKey, Suite, VerifyingKey};
-use rcgen::{
-    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
-    SanType,
-};
 use thiserror::Error;
 use zeroize::Zeroizing;
+
+pub use authority::{Authority, Leaf};
+pub use tokens::TokenIssuer;
+
+mod authority;
+mod tokens;
 
 /// Certificates begin this long ago, so that clocks that are a little behind accept them.
 const EARLIER: Duration = Duration::from_secs(300);
@@ -74,77 +76,12 @@ pub enum PkiError {
     /// A key cannot be made.
     #[error("cannot make a key")]
     Key,
-}
-
-/// An authority that certifies identities.
-pub struct Authority {
-    issuer: Issuer<'static, KeyPair>,
-    pem: String,
-}
-
-/// A certificate and its private key, both PEM.
-pub struct Leaf {
-    /// The certificate.
-    pub certificate: String,
-    /// The private key (PKCS#8).
-    pub key: Zeroizing<String>,
-}
-
-impl std::fmt::Debug for Leaf {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Leaf(***)")
-    }
-}
-
-impl std::fmt::Debug for Authority {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Authority(***)")
-    }
-}
-
-impl Authority {
-    /// A new one, which holds for `days`.
-    ///
-    /// # Errors
-    /// See [`PkiError`].
-    pub fn new(name: &str, days: u32) -> Result<Self, PkiError> {
-        let mut params = params(&validity(days));
-        params.distinguished_name.push(DnType::CommonName, name);
-        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
-        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-        let key = KeyPair::generate()?;
-        let pem = params.self_signed(&key)?.pem();
-        Ok(Self { issuer: Issuer::new(params, key), pem })
-    }
-
-    /// Its certificate, PEM: the root that others are configured with.
-    pub fn pem(&self) -> &str {
-        &self.pem
-    }
-
-    /// A certificate for `identity`, for `days` from now.
-    ///
-    /// # Errors
-    /// See [`PkiError`].
-    pub fn issue(&self, identity: &Identity, days: u32) -> Result<Leaf, PkiError> {
-        self.issue_uris(&[identity.as_str()], &validity(days))
-    }
-
-    /// A certificate with any URI SANs and validity (seconds since 1970), for tests of refusals.
-    ///
-    /// # Errors
-    /// See [`PkiError`].
-    pub fn issue_uris(&self, uris: &[&str], (begin, end): &(u64, u64)) -> Result<Leaf, PkiError> {
-        let mut params = params(&(*begin, *end));
-        for uri in uris {
-            params.subject_alt_names.push(SanType::URI((*uri).try_into()?));
-        }
-        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth, ExtendedKeyUsagePurpose::ServerAuth];
-        let key = KeyPair::generate()?;
-        let certificate = params.signed_by(&key, &self.issuer)?.pem();
-        Ok(Leaf { certificate, key: Zeroizing::new(key.serialize_pem()) })
-    }
+    /// A token cannot be signed.
+    #[error("cannot sign a token: {0}")]
+    Token(#[from] jsonwebtoken::errors::Error),
+    /// A file is not what it should be.
+    #[error("{}: not a key in hexadecimal digits", .0.display())]
+    NoKey(PathBuf),
 }
 
 /// Makes a whole PKI in `folder`:
@@ -157,6 +94,7 @@ impl Authority {
 /// NAME-2.pem and so on       the same for its first standby, NAME-3.pem and so on for the next
 /// NAME.site                  the site certificate for all of this name, hexadecimal
 /// site.key site.pub          the site's own key, Ed25519, hexadecimal
+/// token.key token-keys.json  a key that signs tokens (PKCS #8, hexadecimal), and its public half as a JWK set
 /// ```
 ///
 /// # Errors
@@ -190,6 +128,9 @@ pub fn create(folder: &Path, spec: &Spec) -> Result<(), PkiError> {
         public(folder, &format!("{name}.pem"), &leaf.certificate)?;
         private(folder, &format!("{name}.key"), &leaf.key)?;
     }
+    let tokens = TokenIssuer::generate()?;
+    private(folder, "token.key", &hex_line(tokens.key()))?;
+    public(folder, "token-keys.json", &tokens.key_set()?)?;
     site(folder, spec)
 }
 
@@ -251,14 +192,6 @@ pub fn site_public(folder: &Path) -> Result<VerifyingKey, PkiError> {
     let path = folder.join("site.pub");
     let text = fs::read_to_string(&path).map_err(|source| PkiError::Io { path, source })?;
     protocol::codec::from_hex(&text, "site.pub").map(VerifyingKey::Ed25519).map_err(|_| PkiError::Key)
-}
-
-fn params((begin, end): &(u64, u64)) -> CertificateParams {
-    let mut params = CertificateParams::default();
-    let epoch = rcgen::date_time_ymd(1970, 1, 1);
-    params.not_before = epoch + Duration::from_secs(*begin);
-    params.not_after = epoch + Duration::from_secs(*end);
-    params
 }
 
 /// First and last second, since 1970.

@@ -10,7 +10,6 @@ use std::time::Duration;
 use net::ConfigError;
 use net::config::in_range;
 use net::multicast::{Impairment, Interface, MAX_SOURCES, ReceiveOptions};
-use net::tls::{CredentialFiles, Credentials};
 use protocol::identity::Identity;
 use protocol::site::SiteCertificate;
 use protocol::{MAX_NAME, VerifyingKey};
@@ -18,6 +17,7 @@ use serde::Deserialize;
 use zk::{AddressError, Options, Role, TlsFiles};
 
 use crate::core::{self, Carrier, Carriers, MAX_GROUPS};
+use crate::credential::Credential;
 
 /// Registrars in a configuration: each is tried for up to 10 s, and a minute is the longest that a try may take.
 const MAX_REGISTRARS: usize = 6;
@@ -46,10 +46,19 @@ pub struct FileConfig {
     pub site_key: String,
     /// File with the site certificate of the key server, in hexadecimal digits. Required.
     pub site_certificate: PathBuf,
-    /// PEM file with this client's certificate and those between it and a root. Required.
-    pub certificate: PathBuf,
-    /// PEM file, mode 0600, with the private key of that certificate. Required.
-    pub private_key: PathBuf,
+    /// PEM file with this client's certificate and those between it and a root. Required, or else `token_file`.
+    #[serde(default)]
+    pub certificate: Option<PathBuf>,
+    /// PEM file, mode 0600, with the private key of that certificate. Required with it.
+    #[serde(default)]
+    pub private_key: Option<PathBuf>,
+    /// File, mode 0600, with a signed token (JWT), for a client without a certificate. Read anew for each registration, and each
+    /// needs another token.
+    #[serde(default)]
+    pub token_file: Option<PathBuf>,
+    /// The identity in that token. Required with it.
+    #[serde(default)]
+    pub identity: Option<String>,
     /// PEM file with the certificates of the authorities that registrars must be under. Required.
     pub trust_roots: PathBuf,
     /// Groups to join at the start, 0 to 64 names of 1 to 64 octets. Default: none.
@@ -177,7 +186,7 @@ pub struct Settings {
     pub(crate) preferred: Arc<AtomicUsize>,
     pub(crate) registrars: Vec<(String, Identity)>,
     pub(crate) site: SiteCertificate,
-    pub(crate) credentials: Credentials,
+    pub(crate) credential: Credential,
     pub(crate) groups: Vec<String>,
     pub(crate) carriers: Carriers,
     /// Where groups are published.
@@ -257,18 +266,13 @@ impl FileConfig {
             return Err(ConfigError::invalid("zookeeper", "carrier `zookeeper` needs this table, with its `ensemble`"));
         }
         let site = site(&self, folder)?;
-        let credentials = Credentials::load(&CredentialFiles {
-            certificate: folder.join(&self.certificate),
-            key: folder.join(&self.private_key),
-            roots: folder.join(&self.trust_roots),
-        })
-        .map_err(|why| ConfigError::invalid("certificate, private_key, trust_roots", why))?;
+        let credential = Credential::check(&self, folder)?;
         Ok(Settings {
             key_servers: [vec![self.key_server_address], self.standby_addresses].concat(),
             preferred: Arc::default(),
             registrars,
             site,
-            credentials,
+            credential,
             groups: self.groups,
             carriers: Carriers { others: self.carrier, named: self.carriers },
             published,

@@ -6,6 +6,7 @@
 
 pub mod config;
 pub mod core;
+mod credential;
 pub mod feed;
 mod shell;
 

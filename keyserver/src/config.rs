@@ -1,9 +1,11 @@
 //! The key server's configuration file, and everything about it that can be wrong.
 
 mod group;
+pub mod policy;
+mod rule;
 mod store;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -14,12 +16,14 @@ use net::noise::StaticKey;
 use net::secret_file;
 use net::tls::{CredentialFiles, Credentials};
 use protocol::identity::{Identity, IdentityPattern};
-use protocol::{MAX_NAME, SigningKey};
+use protocol::{Authentication, MAX_NAME, SigningKey};
 use serde::Deserialize;
 
 pub use self::store::{Place, PublishConfig, StoreConfig, ZooKeeperConfig};
 use crate::core;
 pub use group::{GraphConfig, GroupFileConfig};
+use policy::PolicySource;
+pub use rule::RuleFileConfig;
 
 /// The file, key by key. Relative paths start from the folder of the file.
 #[derive(Debug, Clone, Deserialize)]
@@ -98,7 +102,12 @@ pub struct FileConfig {
     pub tls: CredentialFiles,
     /// The registrars; at least one.
     pub registrar: Vec<RegistrarConfig>,
-    /// The groups; at least one.
+    /// File with the policy: the groups and who may be in them, as `[[group]]` tables. It is read again when it changes. Required
+    /// if those do not stand here.
+    #[serde(default)]
+    pub policy: Option<PathBuf>,
+    /// The groups, if there is no `policy`.
+    #[serde(default)]
     pub group: Vec<GroupFileConfig>,
 }
 
@@ -108,8 +117,9 @@ pub struct FileConfig {
 pub struct RegistrarConfig {
     /// Identity in its certificate. Required.
     pub identity: String,
-    /// Identities that it may register: exact, or `spiffe://domain/path/*`. Required, not empty.
-    pub may_register: Vec<String>,
+    /// For each kind of authentication, `certificate` or `token`, the identities that it may register by it: exact, or
+    /// `spiffe://domain/path/*`. Required, not empty.
+    pub may_register: BTreeMap<String, Vec<String>>,
 }
 
 fn ttl() -> u8 {
@@ -124,9 +134,6 @@ fn resyncs_per_second() -> u32 {
 fn compact_every_hours() -> u32 {
     24
 }
-
-/// Ten thousand groups a server is the size that the design is for; each costs timers and beacons.
-const MAX_GROUPS: usize = 10_000;
 
 /// Each relay takes its share of the ceiling, and a relay can serve further ones: with more than some tens, those should.
 const MAX_RELAYS: usize = 64;
@@ -146,6 +153,8 @@ pub struct Checked {
     pub credentials: Credentials,
     /// For requests.
     pub noise: StaticKey,
+    /// Where the policy is read again.
+    pub policy: PolicySource,
 }
 
 impl Checked {
@@ -156,18 +165,10 @@ impl Checked {
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
         let mut file: FileConfig = load(path)?;
         let folder = path.parent().unwrap_or(Path::new("")).to_owned();
-        let tls = &mut file.tls;
-        for path in [
-            &mut file.store_key,
-            &mut file.noise_key,
-            &mut file.signing_key,
-            &mut file.admin_socket,
-            &mut tls.certificate,
-            &mut tls.key,
-            &mut tls.roots,
-        ] {
+        for path in [&mut file.store_key, &mut file.noise_key, &mut file.signing_key, &mut file.admin_socket] {
             *path = folder.join(&*path);
         }
+        file.tls = file.tls.within(&folder);
         if let Some(path) = &mut file.backup_key {
             *path = folder.join(&*path);
             secret_file::read(&*path).map_err(|e| ConfigError::invalid("backup_key", e))?;
@@ -176,10 +177,6 @@ impl Checked {
             Place::check(&file.store, file.zookeeper.as_ref(), file.publish.is_some(), &file.store_key, &folder)?;
         let publish = file.publish.as_ref().map(|publish| publish.check(&file.store, file.zookeeper.as_ref(), &folder));
         let publish = publish.transpose()?;
-        if let Some(group) = file.group.iter().find(|group| group.publish && publish.is_none()) {
-            let why = "the table `[publish]` is missing, which says where";
-            return Err(ConfigError::invalid(format!("group `{}`: publish", group.name), why));
-        }
         let credentials = Credentials::load(&file.tls).map_err(|e| ConfigError::invalid("tls", e))?;
         let noise = StaticKey::load(&file.noise_key).map_err(|e| ConfigError::invalid("noise_key", e))?;
         let seed = secret_file::read(&file.signing_key).map_err(|e| ConfigError::invalid("signing_key", e))?;
@@ -210,8 +207,17 @@ impl Checked {
             }
             _ => return Err(ConfigError::invalid("site_certificate", "it and `site_key` are given together")),
         };
-        let core = core::Config { others, ..file.core(signing)? };
-        Ok(Self { core, file, store, publish, credentials, noise })
+        let policy = match &file.policy {
+            Some(path) if file.group.is_empty() => (folder.join(path), false),
+            Some(_) => {
+                return Err(ConfigError::invalid("policy", "`[[group]]` tables stand there or here, not in both"));
+            }
+            None => (path.to_owned(), true),
+        };
+        let (path, is_own) = policy;
+        let policy = PolicySource { path, is_own, loopback: file.is_loopback(), publishes: publish.is_some() };
+        let core = core::Config { others, ..file.core(signing, policy.read()?)? };
+        Ok(Self { core, file, store, publish, credentials, noise, policy })
     }
 }
 
@@ -221,22 +227,32 @@ impl FileConfig {
         SendOptions { interface: self.interface.clone(), ttl: self.ttl, dscp: self.dscp }
     }
 
-    fn core(&self, signing: SigningKey) -> Result<core::Config, ConfigError> {
+    /// Whether nothing leaves this machine.
+    fn is_loopback(&self) -> bool {
+        self.listen_requests.ip().is_loopback()
+            && self.listen_registrars.ip().is_loopback()
+            && self.interface.is_loopback()
+            && self.relays.iter().all(|relay| relay.ip().is_loopback())
+    }
+
+    fn core(&self, signing: SigningKey, groups: Vec<core::GroupConfig>) -> Result<core::Config, ConfigError> {
         name("name", &self.name)?;
         in_range("ttl", self.ttl, 1..=255)?;
         in_range("dscp", self.dscp, 0..=MAX_DSCP)?;
         in_range("number of [[registrar]] tables", self.registrar.len(), 1..=1_000)?;
-        in_range("number of [[group]] tables", self.group.len(), 1..=MAX_GROUPS)?;
         let registrars = (self.registrar.iter())
             .map(|registrar| {
                 let identity =
                     Identity::parse(&registrar.identity).map_err(|e| ConfigError::invalid("registrar.identity", e))?;
-                Ok((identity, patterns("registrar.may_register", &registrar.may_register)?))
+                in_range(
+                    "registrar.may_register: number of kinds",
+                    registrar.may_register.len(),
+                    1..=Authentication::ALL.len(),
+                )?;
+                Ok((identity, prefixes(&registrar.may_register)?))
             })
             .collect::<Result<Vec<_>, ConfigError>>()?;
         unique("registrar.identity", self.registrar.iter().map(|registrar| &registrar.identity))?;
-        unique("group.id", self.group.iter().map(|group| group.id))?;
-        unique("group.name", self.group.iter().map(|group| &group.name))?;
         in_range("number of relays", self.relays.len(), 0..=MAX_RELAYS)?;
         unique("relays", self.relays.iter())?;
         for relay in &self.relays {
@@ -244,23 +260,7 @@ impl FileConfig {
         }
         // Each datagram leaves once by multicast, and once to each relay.
         let copies = 1 + u64::try_from(self.relays.len()).unwrap_or(u64::MAX - 1);
-        let groups: Vec<core::GroupConfig> = self.group.iter().map(GroupFileConfig::check).collect::<Result<_, _>>()?;
-        let loopback = self.listen_requests.ip().is_loopback()
-            && self.listen_registrars.ip().is_loopback()
-            && self.interface.is_loopback()
-            && self.relays.iter().all(|relay| relay.ip().is_loopback());
-        for group in &groups {
-            let key = format!("group `{}`: suite", group.name);
-            if !signing.signs(group.suite) {
-                let why = format!("`{}` needs a signing key of its own, and none is configured", group.suite);
-                return Err(ConfigError::invalid(key, why));
-            }
-            if group.suite.is_broken() && !loopback {
-                let why =
-                    "it protects nothing: listen_requests, listen_registrars, interface and relays must be loopback";
-                return Err(ConfigError::invalid(key, why));
-            }
-        }
+        policy::check_suites(&groups, |suite| signing.signs(suite))?;
         Ok(core::Config {
             name: self.name.clone(),
             registrars,
@@ -288,6 +288,18 @@ fn patterns(key: &str, texts: &[String]) -> Result<Vec<IdentityPattern>, ConfigE
     in_range(format!("{key}: number of entries"), texts.len(), 1..=10_000)?;
     let parse = |text: &String| IdentityPattern::parse(text).map_err(|e| ConfigError::invalid(key, e));
     texts.iter().map(parse).collect()
+}
+
+/// Whom a registrar may register by which kind of authentication.
+fn prefixes(table: &BTreeMap<String, Vec<String>>) -> Result<core::Prefixes, ConfigError> {
+    let mut all = Vec::new();
+    for (name, texts) in table {
+        let key = format!("registrar.may_register.{name}");
+        let kind =
+            Authentication::named(name).ok_or_else(|| ConfigError::invalid(&key, "no such kind of authentication"))?;
+        all.extend(patterns(&key, texts)?.into_iter().map(|pattern| (kind, pattern)));
+    }
+    Ok(all)
 }
 
 fn unique<T: Ord + std::fmt::Debug>(key: &str, values: impl Iterator<Item = T>) -> Result<(), ConfigError> {

@@ -130,7 +130,9 @@ fn a_member_that_waits_for_its_renewal_takes_of_its_share_too() {
     world.wait(Duration::from_secs(2));
     let m1 = world.register("member/m1");
     world.replies.clear();
-    (0..6).for_each(|id| drop(world.send(m1, 10 + id, join())));
+    for id in 10..16 {
+        world.send(m1, id, join());
+    }
     assert!(world.replies.is_empty(), "its leaf is to be new first");
     world.wait(Duration::from_secs(1));
     let outcomes: Vec<Outcome> = world.replies.drain(..).flat_map(|(_, reply)| reply.unwrap().outcomes).collect();
@@ -148,11 +150,12 @@ fn an_evicted_member_is_out_at_once_and_stays_out_until_it_is_admitted() {
     let epoch = world.epoch();
     assert_eq!(world.evict("member/m1"), Ok(AdminReply::Epoch(epoch + 1)));
     assert_eq!(world.evict("member/nobody"), Err(AdminError::UnknownClient));
-    assert_eq!(world.resync(m1, (0, 0)), Outcome::Denied(Denial::NotMember));
-    assert_eq!(world.change(m1, 7, &[(Act::Join, "news")]), [Outcome::Denied(Denial::Policy)]);
+    assert_eq!(world.resync(m1, (0, 0)), Outcome::Denied(Denial::Evicted));
+    assert_eq!(world.change(m1, 7, &[(Act::Join, "news")]), [Outcome::Denied(Denial::Evicted)]);
     let store = world.store.clone();
     let mut world = World::start(&store, 2);
-    assert_eq!(world.change(m1, 8, &[(Act::Join, "news")]), [Outcome::Denied(Denial::Policy)], "after a restart too");
+    let outcomes = world.change(m1, 8, &[(Act::Join, "news")]);
+    assert_eq!(outcomes, [Outcome::Denied(Denial::Evicted)], "after a restart too");
     let admit = Admin::Admit { group: "news".into(), identity: identity("member/m1") };
     assert_eq!(world.admin(admit), Ok(AdminReply::Done));
     world.join(m1, "news");

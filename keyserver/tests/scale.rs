@@ -6,11 +6,12 @@
 use std::time::Duration;
 
 use keygraph::{Degree, Strategy};
-use keyserver::core::{Admin, AdminReply, Config, Core, Event, GroupConfig, Input, Output};
+use keyserver::core::{Access, Admin, AdminReply, Config, Core, Event, GroupConfig, Input, Output};
+use protocol::credential::NO_END;
 use protocol::identity::{Identity, IdentityPattern};
 use protocol::registration::{FromRegistrar, ToRegistrar};
 use protocol::request::{Act, Operations, Outcome, Reply, Request, RequestId};
-use protocol::{Entropy, GroupId, IndividualKey, MemberId, SigningKey, Suite};
+use protocol::{Authentication, Entropy, GroupId, IndividualKey, MemberId, SigningKey, Suite};
 
 struct Count(u64);
 
@@ -53,7 +54,7 @@ fn group(id: u32, batch: Duration) -> GroupConfig {
         batch,
         compaction: 64,
         repair: fec::RepairScheme::default(),
-        allow: vec![IdentityPattern::parse("spiffe://scale/member/*").unwrap()],
+        access: Access::open([IdentityPattern::parse("spiffe://scale/member/*").unwrap()]),
         max_members: 1_000_000,
         refresh: None,
         beacon: Duration::from_secs(600),
@@ -70,7 +71,10 @@ impl Shell {
         let identity = Identity::parse("spiffe://scale/registrar").unwrap();
         let config = Config {
             name: "ks".into(),
-            registrars: vec![(identity.clone(), vec![IdentityPattern::parse("spiffe://scale/member/*").unwrap()])],
+            registrars: vec![(
+                identity.clone(),
+                vec![(Authentication::Certificate, IdentityPattern::parse("spiffe://scale/member/*").unwrap())],
+            )],
             groups: (1..=groups).map(|id| group(id, batch)).collect(),
             bits_per_second: 8_000_000_000,
             resyncs_per_second: 4_000,
@@ -140,10 +144,15 @@ impl Shell {
 
     fn register(&mut self, number: u32) -> (MemberId, u64) {
         let identity = Identity::parse(&format!("spiffe://scale/member/m{number}")).unwrap();
-        self.handle(Input::FromRegistrar { link: 1, frame: &FromRegistrar::FetchNumber { tag: 1, identity }.encode() });
+        self.handle(Input::FromRegistrar {
+            link: 1,
+            frame: &FromRegistrar::FetchNumber { tag: 1, kind: Authentication::Certificate, identity }.encode(),
+        });
         let (client, registration) = self.number.take().unwrap();
         let key = IndividualKey::new([9; 32]);
-        let frame = FromRegistrar::HandOver { tag: 2, client, registration, key }.encode();
+        let frame =
+            FromRegistrar::HandOver { tag: 2, client, registration, key, ends: NO_END, credential: vec![1; 33] }
+                .encode();
         self.handle(Input::FromRegistrar { link: 1, frame: &frame });
         (client, registration)
     }

@@ -66,7 +66,7 @@ fn it_answers_who_missed_something_as_the_other_would_and_with_the_others_beacon
     // An evicted member gets nothing from either.
     active.evict("member/m1").unwrap();
     standby.follow();
-    assert_eq!(active.resync(m1, seen), Outcome::Denied(Denial::NotMember));
+    assert_eq!(active.resync(m1, seen), Outcome::Denied(Denial::Evicted));
     assert_eq!(standby.resync(m1, seen), Outcome::Denied(Denial::Standby));
 }
 
@@ -114,7 +114,7 @@ fn a_take_over_needs_nobody_and_the_deposed_one_writes_nothing_more() {
     assert!(active.replies.is_empty());
     assert_eq!(active.datagrams.len(), sent);
     assert!(
-        matches!(standby.admin(Admin::Members { group: "news".into() }), Ok(AdminReply::Members(list)) if list.len() == 1)
+        matches!(standby.admin(Admin::Members { group: "news".into() }), Ok(AdminReply::Members(list)) if list.members.len() == 1)
     );
 }
 

@@ -4,6 +4,7 @@ mod demo;
 mod mcast;
 mod operator;
 mod pki;
+mod policy;
 mod relay;
 mod rescue;
 mod unix_http;
@@ -30,6 +31,9 @@ enum Command {
     /// Make a development PKI.
     #[command(subcommand)]
     Pki(pki::Command),
+    /// Look at a policy before a key server takes it.
+    #[command(subcommand)]
+    Policy(policy::Command),
     /// Encrypt or decrypt multicast with a group's keys.
     #[command(subcommand)]
     Mcast(mcast::Args),
@@ -74,6 +78,7 @@ fn main() -> ExitCode {
     match Cli::parse().command {
         Command::Demo(args) => demo::main(&args),
         Command::Pki(command) => pki::main(command),
+        Command::Policy(command) => policy::main(command),
         Command::Mcast(args) => mcast::main(args),
         Command::Relay(args) => relay::main(&args),
         Command::Status(args) => operator::status(&args),

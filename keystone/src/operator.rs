@@ -81,16 +81,28 @@ pub(crate) fn status(args: &StatusArgs) -> ExitCode {
                 false => format!("  STOPPED: term {}, epoch {} was seen", stopped["term"], stopped["epoch"]),
             };
             println!("{name:<20}{id:>10}{epoch:>10}{members:>10}{height:>8}{note}");
+            let causes = group["ended"].as_object().into_iter().flatten().filter(|(_, count)| **count != json!(0));
+            let ended: Vec<String> = causes.map(|(cause, count)| format!("{cause} {count}")).collect();
+            if !ended.is_empty() {
+                println!("{:<20}memberships ended in this term: {}", "", ended.join(", "));
+            }
         }
     })
 }
 
 pub(crate) fn members(args: &GroupArgs) -> ExitCode {
     order(&args.server, &format!("/v1/groups/{}/members", args.group), None, |answer| {
-        println!("{:>10}{:>13}  identity", "id", "since epoch");
+        println!("{:>10}{:>13}{:>10}{:>9}  {:<13}identity", "id", "since epoch", "role", "silent", "by");
         for member in answer["members"].as_array().into_iter().flatten() {
-            let [id, epoch, identity] = ["client_id", "joined_epoch", "identity"].map(|field| text(&member[field]));
-            println!("{id:>10}{epoch:>13}  {identity}");
+            let [id, epoch, role, silent, by, identity] =
+                ["client_id", "joined_epoch", "role", "silent_s", "authentication", "identity"]
+                    .map(|field| text(&member[field]));
+            println!("{id:>10}{epoch:>13}{role:>10}{silent:>7} s  {by:<13}{identity}");
+        }
+        for gone in answer["ended"].as_array().into_iter().flatten() {
+            let [id, epoch, cause, identity] =
+                ["client_id", "left_epoch", "cause", "identity"].map(|field| text(&gone[field]));
+            println!("{id:>10} is out since epoch {epoch} ({cause})  {identity}");
         }
     })
 }

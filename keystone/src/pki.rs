@@ -2,17 +2,38 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use keyserver::store::SiteKey;
 use net::entropy::OsEntropy;
 use net::exit::Exit;
 use protocol::Suite;
+use protocol::identity::Identity;
 
 /// What to make.
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum Command {
     /// Make an authority, certificates for all daemons, and the keys of a site, in an empty folder.
     Init(Init),
+    /// Sign a token (JWT) for one registration, with the development key of such a folder. Prints it, or writes it to a file.
+    Token(Token),
+}
+
+/// Who gets a token.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Token {
+    /// Folder that `keystone pki init` has filled.
+    #[arg(long, value_name = "FOLDER")]
+    dir: PathBuf,
+    /// The client's identity.
+    #[arg(long, value_name = "URI")]
+    identity: String,
+    /// Seconds for which it is good, 1 to 86,400.
+    #[arg(long, default_value_t = 300, value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    seconds: u64,
+    /// File of mode 0600 to write, in place of one that is there. Default: standard output.
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
 }
 
 /// Who gets certificates.
@@ -48,7 +69,18 @@ pub(crate) struct Init {
 }
 
 pub(crate) fn main(command: Command) -> ExitCode {
-    let Command::Init(init) = command;
+    let init = match command {
+        Command::Init(init) => init,
+        Command::Token(token) => {
+            return match sign(&token) {
+                Ok(()) => Exit::Ok.into(),
+                Err(error) => {
+                    eprintln!("keystone pki: {error}");
+                    Exit::Usage.into()
+                }
+            };
+        }
+    };
     let mut suites = Vec::new();
     for (name, _) in [("rsa", init.rsa), ("paper", init.paper)].into_iter().filter(|(_, wanted)| *wanted) {
         let Some(suite) = Suite::named(name) else {
@@ -78,4 +110,20 @@ pub(crate) fn main(command: Command) -> ExitCode {
     let count = spec.key_servers.len() * (1 + usize::from(spec.standbys)) + spec.registrars.len() + spec.members.len();
     println!("{}: an authority, a site key and {count} certificates for {} days", init.dir.display(), spec.days);
     Exit::Ok.into()
+}
+
+fn sign(token: &Token) -> Result<(), Box<dyn std::error::Error>> {
+    let identity = Identity::parse(&token.identity)?;
+    let text = certs::TokenIssuer::load(&token.dir)?.sign(&identity, Duration::from_secs(token.seconds))?;
+    let Some(path) = &token.out else {
+        println!("{text}");
+        return Ok(());
+    };
+    // Beside it and then in its place, so that nobody reads half of one.
+    let mut beside = path.clone().into_os_string();
+    beside.push(".new");
+    let beside = PathBuf::from(beside);
+    let _ = std::fs::remove_file(&beside);
+    net::secret_file::create_private(&beside, text.as_bytes())?;
+    Ok(std::fs::rename(&beside, path)?)
 }

@@ -1,6 +1,8 @@
-//! The identity in a certificate: its one URI.
+//! The identity in a certificate: its one URI; and what names the certificate itself.
 
+use aws_lc_rs::digest::{SHA256, digest};
 use protocol::identity::{Identity, IdentityError};
+use protocol::{Authentication, Credential};
 use rustls_pki_types::CertificateDer;
 use thiserror::Error;
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
@@ -48,4 +50,22 @@ pub fn from_certificate(certificate: &CertificateDer<'_>) -> Result<Identity, Ce
         [uri] => Ok(Identity::parse(uri)?),
         uris => Err(CertificateIdentityError::Count { count: uris.len() }),
     }
+}
+
+/// Longest serial number in octets: RFC 5280, section 4.1.2.2, allows 20; some authorities need a sign octet more.
+const MAX_SERIAL: usize = 32;
+
+/// What names a certificate, and when it ends (`notAfter`; at once if that is before 1970).
+///
+/// # Errors
+/// [`CertificateIdentityError::Malformed`].
+pub fn credential(certificate: &CertificateDer<'_>) -> Result<Credential, CertificateIdentityError> {
+    let (_, certificate) = X509Certificate::from_der(certificate).map_err(|_| CertificateIdentityError::Malformed)?;
+    if certificate.raw_serial().len() > MAX_SERIAL {
+        return Err(CertificateIdentityError::Malformed);
+    }
+    let issuer = digest(&SHA256, certificate.issuer().as_raw());
+    let name = [issuer.as_ref(), certificate.raw_serial()].concat();
+    let ends = u64::try_from(certificate.validity().not_after.timestamp()).unwrap_or(0);
+    Ok(Credential { kind: Authentication::Certificate, ends, name })
 }

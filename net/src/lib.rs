@@ -15,6 +15,7 @@
 
 pub mod admission;
 pub mod config;
+pub mod crl;
 pub mod entropy;
 pub mod exit;
 pub mod frame;
@@ -22,6 +23,7 @@ pub mod identity;
 pub mod logs;
 pub mod multicast;
 pub mod noise;
+pub mod reload;
 pub mod secret_file;
 pub mod shutdown;
 pub mod site;

@@ -8,16 +8,17 @@ mod verify;
 
 use std::io;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use protocol::IndividualKey;
 use protocol::identity::Identity;
+use protocol::{Credential, IndividualKey};
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::server::NoServerSessionStorage;
 use rustls::sign::SingleCertAndKey;
 use rustls::version::TLS13;
-use rustls::{ClientConfig, CommonState, ConnectionCommon, ServerConfig};
+use rustls::{ClientConfig, CommonState, ConnectionCommon, RootCertStore, ServerConfig};
 use rustls_pki_types::ServerName;
 use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -29,7 +30,7 @@ pub use credentials::{CredentialFiles, Credentials, CredentialsError, load_chain
 
 use crate::admission::{Ticket, TimedOut};
 use crate::exit::Exit;
-use crate::identity::{CertificateIdentityError, from_certificate};
+use crate::identity::{CertificateIdentityError, credential, from_certificate};
 
 /// Label of the TLS exporter (RFC 8446, section 7.5) from which both ends of a registration make the individual key.
 pub const INDIVIDUAL_KEY_LABEL: &[u8] = b"EXPORTER-keystone-individual-key";
@@ -60,6 +61,9 @@ pub enum TlsError {
     /// The peer showed no certificate with one identity.
     #[error("the peer's certificate: {0}")]
     Identity(#[from] CertificateIdentityError),
+    /// There is nothing to prove this end's identity with. Whoever keeps the files is to blame.
+    #[error("{0}")]
+    Credential(String),
     /// The library refuses: a defect of Keystone.
     #[error("TLS: {0}")]
     Library(#[from] rustls::Error),
@@ -72,7 +76,7 @@ impl From<&TlsError> for Exit {
             // rustls reports what the peer did wrong as invalid data; other errors are the network's.
             TlsError::Handshake(why) if why.kind() != io::ErrorKind::InvalidData => Self::Unreachable,
             TlsError::Handshake(_) | TlsError::Alpn { .. } | TlsError::Identity(_) => Self::Authentication,
-            TlsError::Library(_) => Self::Failure,
+            TlsError::Library(_) | TlsError::Credential(_) => Self::Failure,
         }
     }
 }
@@ -87,8 +91,21 @@ fn provider() -> Arc<CryptoProvider> {
 /// # Errors
 /// [`TlsError::Library`].
 pub fn server_config(credentials: &Credentials, alpn: &[u8]) -> Result<Arc<ServerConfig>, TlsError> {
+    server(credentials, alpn, false)
+}
+
+/// The same for clients of which some have no certificate and authenticate in another way, later. One that is shown is
+/// verified all the same. Use [`accept_anybody`].
+///
+/// # Errors
+/// [`TlsError::Library`].
+pub fn open_server_config(credentials: &Credentials, alpn: &[u8]) -> Result<Arc<ServerConfig>, TlsError> {
+    server(credentials, alpn, true)
+}
+
+fn server(credentials: &Credentials, alpn: &[u8], optional: bool) -> Result<Arc<ServerConfig>, TlsError> {
     let provider = provider();
-    let verifier = verify::AnyIdentity::new(credentials.roots.clone(), provider.clone())?;
+    let verifier = verify::AnyIdentity::new(credentials, provider.clone(), optional)?;
     let mut config = ServerConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&TLS13])?
         .with_client_cert_verifier(Arc::new(verifier))
@@ -111,13 +128,48 @@ pub fn client_config(
     expected_peer: Identity,
     alpn: &[u8],
 ) -> Result<Arc<ClientConfig>, TlsError> {
+    client(&credentials.roots, Some(credentials), expected_peer, alpn)
+}
+
+/// The same for a client without a certificate.
+///
+/// # Errors
+/// [`TlsError::Library`].
+pub fn anonymous_client_config(
+    roots: &Arc<RootCertStore>,
+    expected_peer: Identity,
+    alpn: &[u8],
+) -> Result<Arc<ClientConfig>, TlsError> {
+    client(roots, None, expected_peer, alpn)
+}
+
+/// An ordinary HTTPS client, which verifies the server's name, under the authorities of a PEM file.
+///
+/// # Errors
+/// The file is refused.
+pub fn web_client_config(roots: &Path) -> Result<Arc<ClientConfig>, CredentialsError> {
+    let root = |source| CredentialsError::Root { path: roots.to_owned(), source };
+    let builder = ClientConfig::builder_with_provider(provider());
+    let builder = builder.with_safe_default_protocol_versions().map_err(root)?;
+    Ok(Arc::new(builder.with_root_certificates(load_roots(roots)?).with_no_client_auth()))
+}
+
+fn client(
+    roots: &Arc<RootCertStore>,
+    credentials: Option<&Credentials>,
+    expected_peer: Identity,
+    alpn: &[u8],
+) -> Result<Arc<ClientConfig>, TlsError> {
     let provider = provider();
-    let verifier = verify::OneIdentity::new(credentials.roots.clone(), expected_peer, &provider);
-    let mut config = ClientConfig::builder_with_provider(provider)
+    let verifier = verify::OneIdentity::new(roots.clone(), expected_peer, &provider);
+    let builder = ClientConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&TLS13])?
         .dangerous()
-        .with_custom_certificate_verifier(Arc::new(verifier))
-        .with_client_cert_resolver(Arc::new(SingleCertAndKey::from(credentials.certified.clone())));
+        .with_custom_certificate_verifier(Arc::new(verifier));
+    let mut config = match credentials {
+        Some(own) => builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(own.certified.clone()))),
+        None => builder.with_no_client_auth(),
+    };
     config.alpn_protocols = vec![alpn.to_vec()];
     config.resumption = rustls::client::Resumption::disabled();
     config.enable_early_data = false;
@@ -134,11 +186,24 @@ pub async fn accept<S: AsyncRead + AsyncWrite + Unpin>(
     config: Arc<ServerConfig>,
     ticket: Ticket,
 ) -> Result<(server::TlsStream<S>, Identity), TlsError> {
-    let alpn = config.alpn_protocols.first().cloned().unwrap_or_default();
-    let handshake = TlsAcceptor::from(config).accept(stream);
-    let stream = ticket.during(handshake).await?.map_err(TlsError::Handshake)?;
-    let who = check(stream.get_ref().1, &alpn)?;
+    let stream = ticket.during(accept_anybody(stream, config)).await??;
+    let who = peer_identity(stream.get_ref().1)?;
     Ok((stream, who))
+}
+
+/// The server's side of a handshake with a client of which nothing may be known afterwards; the caller bounds its time, and
+/// that until it knows the client.
+///
+/// # Errors
+/// The client is to blame for all but [`TlsError::Library`]; nothing was changed.
+pub async fn accept_anybody<S: AsyncRead + AsyncWrite + Unpin>(
+    stream: S,
+    config: Arc<ServerConfig>,
+) -> Result<server::TlsStream<S>, TlsError> {
+    let alpn = config.alpn_protocols.first().cloned().unwrap_or_default();
+    let stream = TlsAcceptor::from(config).accept(stream).await.map_err(TlsError::Handshake)?;
+    check(stream.get_ref().1, &alpn)?;
+    Ok(stream)
 }
 
 /// Connects to `address` and makes the client's side of a handshake within `limit`, with TCP_NODELAY set.
@@ -175,6 +240,7 @@ pub async fn connect_over<S: AsyncRead + AsyncWrite + Unpin>(
     let name = ServerName::from(std::net::IpAddr::from([0, 0, 0, 0]));
     let stream = TlsConnector::from(config).connect(name, stream).await.map_err(TlsError::Handshake)?;
     check(stream.get_ref().1, &alpn)?;
+    peer_identity(stream.get_ref().1)?;
     Ok(stream)
 }
 
@@ -187,12 +253,21 @@ pub fn peer_identity(connection: &CommonState) -> Result<Identity, TlsError> {
     Ok(from_certificate(certificate.ok_or(rustls::Error::NoCertificatesPresented)?)?)
 }
 
-fn check(connection: &CommonState, alpn: &[u8]) -> Result<Identity, TlsError> {
+/// What names the peer's certificate, after its handshake.
+///
+/// # Errors
+/// The handshake is not complete.
+pub fn peer_credential(connection: &CommonState) -> Result<Credential, TlsError> {
+    let certificate = connection.peer_certificates().and_then(<[_]>::first);
+    Ok(credential(certificate.ok_or(rustls::Error::NoCertificatesPresented)?)?)
+}
+
+fn check(connection: &CommonState, alpn: &[u8]) -> Result<(), TlsError> {
     // A peer without the extension passes the handshake.
     if connection.alpn_protocol() != Some(alpn) {
         return Err(TlsError::Alpn { expected: String::from_utf8_lossy(alpn).into_owned() });
     }
-    peer_identity(connection)
+    Ok(())
 }
 
 /// The individual key that both ends of a registration make from their TLS connection and a context that both know.

@@ -33,7 +33,8 @@ fn credentials(folder: &Path, name: &str, leaf: &Leaf, roots: &Authority) -> Cre
     fs::write(file("key"), leaf.key.as_bytes()).unwrap();
     fs::set_permissions(file("key"), fs::Permissions::from_mode(0o600)).unwrap();
     fs::write(file("ca"), roots.pem()).unwrap();
-    Credentials::load(&CredentialFiles { certificate: file("pem"), key: file("key"), roots: file("ca") }).unwrap()
+    Credentials::load(&CredentialFiles { certificate: file("pem"), key: file("key"), roots: file("ca"), crls: vec![] })
+        .unwrap()
 }
 
 /// Both ends of a handshake: who the server says the client is and the server's key, and the client's key.
@@ -265,6 +266,7 @@ fn files_that_cannot_be_right_are_refused_when_they_are_loaded() {
             certificate: file("pem", certificate, 0o644),
             key: file("key", key, mode),
             roots: roots.clone(),
+            crls: vec![],
         };
         Credentials::load(&files).err().map(|error| error.to_string())
     };

@@ -12,10 +12,17 @@
 //!        Registered <------
 //! ```
 
+use zeroize::Zeroizing;
+
 use crate::codec::{DecodeError, Reader, Write};
+use crate::credential::{Authentication, MAX_CREDENTIAL};
 use crate::identity::{Identity, MAX_IDENTITY};
 use crate::secret::IndividualKey;
 use crate::{MAX_NAME, MemberId, WIRE_VERSION};
+
+pub use refusal::{Refusal, RefusalCode};
+
+mod refusal;
 
 /// Label of the TLS exporter (RFC 8446 §7.5) that makes the individual key.
 pub const EXPORTER_LABEL: &[u8] = b"EXPORTER-keystone-individual-key";
@@ -25,10 +32,12 @@ pub const ALPN_CLIENT: &[u8] = b"keystone-register/1";
 pub const ALPN_REGISTRAR: &[u8] = b"keystone-registrar/1";
 /// Largest frame on either link: a chunk of the client list.
 pub const MAX_FRAME: usize = 65_536;
+/// Longest token in octets: some claims and the longest signature of RSA, three times over.
+pub const MAX_TOKEN: usize = 8_192;
+/// Largest frame of a client: two octets, a key server's name, an identity and a token, each behind its length.
+pub const MAX_CLIENT_FRAME: usize = 2 + 2 + MAX_NAME + 2 + MAX_IDENTITY + 2 + MAX_TOKEN;
 /// Entries of the client list in one frame, each at most 2 + 255 + 4 octets.
 pub const LIST_CHUNK: usize = 128;
-/// Longest refusal text in octets.
-const MAX_TEXT: usize = 200;
 
 /// Context of the exporter: who registers with whom, through whom, and as which registration.
 pub fn exporter_context(
@@ -47,74 +56,6 @@ pub fn exporter_context(
     out
 }
 
-/// Why a registration was refused. Codes are on the wire; nothing was changed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(u8)]
-pub enum RefusalCode {
-    /// The identity may not register, here or anywhere.
-    Identity = 1,
-    /// The registrar has no key server at the moment; ask again later.
-    Unavailable = 2,
-    /// Another key server is meant.
-    KeyServer = 3,
-    /// A limit is reached; ask again later.
-    Busy = 4,
-    /// The message is not one that was expected.
-    Malformed = 5,
-}
-
-impl TryFrom<u8> for RefusalCode {
-    type Error = DecodeError;
-    fn try_from(value: u8) -> Result<Self, DecodeError> {
-        Ok(match value {
-            1 => Self::Identity,
-            2 => Self::Unavailable,
-            3 => Self::KeyServer,
-            4 => Self::Busy,
-            5 => Self::Malformed,
-            _ => {
-                return Err(DecodeError::Value { what: "refusal", value: value.into() });
-            }
-        })
-    }
-}
-
-/// A refusal with its reason in words.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Refusal {
-    /// What kind.
-    pub code: RefusalCode,
-    /// In words, at most 200 octets.
-    pub text: String,
-    /// Milliseconds before asking again makes sense; 0 if it never does.
-    pub retry_after_ms: u32,
-}
-
-impl Refusal {
-    /// Cuts `text` to its limit.
-    pub fn new(code: RefusalCode, text: &str, retry_after_ms: u32) -> Self {
-        let mut end = text.len().min(MAX_TEXT);
-        while !text.is_char_boundary(end) {
-            end -= 1;
-        }
-        Self { code, text: text[..end].to_owned(), retry_after_ms }
-    }
-
-    fn encode(&self, out: &mut Vec<u8>) {
-        out.push(self.code as u8);
-        out.put_text(&self.text);
-        out.extend_from_slice(&self.retry_after_ms.to_be_bytes());
-    }
-
-    fn decode(r: &mut Reader<'_>) -> Result<Self, DecodeError> {
-        Ok(Self {
-            code: r.u8("refusal")?.try_into()?,
-            text: r.text(MAX_TEXT, "refusal text")?.to_owned(),
-            retry_after_ms: r.u32("retry after")?,
-        })
-    }
-}
-
 /// Client to registrar.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum FromClient {
@@ -122,6 +63,15 @@ pub enum FromClient {
     Register {
         /// The key server's name.
         key_server: String,
+    },
+    /// The same from a client without a certificate.
+    RegisterWithToken {
+        /// The key server's name.
+        key_server: String,
+        /// Who I am; the token has to say the same.
+        identity: Identity,
+        /// A signed token (JWT), at most [`MAX_TOKEN`] octets, good for this once.
+        token: Zeroizing<String>,
     },
 }
 
@@ -148,7 +98,9 @@ pub enum FromRegistrar {
     FetchNumber {
         /// Names the question, so that answers may overtake each other.
         tag: u32,
-        /// The client, as its certificate says.
+        /// How it was authenticated.
+        kind: Authentication,
+        /// The client, as its credential says.
         identity: Identity,
     },
     /// The individual key of a registration whose number was fetched.
@@ -161,6 +113,10 @@ pub enum FromRegistrar {
         registration: u64,
         /// The key.
         key: IndividualKey,
+        /// When the credential ends, in seconds since 1970; [`NO_END`](crate::credential::NO_END) for never.
+        ends: u64,
+        /// Names the credential, see [`Credential`](crate::Credential).
+        credential: Vec<u8>,
     },
 }
 
@@ -213,12 +169,29 @@ pub enum ToRegistrar {
 }
 
 impl FromClient {
-    /// One frame.
+    /// The key server that is meant.
+    pub fn key_server(&self) -> &str {
+        let (Self::Register { key_server } | Self::RegisterWithToken { key_server, .. }) = self;
+        key_server
+    }
+
+    /// One frame. It may hold a token: the caller wipes it after sending.
     pub fn encode(&self) -> Vec<u8> {
-        let Self::Register { key_server } = self;
-        let mut out = vec![WIRE_VERSION, 1];
-        out.put_text(key_server);
-        out
+        match self {
+            Self::Register { key_server } => {
+                let mut out = vec![WIRE_VERSION, 1];
+                out.put_text(key_server);
+                out
+            }
+            Self::RegisterWithToken { key_server, identity, token } => {
+                let mut out = Vec::with_capacity(MAX_CLIENT_FRAME);
+                out.extend([WIRE_VERSION, 2]);
+                out.put_text(key_server);
+                out.put_text(identity.as_str());
+                out.put_text(token);
+                out
+            }
+        }
     }
 
     /// Reads one frame.
@@ -226,6 +199,11 @@ impl FromClient {
         let (mut r, kind) = open(frame)?;
         let message = match kind {
             1 => Self::Register { key_server: r.text(MAX_NAME, "key server name")?.to_owned() },
+            2 => Self::RegisterWithToken {
+                key_server: r.text(MAX_NAME, "key server name")?.to_owned(),
+                identity: identity(&mut r)?,
+                token: Zeroizing::new(r.text(MAX_TOKEN, "token")?.to_owned()),
+            },
             _ => return Err(unknown(kind)),
         };
         r.end("message").map(|()| message)
@@ -267,19 +245,24 @@ impl ToClient {
 impl FromRegistrar {
     /// One frame. It holds a key: the caller wipes it after sending.
     pub fn encode(&self) -> Vec<u8> {
-        let mut out = vec![WIRE_VERSION];
+        // All the room at once, so that growth leaves no copy of a key behind.
+        let mut out = Vec::with_capacity(512);
+        out.push(WIRE_VERSION);
         match self {
-            Self::FetchNumber { tag, identity } => {
+            Self::FetchNumber { tag, kind, identity } => {
                 out.push(1);
                 out.extend_from_slice(&tag.to_be_bytes());
+                out.push(*kind as u8);
                 out.put_text(identity.as_str());
             }
-            Self::HandOver { tag, client, registration, key } => {
+            Self::HandOver { tag, client, registration, key, ends, credential } => {
                 out.push(2);
                 out.extend_from_slice(&tag.to_be_bytes());
                 out.extend_from_slice(&client.0.to_be_bytes());
                 out.extend_from_slice(&registration.to_be_bytes());
                 out.extend_from_slice(key.expose());
+                out.extend_from_slice(&ends.to_be_bytes());
+                out.put_octets(credential);
             }
         }
         out
@@ -289,12 +272,18 @@ impl FromRegistrar {
     pub fn decode(frame: &[u8]) -> Result<Self, DecodeError> {
         let (mut r, kind) = open(frame)?;
         let message = match kind {
-            1 => Self::FetchNumber { tag: r.u32("tag")?, identity: identity(&mut r)? },
+            1 => Self::FetchNumber {
+                tag: r.u32("tag")?,
+                kind: Authentication::decode(&mut r)?,
+                identity: identity(&mut r)?,
+            },
             2 => Self::HandOver {
                 tag: r.u32("tag")?,
                 client: MemberId(r.u32("client")?),
                 registration: r.u64("registration")?,
                 key: IndividualKey::new(r.array("individual key")?),
+                ends: r.u64("end of the credential")?,
+                credential: r.octets(MAX_CREDENTIAL, "credential")?.to_vec(),
             },
             _ => return Err(unknown(kind)),
         };

@@ -5,7 +5,7 @@ use crate::{Beacon, MAX_NAME, MemberId, WIRE_VERSION};
 
 mod reply;
 
-pub use reply::{Denial, EarlierKey, Membership, Outcome, Reply};
+pub use reply::{Denial, EarlierKey, Membership, Outcome, Reply, Role};
 
 /// Groups in one request: more than a member joins, few enough for one reply of bounded size.
 pub const MAX_OPERATIONS: usize = 64;

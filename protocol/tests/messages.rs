@@ -9,12 +9,14 @@ use common::{Server, announcement};
 use keygraph::{Change, MemberId, Strategy};
 use proptest::prelude::*;
 use protocol::identity::Identity;
-use protocol::registration::{ClientEntry, FromClient, FromRegistrar, Refusal, RefusalCode, ToClient, ToRegistrar};
+use protocol::registration::{
+    ClientEntry, FromClient, FromRegistrar, MAX_TOKEN, Refusal, RefusalCode, ToClient, ToRegistrar,
+};
 use protocol::request::{
     Act, Denial, EarlierKey, Losses, MAX_OPERATIONS, MAX_REQUEST, Membership, Operations, Outcome, Preamble, Reply,
-    Request, RequestId, Resync,
+    Request, RequestId, Resync, Role,
 };
-use protocol::{Beacon, DataKey, DecodeError, IndividualKey, RekeyMessage};
+use protocol::{Authentication, Beacon, DataKey, DecodeError, IndividualKey, RekeyMessage};
 
 fn check<T: PartialEq + Debug>(message: &T, octets: &[u8], decode: impl Fn(&[u8]) -> Result<T, DecodeError>) {
     assert_eq!(decode(octets).as_ref(), Ok(message));
@@ -36,13 +38,21 @@ fn registration() {
     let refusal = Refusal::new(RefusalCode::Busy, "too many", 250);
     let register = FromClient::Register { key_server: "ks".into() };
     check(&register, &register.encode(), FromClient::decode);
+    let token = "a.b.c".to_owned().into();
+    let register = FromClient::RegisterWithToken { key_server: "ks".into(), identity: identity(), token };
+    check(&register, &register.encode(), FromClient::decode);
+    let token = "t".repeat(MAX_TOKEN + 1).into();
+    let long = FromClient::RegisterWithToken { key_server: "ks".into(), identity: identity(), token };
+    assert!(matches!(FromClient::decode(&long.encode()), Err(DecodeError::Limit { what: "token", .. })));
     let number = ToClient::Number { client: MemberId(5), registration: 9 };
     for message in [number, ToClient::Registered, ToClient::Refused(refusal.clone())] {
         check(&message, &message.encode(), ToClient::decode);
     }
     let key = IndividualKey::new([7; 32]);
-    let hand_over = FromRegistrar::HandOver { tag: 3, client: MemberId(5), registration: 9, key };
-    for message in [FromRegistrar::FetchNumber { tag: 3, identity: identity() }, hand_over] {
+    let (ends, credential) = (77, vec![8; 52]);
+    let hand_over = FromRegistrar::HandOver { tag: 3, client: MemberId(5), registration: 9, key, ends, credential };
+    let fetches = Authentication::ALL.map(|kind| FromRegistrar::FetchNumber { tag: 3, kind, identity: identity() });
+    for message in fetches.into_iter().chain([hand_over]) {
         check(&message, &message.encode(), FromRegistrar::decode);
     }
     let entry = ClientEntry { client: MemberId(5), identity: identity() };
@@ -82,6 +92,8 @@ fn requests_and_replies() {
     let membership = Membership {
         destination: "239.1.2.3:9999".parse().unwrap(),
         joined_epoch: 1,
+        role: Role::Receiver,
+        lease_s: 90,
         announcement: announcement(),
         path: server.path(MemberId(4)),
         earlier: vec![EarlierKey { epoch: 1, remaining_ms: 10, key: DataKey::new([1; 32]) }],
@@ -93,6 +105,7 @@ fn requests_and_replies() {
         Outcome::Granted(Box::new(six)),
         Outcome::Left { epoch: 8 },
         Outcome::Denied(Denial::Policy),
+        Outcome::Denied(Denial::Lapsed),
         Outcome::Later { after_ms: 70_000 },
         Outcome::Noted,
         Outcome::Subscribed,

@@ -11,10 +11,10 @@ use protocol::identity::{Identity, IdentityPattern};
 use protocol::registration::{
     FromClient, FromRegistrar, Refusal, RefusalCode, ToClient, ToRegistrar, exporter_context,
 };
-use protocol::{IndividualKey, MemberId};
+use protocol::{Credential, IndividualKey, MemberId};
 use zeroize::Zeroizing;
 
-pub use self::io::{Event, Input, Output};
+pub use self::io::{Event, Input, Output, Tally};
 
 mod io;
 
@@ -54,6 +54,7 @@ enum State {
 
 struct Session {
     identity: Identity,
+    credential: Credential,
     state: State,
     deadline: Now,
 }
@@ -71,6 +72,7 @@ pub struct Core {
     next_tag: u32,
     /// Since when the key server owes an answer and has said nothing at all.
     owed_since: Option<Now>,
+    tally: Tally,
     outputs: VecDeque<Output>,
 }
 
@@ -86,6 +88,7 @@ impl Core {
             tags: BTreeMap::new(),
             next_tag: 0,
             owed_since: None,
+            tally: Tally::default(),
             outputs: VecDeque::new(),
         }
     }
@@ -113,7 +116,15 @@ impl Core {
                 self.owed_since = None;
                 self.on_key_server(frame);
             }
-            Input::ClientUp { session, identity } => self.client_up(now, session, identity),
+            Input::ClientUp { session, identity, credential } => self.client_up(now, session, identity, credential),
+            Input::Unproved { session, refusal } => {
+                self.tally.unproved += 1;
+                let event = Event::Unproved { why: refusal.text.clone() };
+                let frame = ToClient::Refused(refusal).encode();
+                self.outputs.push_back(Output::ToClient { session, frame, close: true });
+                self.outputs.push_back(Output::Event(event));
+            }
+            Input::Failed => self.tally.failed += 1,
             Input::FromClient { session, frame } => self.on_client(now, session, frame),
             Input::Exported { session, key } => self.exported(now, session, key),
             Input::ClientDown { session } => self.forget(session),
@@ -142,15 +153,21 @@ impl Core {
         sessions.chain(silence).min()
     }
 
+    /// How many clients came to what since the start.
+    pub fn tally(&self) -> Tally {
+        self.tally
+    }
+
     /// Whether no registration is under way.
     pub fn is_idle(&self) -> bool {
         self.sessions.is_empty()
     }
 
-    fn client_up(&mut self, now: Now, session: u64, identity: Identity) {
+    fn client_up(&mut self, now: Now, session: u64, identity: Identity, credential: Credential) {
         let served = self.config.clients.iter().any(|pattern| pattern.matches(&identity));
         let full = self.sessions.len() >= MAX_SESSIONS;
-        self.sessions.insert(session, Session { identity, state: State::Silent, deadline: now + SESSION_TIME });
+        let deadline = now + SESSION_TIME;
+        self.sessions.insert(session, Session { identity, credential, state: State::Silent, deadline });
         if !served {
             let text = "this registrar does not serve this identity";
             self.refuse(session, Refusal::new(RefusalCode::Identity, text, 0));
@@ -163,8 +180,7 @@ impl Core {
         let Some(known) = self.sessions.get(&session) else {
             return;
         };
-        let message = FromClient::decode(frame);
-        let Ok(FromClient::Register { key_server }) = message else {
+        let Ok(message) = FromClient::decode(frame) else {
             return self.refuse(session, Refusal::new(RefusalCode::Malformed, "not a registration", 0));
         };
         if !matches!(known.state, State::Silent) {
@@ -172,24 +188,26 @@ impl Core {
         }
         match &self.key_server {
             None => self.refuse(session, unavailable()),
-            Some(name) if *name != key_server => {
+            Some(name) if name != message.key_server() => {
                 let text = format!("this registrar serves key server {name}");
                 self.refuse(session, Refusal::new(RefusalCode::KeyServer, &text, 0));
             }
             Some(_) => {
-                let identity = known.identity.clone();
-                self.ask(now, session, |tag| FromRegistrar::FetchNumber { tag, identity });
+                let (identity, kind) = (known.identity.clone(), known.credential.kind);
+                self.ask(now, session, |tag| FromRegistrar::FetchNumber { tag, kind, identity });
                 self.advance(session, State::Asked);
             }
         }
     }
 
     fn exported(&mut self, now: Now, session: u64, key: IndividualKey) {
-        let Some(State::Numbered(client, registration)) = self.sessions.get(&session).map(|s| &s.state) else {
+        let known = self.sessions.get(&session);
+        let Some(Session { state: State::Numbered(client, registration), credential, .. }) = known else {
             return;
         };
         let (client, registration) = (*client, *registration);
-        self.ask(now, session, |tag| FromRegistrar::HandOver { tag, client, registration, key });
+        let (ends, credential) = (credential.ends, credential.name.clone());
+        self.ask(now, session, |tag| FromRegistrar::HandOver { tag, client, registration, key, ends, credential });
         self.advance(session, State::HandedOver(client));
     }
 
@@ -249,6 +267,7 @@ impl Core {
             return self.outputs.push_back(Output::CutKeyServer);
         };
         let event = Event::Registered { client: *client, identity: identity.clone() };
+        self.tally.registered += 1;
         self.forget(session);
         let frame = ToClient::Registered.encode();
         self.outputs.push_back(Output::ToClient { session, frame, close: true });
@@ -276,6 +295,7 @@ impl Core {
             return;
         };
         let (identity, why) = (identity.clone(), refusal.text.clone());
+        self.tally.refused += 1;
         self.forget(session);
         let frame = ToClient::Refused(refusal).encode();
         self.outputs.push_back(Output::ToClient { session, frame, close: true });

@@ -2,6 +2,7 @@
 //!
 //! [`core`] is pure; `shell` owns the clock and the sockets.
 
+pub mod authentication;
 pub mod config;
 pub mod core;
 

@@ -1,4 +1,4 @@
-//! The tokio shell of the registrar.
+//! The tokio shell of the registrar: one task owns the core; the doors talk to it through a channel.
 #![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "the shell owns the clock and the sockets")]
 
 use std::collections::BTreeMap;
@@ -7,25 +7,28 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use net::admission::{Admission, Ticket};
 use net::config::ConfigError;
-use net::entropy::OsEntropy;
 use net::exit::Exit;
-use net::frame::{FrameError, read_frame, write_frame};
+use net::reload::Reloaded;
 use net::shutdown::Shutdown;
-use protocol::registration::{ALPN_CLIENT, ALPN_REGISTRAR, MAX_FRAME};
-use protocol::{Entropy, IndividualKey};
+use net::tls::{CredentialFiles, Credentials, TlsError};
+use protocol::identity::Identity;
+use protocol::registration::{ALPN_CLIENT, ALPN_REGISTRAR, Refusal};
+use protocol::{Credential, IndividualKey};
 use thiserror::Error;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 use tokio_rustls::rustls::{ClientConfig, ServerConfig};
-use tokio_rustls::server::TlsStream;
 use zeroize::Zeroizing;
 
-use crate::config::Checked;
-use crate::core::{Core, Event, Input, Output};
+use crate::authentication::{ByToken, KeySet, Methods, Rules};
+use crate::config::{Checked, TokenKeys, read_keys};
+use crate::core::{Core, Event, Input, Output, Tally};
+
+mod clients;
+mod fetch;
+mod link;
 
 /// Arguments of the registrar.
 #[derive(Debug, clap::Args)]
@@ -49,7 +52,7 @@ pub enum RunError {
     Config(#[from] ConfigError),
     /// TLS cannot be set up.
     #[error(transparent)]
-    Tls(#[from] net::tls::TlsError),
+    Tls(#[from] TlsError),
     /// A port cannot be had.
     #[error("cannot listen on {what}: {source}")]
     Listen {
@@ -60,18 +63,14 @@ pub enum RunError {
     },
 }
 
-/// Octets of a client's frame: a name of 64 octets and its head.
-const MAX_CLIENT_FRAME: usize = 128;
 /// Commands that wait for the core.
 const QUEUE: usize = 1_024;
 /// Sessions that are open at a stop get this long.
 const DRAIN: Duration = Duration::from_secs(5);
-/// After the last frame the client has this long to close its end.
-const LINGER: Duration = Duration::from_secs(1);
-/// Time to connect to the key server and shake hands.
-const CONNECT: Duration = Duration::from_secs(10);
-/// Bounds of the wait between attempts to reach the key server.
-const BACK_OFF: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(10));
+/// Time between lines in the log that say how many were refused.
+const TALLY: Duration = Duration::from_secs(60);
+
+type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 /// The binary `registrar`.
 pub fn main(args: Args) -> ExitCode {
@@ -108,8 +107,12 @@ enum Command {
     LinkUp(mpsc::Sender<Zeroizing<Vec<u8>>>),
     LinkDown,
     FromKeyServer(Vec<u8>),
-    ClientUp(u64, protocol::identity::Identity, mpsc::Sender<ForClient>),
-    FromClient(u64, Vec<u8>),
+    ClientUp(u64, (Identity, Credential), mpsc::Sender<ForClient>),
+    FromClient(u64, Zeroizing<Vec<u8>>),
+    /// It did not prove who it is.
+    Unproved(u64, Refusal, mpsc::Sender<ForClient>),
+    /// A handshake, or the first frame after it, failed.
+    Failed,
     Exported(u64, IndividualKey),
     ClientDown(u64),
 }
@@ -121,21 +124,76 @@ enum ForClient {
 
 /// Runs until `shutdown`, then lets open sessions end.
 pub async fn run(checked: Checked, shutdown: Shutdown) -> Result<(), RunError> {
-    let Checked { core, file, key_server, credentials } = checked;
-    let for_clients = net::tls::server_config(&credentials, ALPN_CLIENT)?;
-    let for_key_server = net::tls::client_config(&credentials, key_server, ALPN_REGISTRAR)?;
+    let Checked { core, file, key_server, credentials, token } = checked;
+    let own = credentials.identity().clone();
+    let doors = Doors::follow(file.tls.clone(), credentials, key_server, token.is_some())?;
+    let methods = Methods::new(token.map(by_token).transpose()?);
     let listener = TcpListener::bind(file.listen)
         .await
         .map_err(|source| RunError::Listen { what: file.listen.to_string(), source })?;
-    tracing::info!(listen = %file.listen, identity = %credentials.identity(), "registrar is up");
+    tracing::info!(listen = %file.listen, identity = %own, "registrar is up");
     let (commands, queue) = mpsc::channel(QUEUE);
     let engine = Engine::new(Core::new(core), commands.clone(), queue);
+    let door = Arc::new(clients::Door { doors: doors.clone(), methods, commands: commands.clone() });
     tokio::select! {
         () = engine.run(shutdown.clone()) => {}
-        () = clients(listener, for_clients, commands.clone(), shutdown) => {}
-        () = link([vec![file.key_server_address], file.standby_addresses].concat(), for_key_server, commands) => {}
+        () = clients::serve(listener, door, shutdown) => {}
+        () = link::keep([vec![file.key_server_address], file.standby_addresses].concat(), doors, commands) => {}
     }
     Ok(())
+}
+
+/// TLS to both sides, from the same credentials.
+struct Doors {
+    credentials: Credentials,
+    for_clients: Arc<ServerConfig>,
+    to_key_server: Arc<ClientConfig>,
+}
+
+impl Doors {
+    fn new(credentials: Credentials, key_server: Identity, open: bool) -> Result<Self, TlsError> {
+        let for_clients = match open {
+            true => net::tls::open_server_config(&credentials, ALPN_CLIENT)?,
+            false => net::tls::server_config(&credentials, ALPN_CLIENT)?,
+        };
+        let to_key_server = net::tls::client_config(&credentials, key_server, ALPN_REGISTRAR)?;
+        Ok(Self { credentials, for_clients, to_key_server })
+    }
+
+    fn follow(
+        files: CredentialFiles,
+        credentials: Credentials,
+        key_server: Identity,
+        open: bool,
+    ) -> Result<Reloaded<Self>, RunError> {
+        let doors = Self::new(credentials, key_server.clone(), open)?;
+        let watched = files.all();
+        let load = move |now: &Self| {
+            let fresh = now.credentials.reload(&files).map_err(|error| error.to_string())?;
+            Self::new(fresh, key_server.clone(), open).map_err(|error| error.to_string())
+        };
+        let remind = |doors: &Self| doors.credentials.remind();
+        Reloaded::follow("TLS credentials", doors, watched, load, remind).map_err(signals)
+    }
+}
+
+fn signals(source: std::io::Error) -> RunError {
+    RunError::Listen { what: "signals".into(), source }
+}
+
+fn by_token((rules, keys): (Rules, TokenKeys)) -> Result<ByToken, RunError> {
+    let keys = match keys {
+        TokenKeys::File(path, set) => {
+            let files = vec![path.clone()];
+            Reloaded::follow("token keys", set, files, move |_| read_keys(&path), |_| {}).map_err(signals)?
+        }
+        TokenKeys::Address(address, tls) => {
+            let (replace, keys) = Reloaded::new(KeySet::default());
+            tokio::spawn(fetch::follow(address, tls, replace));
+            keys
+        }
+    };
+    Ok(ByToken::new(rules, keys))
 }
 
 struct Engine {
@@ -155,6 +213,7 @@ impl Engine {
 
     async fn run(mut self, shutdown: Shutdown) {
         let mut stopping: Option<Instant> = None;
+        let mut told = (Instant::now(), Tally::default());
         loop {
             // A session ends with its task: only then has its last frame left.
             let over = stopping.is_some_and(|since| self.sessions.is_empty() || since.elapsed() >= DRAIN);
@@ -174,6 +233,12 @@ impl Engine {
                 () = shutdown.wait(), if stopping.is_none() => stopping = Some(Instant::now()),
             }
             self.drain();
+            let tally = self.core.tally();
+            if tally != told.1 && told.0.elapsed() >= TALLY {
+                let Tally { registered, refused, unproved, failed } = tally;
+                tracing::info!(registered, refused, unproved, failed, "clients since the start");
+                told = (Instant::now(), tally);
+            }
         }
     }
 
@@ -192,10 +257,15 @@ impl Engine {
                 self.feed(Input::LinkDown);
             }
             Command::FromKeyServer(frame) => self.feed(Input::FromKeyServer(&frame)),
-            Command::ClientUp(session, identity, to_client) => {
+            Command::ClientUp(session, (identity, credential), to_client) => {
                 self.sessions.insert(session, to_client);
-                self.feed(Input::ClientUp { session, identity });
+                self.feed(Input::ClientUp { session, identity, credential });
             }
+            Command::Unproved(session, refusal, to_client) => {
+                self.sessions.insert(session, to_client);
+                self.feed(Input::Unproved { session, refusal });
+            }
+            Command::Failed => self.feed(Input::Failed),
             Command::FromClient(session, frame) => self.feed(Input::FromClient { session, frame: &frame }),
             Command::Exported(session, key) => self.feed(Input::Exported { session, key }),
             Command::ClientDown(session) => {
@@ -235,6 +305,7 @@ impl Engine {
                 Output::Event(Event::Refused { identity, why }) => {
                     tracing::info!(%identity, why, "refused")
                 }
+                Output::Event(Event::Unproved { why }) => tracing::info!(why, "refused: not known who it is"),
             }
         }
     }
@@ -251,130 +322,5 @@ impl Engine {
                 }
             });
         }
-    }
-}
-
-async fn clients(listener: TcpListener, tls: Arc<ServerConfig>, commands: mpsc::Sender<Command>, shutdown: Shutdown) {
-    let admission = Admission::default();
-    let mut session = 0;
-    loop {
-        let (stream, from, ticket) = tokio::select! {
-            next = admission.next(&listener) => next,
-            // Sessions that are open end in the engine's time; no new ones come.
-            () = shutdown.wait() => {
-                drop(listener);
-                return std::future::pending().await;
-            }
-        };
-        session += 1;
-        let (tls, commands) = (tls.clone(), commands.clone());
-        tokio::spawn(async move {
-            if let Err(error) = client(stream, tls, ticket, session, &commands).await {
-                tracing::debug!(%from, %error, "a client's session ended");
-            }
-            drop(commands.send(Command::ClientDown(session)).await);
-        });
-    }
-}
-
-type Failure = Box<dyn std::error::Error + Send + Sync>;
-
-async fn client(
-    stream: TcpStream,
-    tls: Arc<ServerConfig>,
-    ticket: Ticket,
-    session: u64,
-    commands: &mpsc::Sender<Command>,
-) -> Result<(), Failure> {
-    let (mut stream, identity) = net::tls::accept(stream, tls, ticket).await?;
-    let (to_client, mut for_client) = mpsc::channel(8);
-    commands.send(Command::ClientUp(session, identity, to_client)).await?;
-    // A client says one thing. What it sends after that is not looked at; the core's deadline bounds the wait.
-    let frame = tokio::select! {
-        frame = read_frame(&mut stream, MAX_CLIENT_FRAME) => frame,
-        early = for_client.recv() => return last(stream, early).await,
-    };
-    let frame = match frame {
-        Ok(Some(frame)) => frame,
-        Ok(None) => return Ok(()),
-        // No message has such a length: the core is told of none, and refuses.
-        Err(FrameError::Oversized { .. } | FrameError::Empty) => Vec::new(),
-        Err(error) => return Err(error.into()),
-    };
-    commands.send(Command::FromClient(session, frame)).await?;
-    while let Some(message) = for_client.recv().await {
-        match message {
-            ForClient::Export(context, answer) => {
-                let key = net::tls::individual_key_from(stream.get_ref().1, &context)?;
-                drop(answer.send(key));
-            }
-            ForClient::Frame(frame, false) => write_frame(&mut stream, &frame).await?,
-            end @ ForClient::Frame(_, true) => return last(stream, Some(end)).await,
-        }
-    }
-    Ok(())
-}
-
-/// Sends the last frame, and closes when the client has or after [`LINGER`]: closing with octets unread resets the
-/// connection, and the reset can overtake the frame.
-async fn last(mut stream: TlsStream<TcpStream>, message: Option<ForClient>) -> Result<(), Failure> {
-    if let Some(ForClient::Frame(frame, _)) = message {
-        write_frame(&mut stream, &frame).await?;
-        stream.shutdown().await?;
-        let mut unread = [0; 512];
-        let rest = async { while stream.read(&mut unread).await.is_ok_and(|octets| octets > 0) {} };
-        let _ = tokio::time::timeout(LINGER, rest).await;
-    }
-    Ok(())
-}
-
-/// Keeps one connection to the key server for ever. One that only stands by cuts it, and the next is asked; the pause grows
-/// once a round.
-async fn link(addresses: Vec<std::net::SocketAddr>, tls: Arc<ClientConfig>, commands: mpsc::Sender<Command>) {
-    let mut wait = BACK_OFF.0;
-    for (turn, address) in (1..).zip(addresses.iter().copied().cycle()) {
-        let since = Instant::now();
-        match connection(address, tls.clone(), &commands).await {
-            Ok(()) => tracing::warn!(%address, "the key server closed the connection"),
-            Err(error) => tracing::warn!(%address, %error, "no connection to the key server"),
-        }
-        drop(commands.send(Command::LinkDown).await);
-        if since.elapsed() > BACK_OFF.1 {
-            wait = BACK_OFF.0;
-        }
-        let jitter = OsEntropy.below(u64::try_from(wait.as_millis()).unwrap_or(0));
-        tokio::time::sleep(wait / 2 + Duration::from_millis(jitter)).await;
-        if turn % addresses.len() == 0 {
-            wait = (wait * 2).min(BACK_OFF.1);
-        }
-    }
-}
-
-async fn connection(
-    address: std::net::SocketAddr,
-    tls: Arc<ClientConfig>,
-    commands: &mpsc::Sender<Command>,
-) -> Result<(), Failure> {
-    let stream = net::tls::connect(address, tls, CONNECT).await?;
-    tracing::info!(%address, "connected to the key server");
-    let (frames, mut to_send) = mpsc::channel::<Zeroizing<Vec<u8>>>(QUEUE);
-    commands.send(Command::LinkUp(frames)).await?;
-    let (mut reader, mut writer) = tokio::io::split(stream);
-    let write = async {
-        // The engine drops its end to cut the connection.
-        while let Some(frame) = to_send.recv().await {
-            write_frame(&mut writer, &frame).await?;
-        }
-        Ok::<_, Failure>(())
-    };
-    let read = async {
-        while let Some(frame) = read_frame(&mut reader, MAX_FRAME).await? {
-            commands.send(Command::FromKeyServer(frame)).await?;
-        }
-        Ok::<_, Failure>(())
-    };
-    tokio::select! {
-        result = write => result,
-        result = read => result,
     }
 }

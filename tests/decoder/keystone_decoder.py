@@ -584,7 +584,7 @@ def read_reply(octets: bytes, key: bytes) -> tuple[Member, tuple[str, int]]:
     family = r.number(1)
     address = ".".join(map(str, r.take(4))) if family == 4 else r.take(16).hex(":", 2)
     port = r.number(2)
-    r.take(8 + 9)
+    r.take(8 + 1 + 4 + 9)
     # The suite stands in the beacon, after the path, which has 32 octets a secret in all suites.
     start = r.at
     Path.read(r, 1)

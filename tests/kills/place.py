@@ -37,7 +37,7 @@ tls = {{ certificate = "pki/{name}.pem", key = "pki/{name}.key", roots = "pki/ca
 store = {store}
 [[registrar]]
 identity = "spiffe://demo/registrar/r1"
-may_register = ["spiffe://demo/member/*"]
+may_register.certificate = ["spiffe://demo/member/*"]
 """
 GROUP_TABLE = """[[group]]
 id = {id}

@@ -12,12 +12,13 @@ use std::time::{Duration, Instant};
 
 use aws_lc_rs::digest::{SHA256, digest};
 use keygraph::{Degree, Strategy};
-use keyserver::core::{Admin, Config, Core, GroupConfig, Input, Output};
+use keyserver::core::{Access, Admin, Config, Core, GroupConfig, Input, Output};
+use protocol::credential::NO_END;
 use protocol::identity::{Identity, IdentityPattern};
 use protocol::registration::{FromRegistrar, ToRegistrar};
 use protocol::request::{Act, Operations, Outcome, Reply, Request, RequestId};
 use protocol::unit::{Unit, kind};
-use protocol::{Beacon, Entropy, GroupId, IndividualKey, MemberId, SigningKey, Suite};
+use protocol::{Authentication, Beacon, Entropy, GroupId, IndividualKey, MemberId, SigningKey, Suite};
 use serde_json::{Value, json};
 use socket2::{Domain, Protocol, Socket, Type};
 use tests::dice::Dice;
@@ -63,7 +64,7 @@ impl Live {
             batch: Duration::ZERO,
             compaction: 8,
             repair: fec::RepairScheme::default(),
-            allow: allow.clone(),
+            access: Access::open(allow.clone()),
             max_members: 1_000,
             refresh: None,
             beacon: Duration::from_millis(200),
@@ -75,7 +76,10 @@ impl Live {
         };
         let config = Config {
             name: "ks".into(),
-            registrars: vec![(identity("registrar"), allow)],
+            registrars: vec![(
+                identity("registrar"),
+                allow.into_iter().map(|of| (Authentication::Certificate, of)).collect(),
+            )],
             groups: vec![group],
             bits_per_second: 80_000_000,
             resyncs_per_second: 4_000,
@@ -145,11 +149,14 @@ impl Live {
     }
 
     fn register(&mut self, name: &str) -> (MemberId, u64) {
-        let frame = FromRegistrar::FetchNumber { tag: 1, identity: identity(name) }.encode();
+        let frame =
+            FromRegistrar::FetchNumber { tag: 1, kind: Authentication::Certificate, identity: identity(name) }.encode();
         self.handle(Input::FromRegistrar { link: 1, frame: &frame });
         let (client, registration) = self.number.take().unwrap();
         let key = IndividualKey::new([9; 32]);
-        let frame = FromRegistrar::HandOver { tag: 2, client, registration, key }.encode();
+        let frame =
+            FromRegistrar::HandOver { tag: 2, client, registration, key, ends: NO_END, credential: vec![1; 33] }
+                .encode();
         self.handle(Input::FromRegistrar { link: 1, frame: &frame });
         (client, registration)
     }

@@ -23,6 +23,7 @@ fn every_seed_holds_every_invariant() {
             "joins",
             "leaves",
             "evictions",
+            "lapses",
             "server crashes",
             "client crashes",
             "cut off",

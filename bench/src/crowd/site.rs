@@ -64,7 +64,7 @@ admin_socket = "ks.sock"
 tls = {{ certificate = "pki/ks.pem", key = "pki/ks.key", roots = "pki/ca.pem" }}
 [[registrar]]
 identity = "spiffe://bench/registrar/r"
-may_register = ["spiffe://bench/member/*"]
+may_register.certificate = ["spiffe://bench/member/*"]
 [[group]]
 id = 1
 name = "{GROUP}"
@@ -122,8 +122,10 @@ tls = {{ certificate = "pki/r.pem", key = "pki/r.key", roots = "pki/ca.pem" }}
             }],
             site_key: std::fs::read_to_string(pki.join("site.pub"))?.trim().to_owned(),
             site_certificate: "ks.site".into(),
-            certificate: format!("m{number}.pem").into(),
-            private_key: format!("m{number}.key").into(),
+            certificate: Some(format!("m{number}.pem").into()),
+            token_file: None,
+            identity: None,
+            private_key: Some(format!("m{number}.key").into()),
             trust_roots: "ca.pem".into(),
             groups: vec![GROUP.into()],
             carrier: client_ctl::core::Carrier::default(),

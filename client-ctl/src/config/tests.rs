@@ -84,7 +84,7 @@ fn a_right_configuration_is_taken() {
     let files = Files::new([1; 32]);
     let settings = files.load(&files.text("ks.example:7700", "127.0.0.1:7800")).unwrap();
     assert_eq!(settings.socket, files.folder.path().join("client.sock"), "relative to the file");
-    assert_eq!(settings.credentials.identity().as_str(), "spiffe://example.org/member/m1");
+    assert_eq!(settings.credential.identity().as_str(), "spiffe://example.org/member/m1");
     assert_eq!(settings.on_stop, OnStop::Leave);
 }
 

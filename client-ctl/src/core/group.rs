@@ -7,7 +7,7 @@ mod pages;
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
-use protocol::request::{Losses, Resync};
+use protocol::request::{Losses, Resync, Role};
 use protocol::unit::UnitVerifier;
 use protocol::{Budget, Entropy, GroupId, MemberId};
 
@@ -90,6 +90,10 @@ pub(super) struct Group {
     /// When the next report of losses may be sent.
     report_at: Now,
     member: Option<Member>,
+    /// What the policy means this client to do.
+    role: Option<Role>,
+    /// Seconds for which it may be silent; 0 for ever.
+    lease_s: u32,
     ending: Option<Ending>,
     joined_epoch: Option<u64>,
     left_epoch: Option<u64>,
@@ -115,6 +119,8 @@ impl Group {
             tally: Tally::default(),
             report_at: Now::ZERO,
             member: None,
+            role: None,
+            lease_s: 0,
             ending: None,
             joined_epoch: None,
             left_epoch: None,
@@ -228,6 +234,17 @@ impl Group {
     pub(super) fn take_report(&mut self, now: Now, entropy: &mut impl Entropy) -> Option<(String, Losses)> {
         self.report_at = now + Duration::from_millis(REPORT_MS + entropy.below(REPORT_MS));
         Some((self.name.clone(), self.tally.take_report(now)?))
+    }
+
+    /// For how long this member may be silent.
+    pub(super) fn lease(&self) -> Option<Duration> {
+        let lease = Some(self.lease_s).filter(|lease| *lease > 0 && self.is_present());
+        lease.map(|seconds| Duration::from_secs(seconds.into()))
+    }
+
+    /// What is told with a sign of life.
+    pub(super) fn sign_of_life(&mut self, now: Now) -> Option<(String, Losses)> {
+        self.is_present().then(|| (self.name.clone(), self.tally.take_report(now).unwrap_or_default()))
     }
 
     /// What was asked goes on being asked elsewhere, or never again.
@@ -349,6 +366,7 @@ impl Group {
             status: self.status,
             detail: self.detail.clone(),
             sender_id: client,
+            role: self.role.filter(|_| self.member.is_some()),
             joined_epoch: self.joined_epoch,
             left_epoch: self.left_epoch,
             hold_ms: member.map_or(HOLD_MS, Member::hold_ms),

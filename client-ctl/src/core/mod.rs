@@ -13,6 +13,7 @@ mod backoff;
 mod fence;
 mod group;
 mod keys;
+mod life;
 mod member;
 mod output;
 mod published;
@@ -35,6 +36,7 @@ pub use output::{Counters, Event, GroupStatus, How, LiveKey, Output, Snapshot, S
 pub use stream::{Carrier, Carriers};
 
 use group::{Env, Group};
+use life::Life;
 use published::Published;
 use requests::{InFlight, Registration};
 use stream::Stream;
@@ -168,6 +170,9 @@ pub struct Core {
     registration: Registration,
     client: Option<MemberId>,
     in_flight: Option<InFlight>,
+    life: Life,
+    /// Registrations in a row whose credential had ended already.
+    ended: u32,
     /// Handshakes refused since the last reply.
     refusals: u32,
     subscribed: BTreeSet<SocketAddr>,
@@ -198,6 +203,8 @@ impl Core {
             registration: Registration::Wanted { at: Now::ZERO, attempt: 0 },
             client: None,
             in_flight: None,
+            life: Life::default(),
+            ended: 0,
             refusals: 0,
             subscribed: BTreeSet::new(),
             most_octets: MAX_OCTETS,

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use protocol::request::{Denial, RequestId};
+use protocol::request::{Denial, RequestId, Role};
 use protocol::{DataKey, GroupId, MemberId, Reason};
 use serde::Serialize;
 
@@ -151,6 +151,8 @@ pub enum Event {
     Evicted {
         /// The group.
         group: String,
+        /// Why.
+        denial: Denial,
     },
     /// A sealed reply was not believed; nothing was changed.
     BadReply {
@@ -251,6 +253,8 @@ pub struct Snapshot {
     pub detail: String,
     /// This client's ID number, once known: unique among the group's senders.
     pub sender_id: Option<MemberId>,
+    /// What the policy means this client to do; a shared key cannot enforce it.
+    pub role: Option<Role>,
     /// First epoch of the membership.
     pub joined_epoch: Option<u64>,
     /// First epoch after it.

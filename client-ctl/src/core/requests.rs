@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use protocol::request::{Act, MAX_OPERATIONS, MAX_WITNESSES, Operations, Outcome, Reply, Request, RequestId};
+use protocol::request::{Act, Denial, MAX_OPERATIONS, MAX_WITNESSES, Operations, Outcome, Reply, Request, RequestId};
 use protocol::{Entropy, MemberId};
 
 use super::backoff::backoff;
@@ -53,6 +53,13 @@ impl Core {
         // The names of requests are bound to nothing, but their answers would be sealed under the key before.
         self.in_flight = None;
         self.groups.values_mut().for_each(|group| group.renew(now));
+    }
+
+    /// The credential of this registration has ended: there may be another by now.
+    fn register_again(&mut self, now: Now) {
+        let at = now + backoff(&mut self.entropy, self.ended);
+        self.ended = self.ended.saturating_add(1);
+        self.registration = Registration::Wanted { at, attempt: 0 };
     }
 
     pub(super) fn registration_failed(&mut self, now: Now, retry_after: Option<Duration>, is_final: bool) {
@@ -119,7 +126,8 @@ impl Core {
             None => {
                 let wanted = self.groups.values().filter_map(|group| group.wanted_at()).map(|at| (at, "ask"));
                 let reports = self.groups.values().filter_map(|group| group.reports_at(self.client));
-                wanted.chain(reports.map(|at| (at, "a report of losses"))).min()
+                let sign = self.sign_due().map(|at| (at, "a sign of life"));
+                wanted.chain(reports.map(|at| (at, "a report of losses"))).chain(sign).min()
             }
         }
     }
@@ -154,6 +162,9 @@ impl Core {
                 self.groups.values_mut().filter_map(|group| group.take_resync(now)).take(MAX_OPERATIONS).collect();
             return (!resyncs.is_empty()).then_some(Operations::Resyncs(resyncs));
         }
+        if let Some(sign) = self.take_sign(now) {
+            return Some(sign);
+        }
         let (client, entropy) = (self.client, &mut self.entropy);
         let due = self.groups.values_mut().filter(|group| group.reports_at(client).is_some_and(|at| at <= now));
         let reports: Vec<_> = due.filter_map(|group| group.take_report(now, entropy)).take(MAX_OPERATIONS).collect();
@@ -168,8 +179,12 @@ impl Core {
         flight.attempt = flight.attempt.saturating_add(1);
         self.give_back_published(now);
         // A report is not worth asking again, and must not keep anything else waiting.
-        self.in_flight
+        let dropped = self
+            .in_flight
             .take_if(|flight| matches!(flight.request.operations, Operations::Reports(_) | Operations::Witnesses(_)));
+        if dropped.is_some() {
+            self.was_not_heard(now);
+        }
         self.refusals += u32::from(refused);
         self.event(Event::Unanswered { refused });
         if self.refusals >= REFUSALS {
@@ -198,11 +213,23 @@ impl Core {
             return self.event(Event::Dropped { cause: "a reply to no request" });
         };
         let asked = asked(&flight.request.operations);
+        let resyncs = matches!(flight.request.operations, Operations::Resyncs(_));
         let why = match Reply::decode(message) {
             Ok(reply) if reply.id == id && reply.outcomes.len() == asked.len() => {
                 self.refusals = 0;
+                let is = |denial| reply.outcomes.iter().any(|outcome| *outcome == Outcome::Denied(denial));
+                let (standby, ended) = (is(Denial::Standby), is(Denial::CredentialEnded));
                 for ((ask, group), outcome) in asked.into_iter().zip(reply.outcomes) {
                     self.outcome(now, ask, &group, outcome);
+                }
+                match () {
+                    () if ended => self.register_again(now),
+                    () if resyncs => self.was_answered(now),
+                    () if standby => self.was_not_heard(now),
+                    () => {
+                        self.ended = 0;
+                        self.was_heard(now);
+                    }
                 }
                 return;
             }
@@ -216,6 +243,7 @@ impl Core {
 
     fn outcome(&mut self, now: Now, ask: Ask, name: &str, outcome: Outcome) {
         self.with(now, name, |group, env| match (ask, outcome) {
+            (Ask::Report, Outcome::Denied(denial)) => group.denied(env, ask, denial),
             (Ask::Report, _) => {}
             (Ask::Join | Ask::Resync, Outcome::Granted(membership)) => group.granted(env, ask, *membership),
             (Ask::Leave, Outcome::Left { epoch }) => group.left(env, Some(epoch)),

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use protocol::request::Role;
 use protocol::{DataKey, Reason};
 use serde::{Serialize, Serializer};
 use zeroize::Zeroizing;
@@ -19,6 +20,7 @@ struct Line<'a> {
     status: Status,
     detail: &'a str,
     sender_id: Option<u32>,
+    role: Option<&'static str>,
     joined_epoch: Option<u64>,
     left_epoch: Option<u64>,
     hold_ms: u64,
@@ -81,6 +83,7 @@ pub fn line(snapshot: &Snapshot, now: Now) -> Zeroizing<Vec<u8>> {
         status: snapshot.status,
         detail: &snapshot.detail,
         sender_id: snapshot.sender_id.map(|id| id.0),
+        role: snapshot.role.map(Role::name),
         joined_epoch: snapshot.joined_epoch,
         left_epoch: snapshot.left_epoch,
         hold_ms: snapshot.hold_ms,
@@ -168,6 +171,7 @@ mod tests {
             status: Status::Member,
             detail: String::new(),
             sender_id: Some(MemberId(9)),
+            role: Some(Role::Receiver),
             joined_epoch: Some(5),
             left_epoch: None,
             hold_ms: 4_000,
@@ -176,6 +180,7 @@ mod tests {
         let out = line(&snapshot, at(1_100));
         assert_eq!(out.iter().filter(|octet| **octet == b'\n').count(), 1);
         let json: serde_json::Value = serde_json::from_slice(&out).unwrap();
+        assert_eq!(json["role"], "receiver");
         assert_eq!((&json["v"], &json["status"], &json["sender_id"]), (&1.into(), &"member".into(), &9.into()));
         let (five, six) = (&json["keys"][0], &json["keys"][1]);
         assert_eq!((&five["state"], &five["send_until_ms"]), (&"previous".into(), &0.into()));

@@ -27,6 +27,7 @@ fn snapshot(epoch: u64) -> Snapshot {
         status: Status::Member,
         detail: String::new(),
         sender_id: Some(MemberId(9)),
+        role: None,
         joined_epoch: Some(1),
         left_epoch: None,
         hold_ms: 4_000,

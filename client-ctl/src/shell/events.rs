@@ -11,7 +11,7 @@ pub(super) fn log(event: &Event) {
         Event::Unanswered { refused } => tracing::warn!(refused, "no answer from the key server"),
         Event::Joined { group, term, epoch } => tracing::info!(group, term, epoch, "joined"),
         Event::Left { group, epoch } => tracing::info!(group, epoch, "left"),
-        Event::Evicted { group } => tracing::warn!(group, "evicted"),
+        Event::Evicted { group, denial } => tracing::warn!(group, %denial, "evicted"),
         Event::Denied { group, denial } => tracing::warn!(group, %denial, "denied"),
         Event::BadReply { group, why } => tracing::warn!(group, why, "a reply was not believed"),
         Event::Conflict { group, what } => {

@@ -84,7 +84,7 @@ pub async fn run(settings: Settings, shutdown: Shutdown) -> Result<(), RunError>
     let (happens, mut happened) = mpsc::channel(MAX_HAPPENED);
     let mut core = Core::new(settings.core(), Box::new(OsEntropy));
     let leave = settings.on_stop == OnStop::Leave;
-    tracing::info!(identity = %settings.credentials.identity(), socket = %settings.socket.display(), "started");
+    tracing::info!(identity = %settings.credential.identity(), socket = %settings.socket.display(), "started");
     if settings.impairment.loss > 0.0 {
         tracing::warn!(loss = settings.impairment.loss, "rekey datagrams are dropped on purpose");
     }
@@ -285,7 +285,7 @@ impl Shell {
         let (client, registration) = core.registration().unzip();
         let (is_open, ended) = core.stream();
         json!({
-            "identity": self.settings.credentials.identity().as_str(),
+            "identity": self.settings.credential.identity().as_str(),
             "client_id": client.map(|client| client.0),
             "registration": registration,
             "foreign_datagrams": core.foreign_datagrams(),

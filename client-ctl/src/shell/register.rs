@@ -6,10 +6,11 @@ use net::frame::{FrameError, read_frame, write_frame};
 use net::tls::{self, TlsError};
 use protocol::codec::DecodeError;
 use protocol::identity::Identity;
-use protocol::registration::{ALPN_CLIENT, FromClient, MAX_FRAME, Refusal, RefusalCode, ToClient, exporter_context};
+use protocol::registration::{MAX_FRAME, Refusal, RefusalCode, ToClient, exporter_context};
 use protocol::{IndividualKey, MemberId};
 use thiserror::Error;
 use tokio::io::AsyncWriteExt;
+use zeroize::Zeroizing;
 
 use crate::config::Settings;
 
@@ -88,16 +89,16 @@ fn ends_it(refusal: &Refusal) -> bool {
 async fn attempt(settings: &Settings, address: &str, registrar: &Identity) -> Result<Registered, RegisterError> {
     let found = tokio::net::lookup_host(address).await.map_err(RegisterError::Address)?.next();
     let found = found.ok_or_else(|| RegisterError::Address(std::io::ErrorKind::NotFound.into()))?;
-    let config = tls::client_config(&settings.credentials, registrar.clone(), ALPN_CLIENT)?;
-    let mut stream = tls::connect(found, config, LIMIT).await?;
     let key_server = &settings.site.key_server;
-    write_frame(&mut stream, &FromClient::Register { key_server: key_server.clone() }.encode()).await?;
+    let (config, message) = settings.credential.begin(registrar, key_server)?;
+    let mut stream = tls::connect(found, config, LIMIT).await?;
+    write_frame(&mut stream, &Zeroizing::new(message.encode())).await?;
     let (client, registration) = match answer(&mut stream).await? {
         ToClient::Number { client, registration } => (client, registration),
         ToClient::Refused(refusal) => return Err(RegisterError::Refused(refusal)),
         ToClient::Registered => return Err(RegisterError::Turn),
     };
-    let me = settings.credentials.identity();
+    let me = settings.credential.identity();
     let context = exporter_context(me, registrar, key_server, client, registration);
     let key = tls::individual_key_from(stream.get_ref().1, &context)?;
     match answer(&mut stream).await? {

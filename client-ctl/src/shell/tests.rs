@@ -58,6 +58,7 @@ impl World {
             certificate: folder.join("registrar.pem"),
             key: folder.join("registrar.key"),
             roots: folder.join("ca.pem"),
+            crls: vec![],
         };
         let config = net::tls::server_config(&Credentials::load(&files).unwrap(), ALPN_CLIENT).unwrap();
         let door = Admission::default();
@@ -65,7 +66,7 @@ impl World {
             let (stream, _, ticket) = door.next(&listener).await;
             let (mut stream, who) = net::tls::accept(stream, Arc::clone(&config), ticket).await.unwrap();
             let frame = read_frame(&mut stream, MAX_FRAME).await.unwrap().unwrap();
-            let FromClient::Register { key_server } = FromClient::decode(&frame).unwrap();
+            let key_server = FromClient::decode(&frame).unwrap().key_server().to_owned();
             if self.refuses {
                 let refusal = ToClient::Refused(Refusal::new(RefusalCode::Identity, "not here", 0));
                 write_frame(&mut stream, &refusal.encode()).await.unwrap();

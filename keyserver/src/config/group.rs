@@ -1,4 +1,4 @@
-//! `[[group]]`: one group in the key server's configuration file.
+//! `[[group]]`: one group in the policy.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -10,7 +10,8 @@ use net::multicast;
 use protocol::{GroupId, Suite};
 use serde::Deserialize;
 
-use super::{name, patterns};
+use super::name;
+use super::rule::{RuleFileConfig, access};
 use crate::core;
 
 /// `[[group]]`
@@ -52,8 +53,21 @@ pub struct GroupFileConfig {
     /// have lost decides.
     #[serde(default = "repair")]
     pub repair: String,
-    /// Who may join: identities, or prefixes `spiffe://domain/path/*`. Required, not empty.
-    pub allow: Vec<String>,
+    /// Who may join and do everything, however it was authenticated: identities, or prefixes `spiffe://domain/path/*`. Required if
+    /// there is no `[[group.rule]]`; empty for nobody.
+    #[serde(default)]
+    pub allow: Option<Vec<String>>,
+    /// Who may not, though a shorter prefix says so. Default nobody.
+    #[serde(default)]
+    pub deny: Vec<String>,
+    /// Rules that say more than `allow` and `deny` can. Of all three, what is said of an identity stands before what is said of
+    /// a prefix, and a longer prefix before a shorter one; the order means nothing.
+    #[serde(default)]
+    pub rule: Vec<RuleFileConfig>,
+    /// Seconds for which a member may be silent before it is taken for gone and evicted, 3 to 31,536,000; 0 (default) for ever. It
+    /// is not less than `beacon_max_ms`. Members make themselves heard when a third of it has passed.
+    #[serde(default)]
+    pub lease_s: u64,
     /// Members at the most, 1 to 1,000,000 (default).
     #[serde(default = "max_members")]
     pub max_members: usize,
@@ -156,6 +170,7 @@ impl GroupFileConfig {
         // What the scheme cannot do for the largest message it must not promise for any.
         fec::Layout::new(fec::MAX_MESSAGE, &repair).map_err(|e| ConfigError::invalid(key("repair"), e))?;
         in_range(key("refresh_s"), self.refresh_s, 0..=31_536_000)?;
+        let beacon_max_ms = self.beacon_max_ms.unwrap_or_else(|| self.beacon_ms.max(BEACON_MAX_MS));
         Ok(core::GroupConfig {
             id: GroupId(self.id),
             name: self.name.clone(),
@@ -171,16 +186,11 @@ impl GroupFileConfig {
             batch: millis("batch_ms", self.batch_ms, 0, 5_000)?,
             compaction: in_range(key("compaction"), self.compaction, 0..=4_096)?,
             repair,
-            allow: patterns(&key("allow"), &self.allow)?,
+            access: access(self, beacon_max_ms)?,
             max_members: in_range(key("max_members"), self.max_members, 1..=1_000_000)?,
             refresh: (self.refresh_s > 0).then(|| Duration::from_secs(self.refresh_s)),
             beacon: millis("beacon_ms", self.beacon_ms, 50, 600_000)?,
-            beacon_max: millis(
-                "beacon_max_ms",
-                self.beacon_max_ms.unwrap_or_else(|| self.beacon_ms.max(BEACON_MAX_MS)),
-                self.beacon_ms,
-                600_000,
-            )?,
+            beacon_max: millis("beacon_max_ms", beacon_max_ms, self.beacon_ms, 600_000)?,
             resync_wait: millis("resync_wait_ms", self.resync_wait_ms, 0, 600_000)?,
             send_delay: millis("send_delay_ms", self.send_delay_ms, 0, 60_000)?,
             keep_old: millis("keep_old_ms", self.keep_old_ms, 0, 600_000)?,

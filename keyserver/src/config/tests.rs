@@ -8,7 +8,12 @@ const ELSEWHERE: [&str; 3] = ["192.0.2.1"; 3];
 
 /// Addresses: for requests, for registrars, for multicast.
 fn config(suite: &str, addresses: [&str; 3], signing: SigningKey) -> Result<core::Config, String> {
-    parsed(&text(suite, addresses)).and_then(|file| file.core(signing).map_err(|error| error.to_string()))
+    parsed(&text(suite, addresses)).and_then(|file| checked(&file, signing))
+}
+
+fn checked(file: &FileConfig, signing: SigningKey) -> Result<core::Config, String> {
+    let groups = policy::check(&file.group, file.is_loopback());
+    groups.and_then(|groups| file.core(signing, groups)).map_err(|error| error.to_string())
 }
 
 fn parsed(text: &str) -> Result<FileConfig, String> {
@@ -30,7 +35,7 @@ fn text(suite: &str, [requests, registrars, interface]: [&str; 3]) -> String {
         tls = {{ certificate = "c", key = "k", roots = "r" }}
         [[registrar]]
         identity = "spiffe://example/registrar/r1"
-        may_register = ["spiffe://example/*"]
+        may_register.certificate = ["spiffe://example/*"]
         [[group]]
         id = 1
         name = "g"
@@ -86,7 +91,7 @@ fn the_papers_suite_is_unknown_without_its_feature() {
 #[test]
 fn multicast_of_both_families_as_it_is_meant() {
     let right = text("aes256", LOOPBACK);
-    let core = |text: &str| parsed(text).and_then(|file| file.core(ed25519()).map_err(|error| error.to_string()));
+    let core = |text: &str| parsed(text).and_then(|file| checked(&file, ed25519()));
     let changes = [
         ("interface = \"127.0.0.1\"", "interface = \"eth0\"\n dscp = 46", None),
         ("interface = \"127.0.0.1\"", "interface = \"fd00::2\"", None),
@@ -115,7 +120,7 @@ fn multicast_of_both_families_as_it_is_meant() {
 fn the_store_is_compacted_every_day_unless_told_otherwise() {
     let of = |line: &str| {
         let text = text("aes256", LOOPBACK).replace("name = \"ks\"", &format!("name = \"ks\"\n{line}"));
-        let core = parsed(&text).and_then(|file| file.core(ed25519()).map_err(|error| error.to_string()));
+        let core = parsed(&text).and_then(|file| checked(&file, ed25519()));
         core.map(|core| core.compact_every)
     };
     let hours = |hours: u64| Ok(Duration::from_secs(hours * 3_600));

@@ -1,10 +1,12 @@
 //! Operators' commands.
 
 use protocol::identity::Identity;
-use protocol::{GroupId, MemberId};
+use protocol::request::Role;
+use protocol::{Authentication, GroupId, MemberId};
 use thiserror::Error;
 use zeroize::Zeroizing;
 
+use super::admission::Cause;
 use super::batch::Eviction;
 use super::transaction::Intent;
 use super::{Core, Now, Output};
@@ -53,8 +55,53 @@ pub enum AdminReply {
     Backup(Snapshot),
     /// Answer to `Status`.
     Status(Status),
-    /// Answer to `Members`: ID number, identity, epoch of the join.
-    Members(Vec<(MemberId, Identity, u64)>),
+    /// Answer to `Members`.
+    Members(Members),
+}
+
+/// The members of a group, and who is none any more.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Members {
+    /// The members, by ID number.
+    pub members: Vec<MemberStatus>,
+    /// Whose membership has ended lately and was not begun again: ID number, identity, first epoch without it, and why; `None`: it
+    /// has left.
+    pub ended: Vec<(MemberId, Identity, u64, Option<Cause>)>,
+}
+
+/// A member.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MemberStatus {
+    /// ID number.
+    pub client: MemberId,
+    /// Identity.
+    pub identity: Identity,
+    /// Epoch of the join.
+    pub joined_epoch: u64,
+    /// What the policy means it to do.
+    pub role: Role,
+    /// Seconds of its lease, 0 for none.
+    pub lease_s: u32,
+    /// How it was authenticated, and when its credential ends in seconds since 1970.
+    pub credential: Option<(Authentication, u64)>,
+    /// Time since it was heard last in this reign.
+    pub silent: Now,
+}
+
+/// Memberships that have ended in this reign, by cause.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Endings {
+    /// By choice.
+    pub left: u64,
+    /// Otherwise, in the order of [`Cause::ALL`].
+    pub causes: [u64; Cause::ALL.len()],
+}
+
+impl Endings {
+    pub(super) fn count(&mut self, cause: Option<Cause>) {
+        let at = cause.and_then(|cause| Cause::ALL.iter().position(|other| *other == cause));
+        *at.and_then(|at| self.causes.get_mut(at)).unwrap_or(&mut self.left) += 1;
+    }
 }
 
 /// A snapshot: every secret of the key server.
@@ -133,6 +180,8 @@ pub struct GroupStatus {
     pub rekey_messages: u64,
     /// Units and repair units multicast in this reign.
     pub units_sent: u64,
+    /// Memberships that have ended in this reign.
+    pub endings: Endings,
     /// Signed (term, epoch) that a member has shown and this key server does not know: the group is stopped.
     pub stopped: Option<(u64, u64)>,
 }
@@ -142,13 +191,17 @@ impl Core {
         let answer = match command {
             Admin::Status => Ok(AdminReply::Status(self.status())),
             Admin::Backup => Ok(AdminReply::Backup(Snapshot(self.snapshot(now)))),
-            Admin::Members { group } => self.group_named(&group).map(|id| AdminReply::Members(self.members(id))),
+            Admin::Members { group } => self.group_named(&group).map(|id| AdminReply::Members(self.members(now, id))),
             Admin::Evict { group, identity } => match self.group_and_client(&group, &identity) {
                 Ok((group, _)) if self.groups.get(&group).is_some_and(|group| group.stopped.is_some()) => {
                     Err(AdminError::Stopped)
                 }
                 Ok((group, member)) if self.groups.get(&group).is_some_and(|group| group.contains(member)) => {
-                    return self.evict(now, group, Eviction { ticket, member, since: now });
+                    return self.evict(
+                        now,
+                        group,
+                        Eviction { ticket: Some(ticket), member, since: now, cause: Cause::Operator },
+                    );
                 }
                 Ok(_) => Err(AdminError::NotMember),
                 Err(error) => Err(error),
@@ -182,12 +235,29 @@ impl Core {
         Ok((self.group_named(group)?, self.clients.find(identity).ok_or(AdminError::UnknownClient)?))
     }
 
-    fn members(&self, group: GroupId) -> Vec<(MemberId, Identity, u64)> {
-        let Some(group) = self.groups.get(&group) else {
-            return Vec::new();
+    fn members(&self, now: Now, id: GroupId) -> Members {
+        let Some(group) = self.groups.get(&id) else {
+            return Members::default();
         };
-        let known = |member: &MemberId| self.clients.get(*member).map(|client| client.identity.clone());
-        group.joined.iter().filter_map(|(member, epoch)| Some((*member, known(member)?, *epoch))).collect()
+        let members = group.joined.iter().filter_map(|(member, epoch)| {
+            let client = self.clients.get(*member)?;
+            let (role, lease_s) = self.terms(id, *member);
+            Some(MemberStatus {
+                client: *member,
+                identity: client.identity.clone(),
+                joined_epoch: *epoch,
+                role,
+                lease_s,
+                credential: client.credential().map(|credential| (credential.kind, credential.ends)),
+                silent: now.saturating_sub(self.admission.heard(*member)),
+            })
+        });
+        let left = group.left.iter().map(|(member, (_, epoch))| (*member, *epoch, None));
+        let evicted = group.ended.iter().map(|(member, (cause, epoch))| (*member, *epoch, Some(*cause)));
+        let ended = left.chain(evicted).filter_map(|(member, epoch, cause)| {
+            Some((member, self.clients.get(member)?.identity.clone(), epoch, cause))
+        });
+        Members { members: members.collect(), ended: ended.collect() }
     }
 
     fn status(&self) -> Status {
@@ -200,6 +270,7 @@ impl Core {
             eviction: group.eviction,
             rekey_messages: group.sent.0,
             units_sent: group.sent.1,
+            endings: group.endings,
             stopped: group.stopped,
         });
         Status {

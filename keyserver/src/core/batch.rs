@@ -6,6 +6,7 @@ use keygraph::Change;
 use protocol::request::{Act, Denial, RequestId};
 use protocol::{GroupId, MemberId, Reason};
 
+use super::admission::{Cause, may_join};
 use super::group::Group;
 use super::{Core, Now};
 
@@ -27,13 +28,15 @@ pub(super) struct Queued {
     pub(super) act: Option<Act>,
 }
 
-/// An operator's eviction.
+/// An eviction: by an operator, or because admission has ended.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Eviction {
-    pub(super) ticket: u64,
+    /// The operator's command.
+    pub(super) ticket: Option<u64>,
     pub(super) member: MemberId,
-    /// When it was asked for.
+    /// When it was asked for, or due.
     pub(super) since: Now,
+    pub(super) cause: Cause,
 }
 
 /// What waits for a group's next epoch.
@@ -55,6 +58,8 @@ pub(super) struct Batch {
 pub(super) struct Taken {
     pub(super) changes: Vec<Change>,
     pub(super) by_choice: Vec<(MemberId, RequestId)>,
+    /// Whoever else leaves, and why, ascending.
+    pub(super) ended: Vec<(MemberId, Cause)>,
     pub(super) reason: Option<Reason>,
     pub(super) served: Vec<Queued>,
     pub(super) denied: Vec<(Queued, Denial)>,
@@ -152,7 +157,8 @@ impl Core {
             return taken;
         }
         group.batch.wanted = None;
-        let taken = group.take_changes();
+        let (clients, admission) = (&self.clients, &self.admission);
+        let taken = group.take_changes(|group, client| may_join(admission, now, group, clients.get(client), client));
         if !group.batch.queue.is_empty() {
             self.schedule_at(now, id);
         }
@@ -180,17 +186,22 @@ impl Group {
 
     fn take_evictions(&mut self) -> Taken {
         let mut taken = Taken { reason: Some(Reason::Evict), ..Taken::default() };
-        for Eviction { ticket, member, since } in std::mem::take(&mut self.batch.evictions) {
-            taken.tickets.push(ticket);
-            if self.contains(member) && !taken.changes.contains(&Change::Leave(member)) {
-                taken.changes.push(Change::Leave(member));
+        let mut ended = BTreeMap::new();
+        for Eviction { ticket, member, since, cause } in std::mem::take(&mut self.batch.evictions) {
+            taken.tickets.extend(ticket);
+            if self.contains(member) {
+                // Of several causes an operator's stands: it keeps the member out.
+                let first = ended.entry(member).or_insert(cause);
+                *first = cause.min(*first);
                 taken.evicting = Some(taken.evicting.map_or(since, |first| first.min(since)));
             }
         }
+        taken.changes = ended.keys().map(|member| Change::Leave(*member)).collect();
+        taken.ended = ended.into_iter().collect();
         taken
     }
 
-    fn take_changes(&mut self) -> Taken {
+    fn take_changes(&mut self, may_join: impl Fn(&Self, MemberId) -> Result<(), Denial>) -> Taken {
         let Batch { queue, refresh, tickets, .. } = &mut self.batch;
         let (refresh, tickets) = (refresh.take(), std::mem::take(tickets));
         let operations: Vec<Queued> = queue.drain(..queue.len().min(MAX_BATCH)).collect();
@@ -199,7 +210,7 @@ impl Group {
             self.unrenewed.iter().take(MAX_BATCH).map(|member| (*member, Net::Renew)).collect();
         let mut members = self.tree.len();
         for operation in operations {
-            match self.add(operation, &mut net, &mut members) {
+            match self.add(operation, &mut net, &mut members, &may_join) {
                 Ok(()) => taken.served.push(operation),
                 Err(denial) => taken.denied.push((operation, denial)),
             }
@@ -234,17 +245,31 @@ impl Group {
     }
 
     /// Adds an operation to what its client has asked for before in this batch.
-    fn add(&self, operation: Queued, net: &mut BTreeMap<MemberId, Net>, members: &mut usize) -> Result<(), Denial> {
+    fn add(
+        &self,
+        operation: Queued,
+        net: &mut BTreeMap<MemberId, Net>,
+        members: &mut usize,
+        may_join: &dyn Fn(&Self, MemberId) -> Result<(), Denial>,
+    ) -> Result<(), Denial> {
         let Queued { client, request, act, .. } = operation;
         let before = net.get(&client).copied();
         let after = match (act, before) {
             (None, _) => return Ok(()),
-            (Some(Act::Join), Some(Net::Leave(request))) => Some(Net::Rejoin(request)),
+            // Who may join may have changed since it was asked for.
+            (Some(Act::Join), Some(Net::Leave(request))) => {
+                may_join(self, client)?;
+                Some(Net::Rejoin(request))
+            }
             (Some(Act::Join), Some(net)) => Some(net),
             (Some(Act::Join), None) if self.contains(client) => return Ok(()),
-            (Some(Act::Join), None) if self.barred.contains(&client) => return Err(Denial::Policy),
-            (Some(Act::Join), None) if *members >= self.config.max_members => return Err(Denial::Full),
-            (Some(Act::Join), None) => Some(Net::Join),
+            (Some(Act::Join), None) => {
+                may_join(self, client)?;
+                if *members >= self.config.max_members {
+                    return Err(Denial::Full);
+                }
+                Some(Net::Join)
+            }
             // Who joins and leaves in one batch was never in.
             (Some(Act::Leave), Some(Net::Join)) => None,
             (Some(Act::Leave), Some(Net::Rejoin(request))) => Some(Net::Leave(request)),

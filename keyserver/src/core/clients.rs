@@ -1,25 +1,45 @@
 //! Registrations: who is which ID number, and which individual keys are live.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use protocol::identity::Identity;
-use protocol::{IndividualKey, MemberId};
+use protocol::{Credential, IndividualKey, MemberId};
+
+use super::tokens::Tokens;
 
 /// One client.
 pub(super) struct Client {
     pub(super) identity: Identity,
-    /// The key that the client has proved last.
-    pub(super) current: Option<(u64, IndividualKey)>,
-    /// A newer key that it has not proved yet; it replaces the current one when it does.
-    pub(super) pending: Option<(u64, IndividualKey)>,
+    /// The one whose key the client has proved last.
+    pub(super) current: Option<Registration>,
+    /// A newer one whose key it has not proved yet; it replaces the current one when it does.
+    pub(super) pending: Option<Registration>,
     /// Highest registration number that was given out.
     pub(super) numbered: u64,
 }
 
+/// A registration of a client.
+#[derive(Clone)]
+pub(super) struct Registration {
+    pub(super) number: u64,
+    pub(super) key: IndividualKey,
+    /// What the client has authenticated itself with.
+    pub(super) credential: Credential,
+}
+
 impl Client {
     fn newest(&self) -> u64 {
-        let number = |key: &Option<(u64, IndividualKey)>| key.as_ref().map_or(0, |(number, _)| *number);
-        number(&self.current).max(number(&self.pending))
+        self.live().map(|registration| registration.number).max().unwrap_or(0)
+    }
+
+    /// What it has authenticated itself with, as far as it has proved that.
+    pub(super) fn credential(&self) -> Option<&Credential> {
+        self.current.as_ref().map(|one| &one.credential)
+    }
+
+    /// Its registrations whose keys are live.
+    pub(super) fn live(&self) -> impl Iterator<Item = &Registration> {
+        [&self.current, &self.pending].into_iter().flatten()
     }
 }
 
@@ -31,6 +51,7 @@ pub(super) struct Clients {
     /// Numbers of identities whose first registration is under way; forgotten at a restart.
     reserved: BTreeMap<Identity, (MemberId, u64)>,
     next_id: u32,
+    pub(super) tokens: Tokens,
 }
 
 /// First registrations under way: far more than handshakes can be, and 30 MB at the most.
@@ -53,11 +74,35 @@ impl Clients {
         self.by_id.len()
     }
 
-    /// The live key of this registration.
-    pub(super) fn key(&self, client: MemberId, registration: u64) -> Option<&IndividualKey> {
-        let client = self.by_id.get(&client)?;
-        let live = [&client.current, &client.pending];
-        live.into_iter().flatten().find(|(number, _)| *number == registration).map(|(_, key)| key)
+    /// The live key of this registration, unless its credential was revoked.
+    pub(super) fn key(
+        &self,
+        client: MemberId,
+        registration: u64,
+        revoked: &BTreeSet<Vec<u8>>,
+    ) -> Option<&IndividualKey> {
+        let mut live = self.by_id.get(&client)?.live();
+        let one = live.find(|one| one.number == registration)?;
+        (!revoked.contains(&one.credential.name)).then_some(&one.key)
+    }
+
+    /// Live registrations with one of these credentials.
+    pub(super) fn registered_with(&self, revoked: &BTreeSet<Vec<u8>>) -> Vec<(MemberId, u64)> {
+        let of = |(id, client): (&MemberId, &Client)| {
+            let live = client.live().filter(|one| revoked.contains(&one.credential.name));
+            live.map(|one| (*id, one.number)).collect::<Vec<_>>()
+        };
+        self.by_id.iter().flat_map(of).collect()
+    }
+
+    /// Drops the individual keys of these registrations.
+    pub(super) fn drop_keys(&mut self, registrations: &[(MemberId, u64)]) {
+        for (id, number) in registrations {
+            if let Some(client) = self.by_id.get_mut(id) {
+                client.current.take_if(|one| one.number == *number);
+                client.pending.take_if(|one| one.number == *number);
+            }
+        }
     }
 
     /// Whether using this registration is the first proof of a newer key.
@@ -65,7 +110,7 @@ impl Clients {
         self.by_id
             .get(&client)
             .and_then(|client| client.pending.as_ref())
-            .is_some_and(|(number, _)| *number == registration)
+            .is_some_and(|pending| pending.number == registration)
     }
 
     /// Gives out the next registration number; a new identity gets an ID number too. `None` when a limit is reached.
@@ -98,13 +143,7 @@ impl Clients {
     }
 
     /// Stores a key that the client has to prove. Whether the client is new.
-    pub(super) fn register(
-        &mut self,
-        id: MemberId,
-        identity: &Identity,
-        registration: u64,
-        key: IndividualKey,
-    ) -> bool {
+    pub(super) fn register(&mut self, id: MemberId, identity: &Identity, registration: Registration) -> bool {
         let reserved = self.reserved.remove(identity).map_or(0, |(_, number)| number);
         self.next_id = self.next_id.max(id.0);
         let new = self.by_identity.insert(identity.clone(), id).is_none();
@@ -114,8 +153,9 @@ impl Clients {
             pending: None,
             numbered: 0,
         });
-        client.numbered = client.numbered.max(registration).max(reserved);
-        client.pending = Some((registration, key));
+        self.tokens.used(&registration.credential);
+        client.numbered = client.numbered.max(registration.number).max(reserved);
+        client.pending = Some(registration);
         new
     }
 

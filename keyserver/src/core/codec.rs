@@ -5,15 +5,18 @@ use protocol::codec::{Reader, Write};
 use protocol::identity::{Identity, MAX_IDENTITY};
 use protocol::rekey::Announcement;
 use protocol::request::RequestId;
-use protocol::{Beacon, DecodeError, GroupId, Incarnation, IndividualKey, MemberId, Seed, Suite};
+use protocol::{
+    Authentication, Beacon, Credential, DecodeError, GroupId, Incarnation, IndividualKey, MemberId, Seed, Suite,
+};
 use zeroize::Zeroizing;
 
 use super::GroupConfig;
+use super::clients::Registration;
 use super::group::{Recipe, degree};
 
 /// Version of records and snapshots, and of the planner whose trees they describe. A store of another version is
 /// refused, because replaying it might give another tree.
-pub(super) const STATE_VERSION: u8 = 3;
+pub(super) const STATE_VERSION: u8 = 4;
 
 /// The version of a record or snapshot, unless it is the one that is known.
 pub(super) fn foreign_version(octets: &[u8]) -> Option<u8> {
@@ -45,7 +48,7 @@ pub(super) enum Record {
     /// A reign begins.
     Reign { term: u64, incarnation: Incarnation },
     /// A registrar handed over an individual key.
-    Registered { client: MemberId, identity: Identity, registration: u64, key: IndividualKey },
+    Registered { client: MemberId, identity: Identity, registration: Registration },
     /// The client proved its newest key.
     Promoted { client: MemberId },
     /// A group was made, with this first root.
@@ -58,13 +61,15 @@ pub(super) enum Record {
     Recovered { term: u64, epochs: Vec<(GroupId, u64)> },
     /// A member has shown a signed (term, epoch) that this key server does not know.
     Stopped { group: GroupId, seen: (u64, u64), witness: MemberId },
+    /// The credentials of these registrations were revoked, and their individual keys are dropped.
+    Revoked { registrations: Vec<(MemberId, u64)> },
     /// Everything before this comes from a backup.
     Restored,
 }
 
 impl Record {
     pub(super) fn encode(&self) -> Zeroizing<Vec<u8>> {
-        let mut out = Zeroizing::new(Vec::with_capacity(256));
+        let mut out = Zeroizing::new(Vec::with_capacity(512));
         out.push(STATE_VERSION);
         match self {
             Self::Reign { term, incarnation } => {
@@ -72,12 +77,11 @@ impl Record {
                 out.extend_from_slice(&term.to_be_bytes());
                 out.extend_from_slice(&incarnation.0);
             }
-            Self::Registered { client, identity, registration, key } => {
+            Self::Registered { client, identity, registration } => {
                 out.push(2);
                 out.extend_from_slice(&client.0.to_be_bytes());
                 out.put_text(identity.as_str());
-                out.extend_from_slice(&registration.to_be_bytes());
-                out.extend_from_slice(key.expose());
+                registration.encode(&mut out);
             }
             Self::Promoted { client } => {
                 out.push(3);
@@ -119,6 +123,14 @@ impl Record {
                 out.extend_from_slice(&witness.0.to_be_bytes());
             }
             Self::Restored => out.push(9),
+            Self::Revoked { registrations } => {
+                out.push(10);
+                out.extend_from_slice(&u32::try_from(registrations.len()).unwrap_or(u32::MAX).to_be_bytes());
+                for (client, registration) in registrations {
+                    out.extend_from_slice(&client.0.to_be_bytes());
+                    out.extend_from_slice(&registration.to_be_bytes());
+                }
+            }
         }
         out
     }
@@ -133,8 +145,7 @@ impl Record {
             2 => Self::Registered {
                 client: MemberId(r.u32("client")?),
                 identity: identity(&mut r)?,
-                registration: r.u64("registration")?,
-                key: IndividualKey::new(r.array("individual key")?),
+                registration: Registration::decode(&mut r)?,
             },
             3 => Self::Promoted { client: MemberId(r.u32("client")?) },
             4 => Self::Created {
@@ -161,11 +172,32 @@ impl Record {
                 witness: MemberId(r.u32("member")?),
             },
             9 => Self::Restored,
+            10 => Self::Revoked {
+                registrations: (0..r.u32("registrations")?)
+                    .map(|_| Ok((MemberId(r.u32("client")?), r.u64("registration")?)))
+                    .collect::<Result<_, DecodeError>>()?,
+            },
             _ => {
                 return Err(DecodeError::Value { what: "kind of record", value: kind.into() });
             }
         };
         r.end("record").map(|()| record)
+    }
+}
+
+impl Registration {
+    pub(super) fn encode(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&self.number.to_be_bytes());
+        out.extend_from_slice(self.key.expose());
+        out.push(self.credential.kind as u8);
+        self.credential.encode(out);
+    }
+
+    pub(super) fn decode(r: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        let number = r.u64("registration")?;
+        let key = IndividualKey::new(r.array("individual key")?);
+        let kind = Authentication::decode(r)?;
+        Ok(Self { number, key, credential: Credential::decode(kind, r)? })
     }
 }
 
@@ -183,6 +215,11 @@ impl Recipe {
         for (member, id) in &self.by_choice {
             out.extend_from_slice(&member.0.to_be_bytes());
             out.extend_from_slice(&id.0);
+        }
+        out.extend_from_slice(&u32::try_from(self.ended.len()).unwrap_or(u32::MAX).to_be_bytes());
+        for (member, cause) in &self.ended {
+            out.extend_from_slice(&member.0.to_be_bytes());
+            out.push(*cause as u8);
         }
         out.extend_from_slice(&u32::try_from(self.changes.len()).unwrap_or(u32::MAX).to_be_bytes());
         for change in &self.changes {
@@ -210,6 +247,9 @@ impl Recipe {
             seed: Seed::new(r.array("seed")?),
             by_choice: (0..r.u32("leaves by choice")?)
                 .map(|_| Ok((MemberId(r.u32("member")?), RequestId(r.array("request id")?))))
+                .collect::<Result<_, DecodeError>>()?,
+            ended: (0..r.u32("evictions")?)
+                .map(|_| Ok((MemberId(r.u32("member")?), r.u8("cause")?.try_into()?)))
                 .collect::<Result<_, DecodeError>>()?,
             changes: changes(r)?,
         })

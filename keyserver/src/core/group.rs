@@ -6,25 +6,23 @@ use aws_lc_rs::digest::{SHA256, digest};
 use keygraph::{Change, ChangeError, KeyRef, NodeId, Pages, Plan, Staged, Strategy, Tree};
 use protocol::execute::{ExecuteError, Executed, Secrets, execute};
 use protocol::rekey::Announcement;
-use protocol::request::{EarlierKey, MAX_EARLIER, Membership, RequestId};
+use protocol::request::RequestId;
 use protocol::{
-    Commitment, DataKey, DecodeError, EpochContext, EpochHeader, GroupId, HeaderHash, Incarnation, KeyPath, MemberId,
-    NodeSecret, Reason, RekeyMessage, Seed, TagKey,
+    Commitment, DecodeError, EpochContext, EpochHeader, GroupId, HeaderHash, Incarnation, MemberId, NodeSecret, Reason,
+    RekeyMessage, Seed, TagKey,
 };
 use thiserror::Error;
 
+use super::admin::Endings;
+use super::admission::Cause;
 use super::batch::Batch;
 use super::beacons::Beacons;
 use super::left::{MAX_LEFT, forget_oldest};
+pub(super) use super::membership::Earlier;
 use super::outbox::Audience;
 use super::publish::Publishing;
 use super::sending::Delivery;
 use super::{GroupConfig, Now};
-
-/// Data keys of past epochs are kept this long, for members that ask late and hold packets that came early.
-const KEEP_EARLIER: Now = Now::from_secs(60);
-/// A member that asks for an earlier data key gets at least this long to use it on what it holds.
-const LEAST_REMAINING: Now = Now::from_secs(2);
 
 /// The secrets of all k-nodes and leaves, by place; the tree knows their versions.
 pub(super) type Held = Pages<NodeSecret>;
@@ -52,21 +50,6 @@ pub(super) struct Position {
     pub(super) digest: [u8; 32],
 }
 
-/// A data key that is not the newest.
-pub(super) struct Earlier {
-    pub(super) epoch: u64,
-    pub(super) key: DataKey,
-    pub(super) superseded: Now,
-    pub(super) keep: Now,
-}
-
-impl Earlier {
-    /// Whether nobody needs it any more.
-    pub(super) fn is_over(&self, now: Now) -> bool {
-        self.superseded + KEEP_EARLIER.max(self.keep) < now
-    }
-}
-
 /// Why a change could not be staged. The group is untouched.
 #[derive(Debug, Error)]
 pub(super) enum StageError {
@@ -78,6 +61,9 @@ pub(super) enum StageError {
     Exhausted,
 }
 
+/// Who leaves by choice, and who else, both ascending.
+pub(super) type Leavers = (Vec<(MemberId, RequestId)>, Vec<(MemberId, Cause)>);
+
 /// What one epoch is made from; with the group before it, this gives the group after it, octet by octet.
 #[derive(Debug, Clone)]
 pub(super) struct Recipe {
@@ -88,8 +74,10 @@ pub(super) struct Recipe {
     pub(super) strategy: Strategy,
     pub(super) splicing: bool,
     pub(super) changes: Vec<Change>,
-    /// Members who leave by choice, with the request that says so, ascending. Whoever leaves and is not here is evicted.
+    /// Members who leave by choice, with the request that says so, ascending.
     pub(super) by_choice: Vec<(MemberId, RequestId)>,
+    /// Why everybody else leaves, ascending.
+    pub(super) ended: Vec<(MemberId, Cause)>,
     pub(super) announcement: Announcement,
     pub(super) seed: Seed,
 }
@@ -125,6 +113,10 @@ pub(super) struct Group {
     pub(super) barred: BTreeSet<MemberId>,
     /// Members that left: by which request, and the first epoch without them. Asking again gets the same answer.
     pub(super) left: BTreeMap<MemberId, (RequestId, u64)>,
+    /// Members whose admission ended: why, and the first epoch without them.
+    pub(super) ended: BTreeMap<MemberId, (Cause, u64)>,
+    /// Memberships that ended in this reign, by cause.
+    pub(super) endings: Endings,
     /// Members whose newest registration is proved and whose leaves are not new yet: the next batch renews them.
     pub(super) unrenewed: BTreeSet<MemberId>,
     /// What waits for the next batch.
@@ -176,6 +168,8 @@ impl Group {
             joined: BTreeMap::new(),
             barred: BTreeSet::new(),
             left: BTreeMap::new(),
+            ended: BTreeMap::new(),
+            endings: Endings::default(),
             unrenewed: BTreeSet::new(),
             batch: Batch::default(),
             eviction: None,
@@ -213,7 +207,7 @@ impl Group {
         incarnation: Incarnation,
         term: u64,
         changes: Vec<Change>,
-        by_choice: Vec<(MemberId, RequestId)>,
+        (by_choice, ended): Leavers,
         reason: Reason,
         seed: Seed,
     ) -> Recipe {
@@ -237,6 +231,7 @@ impl Group {
             splicing: self.config.splicing,
             changes,
             by_choice,
+            ended,
             announcement,
             seed,
         }
@@ -311,6 +306,7 @@ impl Group {
                 Change::Join(member) => {
                     self.joined.insert(*member, recipe.epoch);
                     self.left.remove(member);
+                    self.ended.remove(member);
                 }
                 Change::Leave(member) => {
                     self.joined.remove(member);
@@ -318,7 +314,7 @@ impl Group {
                     self.unrenewed.remove(member);
                     match recipe.by_choice.binary_search_by_key(member, |(member, _)| *member) {
                         Ok(at) => drop(self.left.insert(*member, (recipe.by_choice[at].1, recipe.epoch))),
-                        Err(_) => drop(self.barred.insert(*member)),
+                        Err(_) => self.evicted(*member, &recipe),
                     }
                 }
                 Change::Renew(member) => drop(self.unrenewed.remove(member)),
@@ -326,6 +322,7 @@ impl Group {
             }
         }
         forget_oldest(&mut self.left, MAX_LEFT);
+        forget_oldest(&mut self.ended, MAX_LEFT);
         self.at = Position {
             context: header.context(),
             header_hash: header.hash(&executed.commitment),
@@ -338,51 +335,15 @@ impl Group {
         Ok(plan)
     }
 
-    fn retire_data_key(&mut self, now: Now, next: Announcement) {
-        let Some(root) = self.held.get(NodeId::ROOT) else {
-            return;
-        };
-        if self.earlier.len() == MAX_EARLIER {
-            self.earlier.pop_front();
+    /// Goes on under another configuration of the same group.
+    pub(super) fn configure(&mut self, now: Now, config: GroupConfig) {
+        if config.refresh != self.config.refresh {
+            self.next_refresh = config.refresh.map(|period| now + period);
         }
-        self.earlier.push_back(Earlier {
-            epoch: self.epoch(),
-            key: self.at.context.data(root),
-            superseded: now,
-            keep: Now::from_millis(next.keep_old_ms.into()),
-        });
-    }
-
-    /// Everything that `member` needs; `None` if it is no member. Earlier data keys only of its own epochs.
-    pub(super) fn membership(&mut self, now: Now, member: MemberId, have: u64) -> Option<Membership> {
-        let joined_epoch = *self.joined.get(&member)?;
-        let keys: Vec<(KeyRef, NodeSecret)> = (self.tree.path(member)?.into_iter())
-            .map(|key| Some((key, self.held.get(key.node)?.clone())))
-            .collect::<Option<_>>()?;
-        let leaf = keys.first()?.0.node;
-        let path = KeyPath::new(self.tree.degree(), leaf, keys).ok()?;
-        while self.earlier.front().is_some_and(|key| key.is_over(now)) {
-            self.earlier.pop_front();
+        if config.published != self.config.published {
+            self.publishing = Publishing::anew(config.published.then_some(now));
         }
-        let wanted = self.earlier.iter().filter(|key| key.epoch >= joined_epoch && key.epoch > have);
-        let earlier = wanted
-            .map(|key| {
-                let remaining = (key.superseded + key.keep).saturating_sub(now).max(LEAST_REMAINING);
-                EarlierKey {
-                    epoch: key.epoch,
-                    remaining_ms: u32::try_from(remaining.as_millis()).unwrap_or(u32::MAX),
-                    key: key.key.clone(),
-                }
-            })
-            .collect();
-        Some(Membership {
-            destination: self.config.destination,
-            joined_epoch,
-            announcement: self.at.announcement,
-            path,
-            earlier,
-            beacon: self.beacons.newest().to_vec(),
-        })
+        self.config = config;
     }
 
     /// When something is due by itself: a beacon, a refresh, pages.

@@ -1,5 +1,6 @@
 //! What the core is told and what it answers.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -8,18 +9,18 @@ use keygraph::{Degree, KeyRef, Plan, Strategy};
 use protocol::identity::{Identity, IdentityPattern};
 use protocol::request::Denial;
 use protocol::sign::{SigningKey, VerifyingKey};
-use protocol::{GroupId, Incarnation, MemberId, Reason, Suite};
+use protocol::{Authentication, GroupId, Incarnation, MemberId, Reason, Suite};
 use zeroize::Zeroizing;
 
-use super::{Admin, AdminError, AdminReply, Publication};
+use super::{Access, Admin, AdminError, AdminReply, Cause, Publication};
 
 /// What the key server is told once, before it starts.
 #[derive(Debug)]
 pub struct Config {
     /// Name of this key server.
     pub name: String,
-    /// Registrars that may connect, each with the identities that it may register.
-    pub registrars: Vec<(Identity, Vec<IdentityPattern>)>,
+    /// Registrars that may connect, each with whom it may register.
+    pub registrars: Vec<(Identity, Prefixes)>,
     /// The groups.
     pub groups: Vec<GroupConfig>,
     /// Bits that multicasts may take per second, each counted once however many relays it goes to; without headers of IP and
@@ -36,6 +37,9 @@ pub struct Config {
     /// Keys with which other key servers of the site sign: what they have signed, members may show.
     pub others: Vec<VerifyingKey>,
 }
+
+/// Identities that a registrar may register, each with the kind of authentication that it may use for them.
+pub type Prefixes = Vec<(Authentication, IdentityPattern)>;
 
 /// One group.
 #[derive(Debug, Clone)]
@@ -62,8 +66,8 @@ pub struct GroupConfig {
     pub compaction: u32,
     /// Repair scheme.
     pub repair: RepairScheme,
-    /// Who may join.
-    pub allow: Vec<IdentityPattern>,
+    /// Who may be a member.
+    pub access: Access,
     /// Members at the most.
     pub max_members: usize,
     /// Time between refreshes of the group key; `None` for never.
@@ -122,6 +126,16 @@ pub enum Input<'a> {
         /// The command.
         command: Admin,
     },
+    /// The policy has changed. It is right by itself; see [`Core::check_policy`](super::Core::check_policy).
+    Policy(Vec<GroupConfig>),
+    /// What the wall clock says, in seconds since 1970: before a reign begins, and about every second. It is needed for what
+    /// ends at a time of day; as long as nobody tells, nothing ends so.
+    Clock {
+        /// Seconds since 1970.
+        seconds: u64,
+    },
+    /// The names of all revoked credentials, see [`protocol::Credential`].
+    Revoked(BTreeSet<Vec<u8>>),
     /// The session of a subscriber has ended.
     SubscriberGone {
         /// Names the session.
@@ -238,6 +252,39 @@ pub enum Event {
         keys: Vec<KeyRef>,
         /// Epochs of the earlier data keys.
         earlier: Vec<u64>,
+    },
+    /// A membership ended.
+    Ended {
+        /// The group.
+        group: GroupId,
+        /// The first epoch without the member.
+        epoch: u64,
+        /// The client.
+        client: MemberId,
+        /// Why; `None`: the member has left.
+        cause: Option<Cause>,
+    },
+    /// The wall clock has leapt ahead by more than an hour: it is not believed for ten minutes.
+    ClockLeapt {
+        /// What it says, in seconds since 1970.
+        seconds: u64,
+        /// What is believed.
+        believed: u64,
+    },
+    /// Individual keys were dropped, because the credentials of their registrations were revoked.
+    KeysDropped {
+        /// The clients.
+        clients: Vec<MemberId>,
+    },
+    /// A policy is in force from here on.
+    PolicyTaken {
+        /// Its groups.
+        groups: usize,
+    },
+    /// A policy cannot follow the one that is in force, which stays.
+    PolicyRefused {
+        /// Why.
+        why: String,
     },
     /// An operation was denied.
     Denied {

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 
 use protocol::MemberId;
-use protocol::request::RequestId;
 
 use super::batch::MAX_BATCH;
 
@@ -14,7 +13,7 @@ pub(super) const MAX_LEFT: usize = MAX_BATCH;
 
 /// Of more than twice `most`, keeps the `most` of the newest epochs, and all of the oldest epoch that is kept. What is kept
 /// follows from the changes alone, so that a replay comes to the same.
-pub(super) fn forget_oldest(left: &mut BTreeMap<MemberId, (RequestId, u64)>, most: usize) {
+pub(super) fn forget_oldest<T>(left: &mut BTreeMap<MemberId, (T, u64)>, most: usize) {
     if left.len() > 2 * most {
         let mut epochs: Vec<u64> = left.values().map(|(_, epoch)| *epoch).collect();
         let at = epochs.len() - most;
@@ -25,6 +24,8 @@ pub(super) fn forget_oldest(left: &mut BTreeMap<MemberId, (RequestId, u64)>, mos
 
 #[cfg(test)]
 mod tests {
+    use protocol::request::RequestId;
+
     use super::*;
 
     #[test]

@@ -7,7 +7,9 @@
 //!
 //! One transaction is in flight at a time, so that what is staged is always staged against what is merged.
 
+mod access;
 mod admin;
+mod admission;
 mod batch;
 mod beacons;
 mod clients;
@@ -15,9 +17,11 @@ mod codec;
 mod group;
 mod io;
 mod left;
+mod membership;
 mod outbox;
 #[cfg(test)]
 mod past;
+mod policy;
 mod publish;
 mod recover;
 mod recovery;
@@ -28,6 +32,7 @@ mod sending;
 mod snapshot;
 mod standby;
 mod subscribers;
+mod tokens;
 mod transaction;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -35,13 +40,17 @@ use std::time::Duration;
 
 use protocol::{Entropy, GroupId, Incarnation, IndividualKey, MemberId};
 
-pub use admin::{Admin, AdminError, AdminReply, GroupStatus, Status};
-pub use io::{Config, EpochEvent, Event, GroupConfig, Input, Output};
+pub use access::{Access, Contradiction, Grant, Rule, Verdict};
+pub use admin::{Admin, AdminError, AdminReply, Endings, GroupStatus, MemberStatus, Members, Status};
+pub use admission::Cause;
+pub use io::{Config, EpochEvent, Event, GroupConfig, Input, Output, Prefixes};
+pub use policy::PolicyError;
 pub use publish::{Publication, Published};
 pub use recover::{LEAP, Recovery as RecoveryPlan};
 pub use restore::RestoreError;
 pub use subscribers::MAX_SUBSCRIBERS;
 
+use admission::Admission;
 use clients::Clients;
 use group::Group;
 use outbox::Outbox;
@@ -91,6 +100,7 @@ pub struct Core {
     batch_next: bool,
     in_flight: Option<Transaction>,
     recovery: Recovery,
+    admission: Admission,
     subscribers: Subscribers,
     records: usize,
     /// Records that stood in the store when all of it was read.
@@ -111,7 +121,7 @@ pub struct Core {
 impl Core {
     /// The individual key that a session of this client and registration must prove.
     pub fn individual_key(&self, client: MemberId, registration: u64) -> Option<IndividualKey> {
-        self.clients.key(client, registration).cloned()
+        self.clients.key(client, registration, &self.admission.revoked).cloned()
     }
 
     /// Takes one input. Drain [`Core::poll_output`] before the next. A `now` that is earlier than one before counts as that
@@ -122,6 +132,7 @@ impl Core {
         }
         self.clock = self.clock.max(now);
         let now = self.clock;
+        self.notice_stall(now);
         if self.standing_by {
             return self.while_standing_by(now, input);
         }
@@ -130,15 +141,19 @@ impl Core {
             Input::RegistrarDown { link } => drop(self.links.remove(&link)),
             Input::FromRegistrar { link, frame } => self.on_registrar(link, frame),
             Input::Request { session, client, registration, message } => {
-                self.request(session, client, registration, message);
+                self.request(now, session, client, registration, message);
             }
             Input::Admin { ticket, command } => self.admin(now, ticket, command),
+            Input::Clock { seconds } => self.wall_clock(now, seconds),
+            Input::Revoked(names) => self.revoked(now, names),
+            Input::Policy(groups) => self.new_policy(now, groups),
             Input::SubscriberGone { session, too_slow } => self.subscribers.gone(session, too_slow),
             Input::Persisted(true) => self.persisted(now),
             Input::Persisted(false) => self.halt(),
             Input::Timeout => {}
         }
         self.due(now);
+        self.look_at_due(now);
         self.pump(now);
         self.release(now);
     }
@@ -158,7 +173,8 @@ impl Core {
         // While a write is under way, whatever is due waits for it.
         let batch = self.batches.first().filter(|_| self.in_flight.is_none()).map(|(at, _)| (*at, "a batch is due"));
         let compaction = self.in_flight.is_none().then_some((self.compact_at, "a compaction is due"));
-        [send, timer, batch, compaction].into_iter().flatten().min()
+        let look = self.admission.next().map(|at| (at, "a membership is to be looked at"));
+        [send, timer, batch, compaction, look].into_iter().flatten().min()
     }
 
     /// Whether everything that was accepted has been stored and sent: a drain may end here.

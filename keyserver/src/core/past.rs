@@ -10,17 +10,20 @@ use std::time::Duration;
 use keygraph::closure::Knowledge;
 use keygraph::ids::path_to_root;
 use keygraph::{Degree, KeyRef, NodeId, Plan, Source, Strategy};
+use protocol::credential::NO_END;
 use protocol::identity::{Identity, IdentityPattern};
 use protocol::pages::{Digest, Rewritten, places};
 use protocol::registration::{FromRegistrar, ToRegistrar};
 use protocol::rekey::Wrapped;
 use protocol::request::{Act, Operations, Request, RequestId};
-use protocol::{Entropy, EpochContext, GroupId, Incarnation, IndividualKey, MemberId, SigningKey, Suite};
+use protocol::{
+    Authentication, Entropy, EpochContext, GroupId, Incarnation, IndividualKey, MemberId, SigningKey, Suite,
+};
 
 use self::octets::{Attacker, Octets, Oracle, Sealed};
 use self::small::{Dice, ranges};
 use super::codec::Record;
-use super::{Admin, COMPACT_EVERY, Config, Core, Event, GroupConfig, Input, Now, Output, Published};
+use super::{Access, Admin, COMPACT_EVERY, Config, Core, Event, GroupConfig, Input, Now, Output, Published};
 use crate::store::{Journal, MemoryBackend, SiteKey, Store, attacker};
 
 const GROUP: GroupId = GroupId(1);
@@ -44,7 +47,7 @@ struct Kept {
 
 impl Kept {
     fn config(self) -> Config {
-        let everybody = vec![IdentityPattern::parse("spiffe://past/member/*").unwrap()];
+        let everybody = IdentityPattern::parse("spiffe://past/member/*").unwrap();
         let group = GroupConfig {
             id: GROUP,
             name: NAME.into(),
@@ -57,7 +60,7 @@ impl Kept {
             batch: Duration::ZERO,
             compaction: 4,
             repair: fec::RepairScheme::default(),
-            allow: everybody.clone(),
+            access: Access::open([everybody.clone()]),
             max_members: CLIENTS,
             refresh: None,
             beacon: COMPACT_EVERY,
@@ -69,7 +72,7 @@ impl Kept {
         };
         Config {
             name: "ks".into(),
-            registrars: vec![(identity("registrar"), everybody)],
+            registrars: vec![(identity("registrar"), vec![(Authentication::Certificate, everybody)])],
             groups: vec![group],
             bits_per_second: 1_000_000_000,
             resyncs_per_second: 4_000,
@@ -219,11 +222,18 @@ impl History {
     }
 
     fn register(&mut self, number: usize) {
-        let frame = FromRegistrar::FetchNumber { tag: 1, identity: identity(&format!("member/m{number}")) }.encode();
+        let frame = FromRegistrar::FetchNumber {
+            tag: 1,
+            kind: Authentication::Certificate,
+            identity: identity(&format!("member/m{number}")),
+        }
+        .encode();
         self.handle(Input::FromRegistrar { link: 1, frame: &frame });
         let (client, registration) = self.number.take().unwrap();
         let key = IndividualKey::new([9; 32]);
-        let frame = FromRegistrar::HandOver { tag: 2, client, registration, key }.encode();
+        let frame =
+            FromRegistrar::HandOver { tag: 2, client, registration, key, ends: NO_END, credential: vec![1; 33] }
+                .encode();
         self.handle(Input::FromRegistrar { link: 1, frame: &frame });
         self.clients.insert(client, registration);
     }

@@ -60,6 +60,13 @@ pub(super) struct Publishing {
     pub(super) due: Option<Now>,
 }
 
+impl Publishing {
+    /// All pages are written then; what has changed before was not remembered.
+    pub(super) fn anew(due: Option<Now>) -> Self {
+        Self { due, ..Self::default() }
+    }
+}
+
 impl Group {
     /// An epoch was merged: its units, with the beacon, are published, and the pages are due.
     pub(super) fn publish_epoch<'a>(

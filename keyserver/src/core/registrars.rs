@@ -2,10 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use protocol::MemberId;
-use protocol::identity::{Identity, IdentityPattern};
+use protocol::identity::Identity;
 use protocol::registration::{ClientEntry, FromRegistrar, LIST_CHUNK, Refusal, RefusalCode, ToRegistrar};
+use protocol::{Authentication, Credential, MemberId};
 
+use super::clients::Registration;
+use super::io::Prefixes;
 use super::transaction::Intent;
 use super::{Core, Output};
 
@@ -17,9 +19,9 @@ const BUSY_RETRY_MS: u32 = 1_000;
 /// A registrar's connection.
 pub(super) struct Link {
     identity: Identity,
-    prefixes: Vec<IdentityPattern>,
+    prefixes: Prefixes,
     /// Registrations whose numbers this connection has fetched; a hand-over must be one of them.
-    issued: BTreeMap<(MemberId, u64), Identity>,
+    issued: BTreeMap<(MemberId, u64), (Identity, Authentication)>,
 }
 
 impl Core {
@@ -56,18 +58,22 @@ impl Core {
             }
         };
         match message {
-            FromRegistrar::FetchNumber { tag, identity } => {
-                if !registrar.prefixes.iter().any(|prefix| prefix.matches(&identity)) {
-                    let refusal =
-                        Refusal::new(RefusalCode::Identity, "this registrar may not register this identity", 0);
+            FromRegistrar::FetchNumber { tag, kind, identity } => {
+                let mut prefixes = registrar.prefixes.iter();
+                if !prefixes.any(|(of, prefix)| *of == kind && prefix.matches(&identity)) {
+                    let refusal = Refusal::new(
+                        RefusalCode::Identity,
+                        "this registrar may not register this identity by this kind of authentication",
+                        0,
+                    );
                     let peer = registrar.identity.to_string();
                     self.tell_registrar(link, &ToRegistrar::Refused { tag, refusal });
-                    return self.misbehaved(peer, format!("it asked to register {identity}"));
+                    return self.misbehaved(peer, format!("it asked to register {identity} by {kind}"));
                 }
                 let number = if registrar.issued.len() < MAX_ISSUED { self.clients.number(&identity) } else { None };
                 let answer = match number {
                     Some((client, registration)) => {
-                        registrar.issued.insert((client, registration), identity);
+                        registrar.issued.insert((client, registration), (identity, kind));
                         ToRegistrar::Number { tag, client, registration }
                     }
                     None => ToRegistrar::Refused {
@@ -77,14 +83,16 @@ impl Core {
                 };
                 self.tell_registrar(link, &answer);
             }
-            FromRegistrar::HandOver { tag, client, registration, key } => {
-                let Some(identity) = registrar.issued.remove(&(client, registration)) else {
+            FromRegistrar::HandOver { tag, client, registration, key, ends, credential } => {
+                let Some((identity, kind)) = registrar.issued.remove(&(client, registration)) else {
                     let peer = registrar.identity.to_string();
                     let refusal = refusal("this registration's number was not fetched on this connection");
                     self.tell_registrar(link, &ToRegistrar::Refused { tag, refusal });
                     return self.misbehaved(peer, "it handed over a key for a number that it had not fetched".into());
                 };
-                let intent = Intent::HandOver { link, tag, client, identity, registration, key };
+                let credential = Credential { kind, ends, name: credential };
+                let registration = Registration { number: registration, key, credential };
+                let intent = Intent::HandOver { link, tag, client, identity, registration };
                 if self.intend(intent).is_err() {
                     let refusal = Refusal::new(RefusalCode::Busy, "too many changes are waiting", BUSY_RETRY_MS);
                     self.tell_registrar(link, &ToRegistrar::Refused { tag, refusal });

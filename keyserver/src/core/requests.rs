@@ -35,8 +35,8 @@ pub(super) struct Waiting {
 type Need = Option<(GroupId, Option<Act>)>;
 
 impl Core {
-    pub(super) fn request(&mut self, session: u64, client: MemberId, registration: u64, message: &[u8]) {
-        if self.clients.key(client, registration).is_none() {
+    pub(super) fn request(&mut self, now: Now, session: u64, client: MemberId, registration: u64, message: &[u8]) {
+        if self.individual_key(client, registration).is_none() {
             // The registration was replaced while the session was being set up.
             return self.outputs.push_back(Output::Refuse { session });
         }
@@ -47,6 +47,7 @@ impl Core {
                 return self.misbehaved(format!("client {client}"), format!("its request is malformed: {error}"));
             }
         };
+        self.alive(now, client);
         let all = operations.len();
         if self.intend(Intent::Ask(Ask { session, client, registration, id, operations })).is_err() {
             let outcomes = (0..all).map(|_| Outcome::Denied(Denial::Unavailable)).collect();
@@ -62,7 +63,7 @@ impl Core {
             Waiting { client, id, denied: vec![None; all], changes: vec![false; all], open: 0, operations };
         let wanted: Vec<Result<Need, Denial>> = match &waiting.operations {
             Operations::Changes(changes) => {
-                changes.iter().map(|(act, name)| self.decide(*act, name, client, id)).collect()
+                changes.iter().map(|(act, name)| self.decide(now, *act, name, client, id)).collect()
             }
             Operations::Resyncs(resyncs) => {
                 resyncs.iter().map(|resync| Ok(self.not_yet(&resync.group, client).map(|id| (id, None)))).collect()
@@ -135,7 +136,7 @@ impl Core {
     }
 
     /// What a join or leave needs: a batch of a group, with or without a change; or nothing.
-    fn decide(&self, act: Act, name: &str, client: MemberId, id: RequestId) -> Result<Need, Denial> {
+    fn decide(&self, now: Now, act: Act, name: &str, client: MemberId, id: RequestId) -> Result<Need, Denial> {
         let group = self.group_id(name).and_then(|id| self.groups.get(&id)).ok_or(Denial::UnknownGroup)?;
         let queue = Ok(Some((group.id(), Some(act))));
         if group.stopped.is_some() {
@@ -150,12 +151,7 @@ impl Core {
             Act::Leave if group.left.get(&client).is_some_and(|(request, _)| *request == id) => Ok(None),
             Act::Leave => Err(Denial::NotMember),
             Act::Join if group.contains(client) => Ok(self.not_yet(name, client).map(|id| (id, None))),
-            Act::Join => {
-                let identity = self.clients.get(client).map(|client| &client.identity);
-                let allowed =
-                    identity.is_some_and(|identity| group.config.allow.iter().any(|rule| rule.matches(identity)));
-                if !allowed || group.barred.contains(&client) { Err(Denial::Policy) } else { queue }
-            }
+            Act::Join => self.may_join(now, group, client).and(queue),
         }
     }
 
@@ -169,6 +165,12 @@ impl Core {
 
     pub(super) fn group_id(&self, name: &str) -> Option<GroupId> {
         self.names.get(name).copied()
+    }
+
+    /// What a client hears that is no member of a group.
+    pub(super) fn outside(&self, name: &str, client: MemberId) -> Denial {
+        let group = self.group_id(name).and_then(|id| self.groups.get(&id));
+        group.map_or(Denial::UnknownGroup, |group| group.outside(client))
     }
 
     fn left(&self, name: &str, client: MemberId) -> Outcome {
@@ -187,7 +189,10 @@ impl Core {
                 group.delivery.report(client, losses);
                 Outcome::Noted
             }
-            None => self.deny(name, client, Denial::NotMember),
+            None => {
+                let denial = self.outside(name, client);
+                self.deny(name, client, denial)
+            }
         }
     }
 
@@ -195,7 +200,7 @@ impl Core {
         let group = self.group_id(&resync.group).and_then(|id| self.groups.get(&id));
         let denial = match group {
             None => Denial::UnknownGroup,
-            Some(group) if !group.contains(client) => Denial::NotMember,
+            Some(group) if !group.contains(client) => group.outside(client),
             // The client holds something that this key server signed and does not remember.
             Some(group) if group.stopped.is_some() => Denial::Behind,
             // Neither terms nor epochs ever fall.
@@ -222,9 +227,11 @@ impl Core {
             return self.deny(name, client, Denial::UnknownGroup);
         };
         let id = group.id();
-        let Some(membership) = group.membership(now, client, have) else {
-            return self.deny(name, client, Denial::NotMember);
+        let Some(mut membership) = group.membership(now, client, have) else {
+            let denial = group.outside(client);
+            return self.deny(name, client, denial);
         };
+        (membership.role, membership.lease_s) = self.terms(id, client);
         let keys: Vec<KeyRef> = membership.path.held().collect();
         let earlier = membership.earlier.iter().map(|key| key.epoch).collect();
         self.event(Event::Given { group: id, client, keys, earlier });

@@ -4,18 +4,20 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{Ipv4Addr, SocketAddr};
 
 use protocol::codec::Reader;
-use protocol::{DecodeError, Entropy, GroupId, Incarnation, IndividualKey, MemberId, Seed, Suite};
+use protocol::{DecodeError, Entropy, GroupId, Incarnation, MemberId, Seed, Suite};
 use thiserror::Error;
 use zeroize::Zeroizing;
 
-use super::clients::{Client, Clients};
+use super::admission::Admission;
+use super::clients::{Client, Clients, Registration};
 use super::codec::{Record, STATE_VERSION, Shape, foreign_version, identity};
 use super::group::Group;
 use super::outbox::Outbox;
 use super::recovery::Recovery;
 use super::subscribers::Subscribers;
+use super::tokens::Tokens;
 use super::transaction::Transaction;
-use super::{Config, Core, GroupConfig, Now, Output, SETTLED, TOO_MANY};
+use super::{Access, Config, Core, GroupConfig, Now, Output, SETTLED, TOO_MANY};
 use crate::store::age;
 
 /// Why a key server cannot start from what its store holds. The store is untouched.
@@ -111,6 +113,7 @@ impl Core {
             entropy,
             coder: fec::ReedSolomon::new(),
             recovery,
+            admission: Admission::default(),
             subscribers: Subscribers::default(),
             term: 0,
             incarnation: Incarnation([0; 16]),
@@ -168,6 +171,7 @@ impl Core {
             }
             self.schedule_at(now + Now::from_secs(1) / TAKE_OVER_RATE * turn, id);
         }
+        self.begin_admission(now);
         let first = if self.records > 0 { SETTLED.min(self.config.compact_every) } else { self.config.compact_every };
         self.compact_at = now + first;
         // A take-over is not held up by a snapshot that comes in a minute anyway.
@@ -186,8 +190,8 @@ impl Core {
         }
         match Record::decode(record).map_err(|error| RestoreError::Record { number, error })? {
             Record::Reign { term, incarnation } => (self.term, self.incarnation) = (term, incarnation),
-            Record::Registered { client, identity, registration, key } => {
-                self.clients.register(client, &identity, registration, key);
+            Record::Registered { client, identity, registration } => {
+                self.clients.register(client, &identity, registration);
             }
             Record::Promoted { client } => self.promote(client),
             Record::Created { group, shape, strategy, seed } => {
@@ -207,10 +211,11 @@ impl Core {
                 group.merge(now, staged).map_err(|error| failed(error.to_string()))?;
             }
             Record::Admitted { group, member } => {
-                self.groups.get_mut(&group).ok_or_else(|| unknown(group))?.barred.remove(&member);
+                self.groups.get_mut(&group).ok_or_else(|| unknown(group))?.admit(member);
             }
             Record::Recovered { term, epochs } => self.recovered(term, &epochs),
             Record::Stopped { group, seen, witness } => self.stop_group(group, seen, witness),
+            Record::Revoked { registrations } => self.clients.drop_keys(&registrations),
             Record::Restored => self.must_recover = true,
         }
         Ok(())
@@ -239,7 +244,7 @@ impl Core {
             batch: Now::ZERO,
             compaction: 0,
             repair: fec::RepairScheme::default(),
-            allow: Vec::new(),
+            access: Access::default(),
             max_members: 0,
             refresh: None,
             beacon: Now::ZERO,
@@ -252,7 +257,7 @@ impl Core {
     }
 
     /// Gives a group that was made under an earlier configuration the present one.
-    fn configure(&mut self, id: GroupId) {
+    pub(super) fn configure(&mut self, id: GroupId) {
         let configured = self.config.groups.iter().find(|config| config.id == id);
         if let (Some(config), Some(group)) = (configured, self.groups.get_mut(&id)) {
             group.config = config.clone();
@@ -284,18 +289,11 @@ impl Core {
             let id = MemberId(r.u32("client")?);
             let identity = identity(r)?;
             let numbered = r.u64("registration")?;
-            let mut key = || -> Result<Option<(u64, IndividualKey)>, DecodeError> {
-                Ok(match r.u8("key flag")? {
-                    0 => None,
-                    1 => Some((r.u64("registration")?, IndividualKey::new(r.array("individual key")?))),
-                    other => {
-                        return Err(DecodeError::Value { what: "key flag", value: other.into() });
-                    }
-                })
-            };
-            let (current, pending) = (key()?, key()?);
+            let mut live = || r.flag("key flag")?.then(|| Registration::decode(r)).transpose();
+            let (current, pending) = (live()?, live()?);
             self.clients.restore(id, Client { identity, current, pending, numbered });
         }
+        self.clients.tokens = Tokens::decode(r)?;
         Ok(())
     }
 }

@@ -26,14 +26,12 @@ impl Core {
             out.extend_from_slice(&id.0.to_be_bytes());
             out.put_text(client.identity.as_str());
             out.extend_from_slice(&client.numbered.to_be_bytes());
-            for key in [&client.current, &client.pending] {
-                out.push(u8::from(key.is_some()));
-                if let Some((registration, key)) = key {
-                    out.extend_from_slice(&registration.to_be_bytes());
-                    out.extend_from_slice(key.expose());
-                }
+            for live in [&client.current, &client.pending] {
+                out.push(u8::from(live.is_some()));
+                live.iter().for_each(|registration| registration.encode(&mut out));
             }
         }
+        self.clients.tokens.encode(&mut out);
         put_len(&mut out, self.groups.len());
         self.groups.values().for_each(|group| group.encode(now, &mut out));
         out
@@ -96,6 +94,12 @@ impl Group {
             out.extend_from_slice(&request.0);
             out.extend_from_slice(&epoch.to_be_bytes());
         }
+        put_len(out, self.ended.len());
+        for (member, (cause, epoch)) in &self.ended {
+            out.extend_from_slice(&member.0.to_be_bytes());
+            out.push(*cause as u8);
+            out.extend_from_slice(&epoch.to_be_bytes());
+        }
         // A key whose time is over must not be found in a store.
         let earlier: Vec<&Earlier> = self.earlier.iter().filter(|key| !key.is_over(now)).collect();
         out.put_count(earlier.len());
@@ -155,6 +159,10 @@ impl Group {
         }
         for _ in 0..r.u32("left")? {
             group.left.insert(MemberId(r.u32("member")?), (RequestId(r.array("request id")?), r.u64("epoch")?));
+        }
+        for _ in 0..r.u32("ended")? {
+            let member = MemberId(r.u32("member")?);
+            group.ended.insert(member, (r.u8("cause")?.try_into()?, r.u64("epoch")?));
         }
         for _ in 0..r.count(MAX_EARLIER, "earlier keys")? {
             group.earlier.push_back(Earlier {

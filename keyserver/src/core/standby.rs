@@ -78,6 +78,9 @@ impl Core {
             Input::Admin { ticket, command: command @ (Admin::Status | Admin::Members { .. } | Admin::Backup) } => {
                 self.admin(now, ticket, command);
             }
+            Input::Clock { seconds } => self.wall_clock(now, seconds),
+            Input::Revoked(names) => self.revoked(now, names),
+            Input::Policy(groups) => self.new_policy(now, groups),
             Input::Admin { ticket, .. } => {
                 self.outputs.push_back(Output::AdminReply { ticket, result: Err(AdminError::Standby) });
             }
@@ -96,7 +99,7 @@ impl Core {
         (client, registration): (MemberId, u64),
         message: &[u8],
     ) {
-        let known = self.clients.key(client, registration).is_some();
+        let known = self.individual_key(client, registration).is_some();
         let Some(Request { id, operations }) = Request::decode(message).ok().filter(|_| known) else {
             return self.outputs.push_back(Output::Refuse { session });
         };

@@ -2,28 +2,37 @@
 
 use keygraph::cores;
 use protocol::identity::Identity;
-use protocol::registration::ToRegistrar;
+use protocol::registration::{Refusal, RefusalCode, ToRegistrar};
 use protocol::request::Denial;
-use protocol::{GroupId, IndividualKey, MemberId, Seed};
+use protocol::{GroupId, MemberId, Seed};
 use zeroize::Zeroizing;
 
+use super::admission::Cause;
 use super::batch::{Queued, Taken};
+use super::clients::Registration;
 use super::codec::Record;
-use super::group::{StageError, StagedEpoch};
+use super::group::{Group, StageError, StagedEpoch};
 use super::outbox::Eviction as Sent;
 use super::registrars::refusal;
 use super::requests::Ask;
 use super::sending::{Message, datagrams};
 use super::{AdminError, AdminReply, Core, EpochEvent, Event, MAX_INTENTS, Now, Output};
 
+/// What a client is told to wait before it comes with another credential, in milliseconds.
+const ANOTHER_MS: u32 = 5_000;
+
 /// Something that was accepted and waits for its turn.
 pub(super) enum Intent {
     /// A registrar has handed over an individual key.
-    HandOver { link: u64, tag: u32, client: MemberId, identity: Identity, registration: u64, key: IndividualKey },
+    HandOver { link: u64, tag: u32, client: MemberId, identity: Identity, registration: Registration },
     /// A client's request.
     Ask(Ask),
     /// A member has shown that this key server has lost something.
     Stop { group: GroupId, seen: (u64, u64), witness: MemberId },
+    /// Credentials of live registrations were revoked.
+    Revoke,
+    /// The policy names a group that the store does not know.
+    Create(GroupId),
     /// An operator lets somebody join again.
     Admit { ticket: u64, group: GroupId, member: MemberId },
 }
@@ -37,8 +46,7 @@ pub(super) enum Transaction {
         tag: u32,
         client: MemberId,
         identity: Identity,
-        registration: u64,
-        key: IndividualKey,
+        registration: Registration,
     },
     Admit {
         ticket: u64,
@@ -50,6 +58,8 @@ pub(super) enum Transaction {
         seen: (u64, u64),
         witness: MemberId,
     },
+    Create(Box<Group>),
+    Revoke(Vec<(MemberId, u64)>),
     /// A client has proved a new registration with this request.
     Promote(Ask),
     Epoch {
@@ -99,14 +109,24 @@ impl Core {
                 let record = Record::Stopped { group, seen, witness };
                 self.write(record, Transaction::Stop { group, seen, witness });
             }
-            Intent::HandOver { link, tag, client, identity, registration, key } => {
-                if !self.clients.accepts(client, &identity, registration) {
+            Intent::Revoke => self.revoke(),
+            Intent::Create(group) => self.create(group),
+            Intent::HandOver { link, tag, client, identity, registration } => {
+                if !self.clients.accepts(client, &identity, registration.number) {
                     let refusal = refusal("an individual key with this or a later number is stored already");
                     return self.tell_registrar(link, &ToRegistrar::Refused { tag, refusal });
                 }
-                let record = Record::Registered { client, identity: identity.clone(), registration, key: key.clone() };
-                let transaction = Transaction::Register { link, tag, client, identity, registration, key };
-                self.write(record, transaction);
+                if let Some(why) = self.admission.rejects(now, &registration.credential) {
+                    let refusal = Refusal::new(RefusalCode::Credential, why, ANOTHER_MS);
+                    return self.tell_registrar(link, &ToRegistrar::Refused { tag, refusal });
+                }
+                let wall = self.admission.wall.at(now);
+                if let Some(refusal) = self.clients.tokens.reject(wall, &registration.credential) {
+                    return self.tell_registrar(link, &ToRegistrar::Refused { tag, refusal });
+                }
+                let record =
+                    Record::Registered { client, identity: identity.clone(), registration: registration.clone() };
+                self.write(record, Transaction::Register { link, tag, client, identity, registration });
             }
             Intent::Admit { ticket, group, member } => {
                 self.write(Record::Admitted { group, member }, Transaction::Admit { ticket, group, member });
@@ -120,7 +140,7 @@ impl Core {
 
     /// Stages what has come together for a group.
     fn begin_batch(&mut self, now: Now, id: GroupId) {
-        let Taken { changes, by_choice, reason, served, denied, tickets, evicting } = self.take_batch(now, id);
+        let Taken { changes, by_choice, ended, reason, served, denied, tickets, evicting } = self.take_batch(now, id);
         if self.groups.get(&id).is_some_and(|group| group.stopped.is_some()) {
             let all = served.into_iter().chain(denied.into_iter().map(|(operation, _)| operation));
             all.for_each(|operation| self.served(now, operation, Some(Denial::Behind)));
@@ -137,7 +157,7 @@ impl Core {
         let (incarnation, term) = (self.incarnation, self.term);
         let staged = match (self.groups.get_mut(&id), reason) {
             (Some(group), Some(reason)) if !changes.is_empty() => {
-                let recipe = group.recipe(incarnation, term, changes, by_choice, reason, Seed::new(*seed));
+                let recipe = group.recipe(incarnation, term, changes, (by_choice, ended), reason, Seed::new(*seed));
                 group.stage(recipe).map(|mut staged| {
                     staged.beacon = group.sign_first(&staged, &self.config.signing, &self.recovery);
                     staged
@@ -173,14 +193,14 @@ impl Core {
         for operation in served {
             self.served(now, *operation, None);
         }
-        let epoch = self.groups.get(&id).map_or(0, super::Group::epoch);
+        let epoch = self.groups.get(&id).map_or(0, Group::epoch);
         for ticket in tickets {
             self.outputs.push_back(Output::AdminReply { ticket, result: Ok(AdminReply::Epoch(epoch)) });
         }
         self.after_batch(now, id);
     }
 
-    fn write(&mut self, record: Record, transaction: Transaction) {
+    pub(super) fn write(&mut self, record: Record, transaction: Transaction) {
         self.records += 1;
         self.outputs.push_back(Output::Persist(vec![record.encode()]));
         self.in_flight = Some(transaction);
@@ -194,23 +214,36 @@ impl Core {
         match transaction {
             Transaction::Start => self.event(Event::Reign { term: self.term, incarnation: self.incarnation }),
             Transaction::Snapshot => {}
-            Transaction::Register { link, tag, client, identity, registration, key } => {
-                let new = self.clients.register(client, &identity, registration, key);
+            Transaction::Register { link, tag, client, identity, registration } => {
+                let number = registration.number;
+                let new = self.clients.register(client, &identity, registration);
                 self.tell_registrar(link, &ToRegistrar::Durable { tag });
                 if new {
                     self.announce(client, &identity);
                 }
-                self.event(Event::Registered { client, identity, registration });
+                self.event(Event::Registered { client, identity, registration: number });
             }
             Transaction::Admit { ticket, group, member } => {
                 if let Some(group) = self.groups.get_mut(&group) {
-                    group.barred.remove(&member);
+                    group.admit(member);
                 }
                 self.outputs.push_back(Output::AdminReply { ticket, result: Ok(AdminReply::Done) });
             }
             Transaction::Stop { group, seen, witness } => self.stop_group(group, seen, witness),
+            Transaction::Revoke(registrations) => {
+                self.clients.drop_keys(&registrations);
+                let clients = registrations.into_iter().map(|(client, _)| client).collect();
+                self.event(Event::KeysDropped { clients });
+            }
+            Transaction::Create(group) => {
+                let id = group.id();
+                self.groups.insert(id, *group);
+                self.configure(id);
+                self.begin_group(now, id);
+            }
             Transaction::Promote(ask) => {
                 self.promote(ask.client);
+                self.look_everywhere(now, ask.client);
                 self.enqueue(now, ask);
             }
             Transaction::Epoch { staged, evicting, served, tickets } => {
@@ -238,6 +271,9 @@ impl Core {
         let messages = std::mem::take(&mut epoch.messages);
         let tag = epoch.tag.clone();
         let (header, reason, touched) = (epoch.header, epoch.recipe.announcement.reason, epoch.places());
+        let by_choice = epoch.recipe.by_choice.iter().map(|(member, _)| (*member, None));
+        let ended = epoch.recipe.ended.iter().map(|(member, cause)| (*member, Some(*cause)));
+        let ended: Vec<(MemberId, Option<Cause>)> = by_choice.chain(ended).collect();
         let Ok(plan) = group.merge(now, epoch) else {
             // Staged against another tree than the one it is merged into: a fault of ours. The store has it, the
             // memory has not; only a replay brings them together.
@@ -278,6 +314,7 @@ impl Core {
             }
         }
         self.arm(id);
+        let joined: Vec<MemberId> = plan.joined.iter().map(|(member, _)| *member).collect();
         self.event(Event::Epoch(Box::new(EpochEvent {
             group: header.group,
             term: header.term,
@@ -290,5 +327,12 @@ impl Core {
             units,
             repair_units: all - units,
         })));
+        for (client, cause) in ended {
+            if let Some(group) = self.groups.get_mut(&id) {
+                group.endings.count(cause);
+            }
+            self.event(Event::Ended { group: id, epoch: header.epoch, client, cause });
+        }
+        joined.into_iter().for_each(|member| self.look(now, id, member));
     }
 }

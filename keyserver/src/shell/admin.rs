@@ -14,6 +14,7 @@ use axum::routing::{get, post};
 use axum::serve::IncomingStream;
 use axum::{Json, Router};
 use net::entropy::OsEntropy;
+use protocol::credential::NO_END;
 use protocol::identity::Identity;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -21,7 +22,7 @@ use tokio::net::{UnixListener, UnixStream};
 
 use super::engine::{Command, Handle};
 use crate::config::FileConfig;
-use crate::core::{Admin, AdminError, AdminReply};
+use crate::core::{Admin, AdminError, AdminReply, Cause, Endings, MemberStatus};
 use crate::store::write_backup;
 
 /// Octets of a command's body: an identity and a little JSON.
@@ -169,6 +170,22 @@ fn micros(time: Duration) -> u64 {
     u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }
 
+fn member(member: &MemberStatus) -> Value {
+    let (kind, ends) = member.credential.map(|(kind, ends)| (kind.name(), ends)).unzip();
+    json!({
+        "client_id": member.client.0, "identity": member.identity.as_str(), "joined_epoch": member.joined_epoch,
+        "role": member.role.name(), "lease_s": member.lease_s, "silent_s": member.silent.as_secs(),
+        "authentication": kind, "credential_ends": ends.filter(|ends| *ends != NO_END),
+    })
+}
+
+/// How many memberships have ended in this reign, by cause.
+fn endings(endings: &Endings) -> Value {
+    let causes = Cause::ALL.iter().zip(endings.causes).map(|(cause, count)| (cause.name(), count));
+    let all = std::iter::once(("left", endings.left)).chain(causes);
+    Value::Object(all.map(|(name, count)| (name.to_owned(), count.into())).collect())
+}
+
 fn render(reply: AdminReply) -> Value {
     match reply {
         AdminReply::Done => json!({ "ok": true }),
@@ -176,8 +193,14 @@ fn render(reply: AdminReply) -> Value {
         AdminReply::Backup(snapshot) => json!({ "octets": snapshot.0.len() }),
         AdminReply::Epoch(epoch) => json!({ "ok": true, "epoch": epoch }),
         AdminReply::Members(members) => {
-            let row = |(client, identity, epoch): (protocol::MemberId, Identity, u64)| json!({ "client_id": client.0, "identity": identity.as_str(), "joined_epoch": epoch });
-            json!({ "members": members.into_iter().map(row).collect::<Vec<_>>() })
+            let ended = members.ended.iter().map(|(client, identity, epoch, cause)| {
+                let cause = cause.map_or("left", Cause::name);
+                json!({ "client_id": client.0, "identity": identity.as_str(), "left_epoch": epoch, "cause": cause })
+            });
+            json!({
+                "members": members.members.iter().map(member).collect::<Vec<_>>(),
+                "ended": ended.collect::<Vec<_>>(),
+            })
         }
         AdminReply::Status(status) => json!({
             "name": status.name,
@@ -191,6 +214,7 @@ fn render(reply: AdminReply) -> Value {
                 "name": group.name, "id": group.id.0, "epoch": group.epoch,
                 "members": group.members, "height": group.height,
                 "rekey_messages": group.rekey_messages, "units_sent": group.units_sent,
+                "ended": endings(&group.endings),
                 "stopped": group.stopped.map(|(term, epoch)| json!({ "term": term, "epoch": epoch })),
                 "last_eviction_us": group.eviction.map(|(last, _)| micros(last)),
                 "slowest_eviction_us": group.eviction.map(|(_, slowest)| micros(slowest)),

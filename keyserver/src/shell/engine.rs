@@ -1,9 +1,9 @@
 //! One task owns the core. Everything else talks to it through a [`Handle`].
 
-use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use net::multicast::{MulticastError, SendOptions, Sender};
 use net::shutdown::Shutdown;
@@ -20,7 +20,7 @@ use super::publisher::Publisher;
 use super::relays::Relays;
 use super::subscribers::{Pushed, Queues};
 use super::turn::Turn;
-use crate::core::{Admin, AdminError, AdminReply, Core, Event, Input, Output};
+use crate::core::{Admin, AdminError, AdminReply, Core, Event, GroupConfig, Input, Output};
 use crate::store::{Store, StoreError};
 
 /// Commands that wait for the core: what all doors together let in at once. Beyond it they wait, and so do peers.
@@ -47,6 +47,8 @@ pub(super) enum Command {
     RegistrarUp(u64, Identity, mpsc::Sender<Vec<u8>>),
     RegistrarDown(u64),
     FromRegistrar(u64, Zeroizing<Vec<u8>>),
+    Policy(Vec<GroupConfig>),
+    Revoked(BTreeSet<Vec<u8>>),
     SubscriberGone(u64),
 }
 
@@ -83,6 +85,9 @@ pub(super) struct Engine {
     write: Option<Write>,
     pub(super) started: Instant,
     senders: BTreeMap<SocketAddr, Sender>,
+    multicast: SendOptions,
+    /// When the core is told the wall clock's time next.
+    next_clock: Instant,
     relays: Relays,
     registrars: BTreeMap<u64, mpsc::Sender<Vec<u8>>>,
     subscribers: Queues,
@@ -101,6 +106,7 @@ impl Engine {
         store: Box<dyn Store>,
         turn: Box<dyn Turn>,
         relays: Relays,
+        multicast: SendOptions,
         publisher: Publisher,
     ) -> Self {
         Self {
@@ -109,6 +115,8 @@ impl Engine {
             write: None,
             started: Instant::now(),
             senders: BTreeMap::new(),
+            multicast,
+            next_clock: Instant::now(),
             relays,
             registrars: BTreeMap::new(),
             subscribers: Queues::default(),
@@ -122,13 +130,9 @@ impl Engine {
         }
     }
 
-    pub(super) fn add_destination(
-        &mut self,
-        destination: SocketAddr,
-        options: &SendOptions,
-    ) -> Result<(), MulticastError> {
+    pub(super) fn add_destination(&mut self, destination: SocketAddr) -> Result<(), MulticastError> {
         if let Entry::Vacant(place) = self.senders.entry(destination) {
-            place.insert(Sender::open(destination, options)?);
+            place.insert(Sender::open(destination, &self.multicast)?);
         }
         Ok(())
     }
@@ -163,7 +167,7 @@ impl Engine {
                 return Ok(());
             }
             let timer = self.core.poll_timeout().map(|(at, _)| self.started + at);
-            let wake = timer.unwrap_or_else(|| Instant::now() + Duration::from_secs(3_600));
+            let wake = timer.map_or(self.next_clock, |at| at.min(self.next_clock));
             let wake = stopping.map_or(wake, |since| wake.min(since + drain));
             tokio::select! {
                 result = finished(&mut self.write) => self.written(result)?,
@@ -171,7 +175,7 @@ impl Engine {
                     Some(command) => self.command(command),
                     None => return Ok(()),
                 },
-                () = tokio::time::sleep_until(wake) => self.feed(Input::Timeout),
+                () = tokio::time::sleep_until(wake) => self.woken(),
                 () = self.turn.is_over() => return Err(RunError::Deposed),
                 () = shutdown.wait(), if stopping.is_none() => {
                     tracing::info!("stopping: no more requests are taken, what was accepted is finished");
@@ -180,6 +184,32 @@ impl Engine {
             }
             self.drain().await;
         }
+    }
+
+    fn woken(&mut self) {
+        match self.next_clock <= Instant::now() {
+            true => self.tell_clock(),
+            false => self.feed(Input::Timeout),
+        }
+    }
+
+    /// Tells the core what the wall clock says, every second.
+    pub(super) fn tell_clock(&mut self) {
+        self.next_clock = Instant::now() + Duration::from_secs(1);
+        let seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());
+        self.feed(Input::Clock { seconds });
+    }
+
+    fn take_policy(&mut self, groups: Vec<GroupConfig>) {
+        // A policy that is refused opens nothing.
+        if self.core.check_policy(&groups).is_ok() {
+            for group in &groups {
+                if let Err(error) = self.add_destination(group.destination) {
+                    return tracing::error!(%error, group = group.name, "the policy before stays in force");
+                }
+            }
+        }
+        self.feed(Input::Policy(groups));
     }
 
     fn feed(&mut self, input: Input<'_>) {
@@ -216,6 +246,8 @@ impl Engine {
                 self.feed(Input::RegistrarDown { link });
             }
             Command::FromRegistrar(link, frame) => self.feed(Input::FromRegistrar { link, frame: &frame }),
+            Command::Policy(groups) => self.take_policy(groups),
+            Command::Revoked(names) => self.feed(Input::Revoked(names)),
             Command::SubscriberGone(session) => {
                 self.subscribers.close(session);
                 self.feed(Input::SubscriberGone { session, too_slow: false });

@@ -1,6 +1,6 @@
 //! What is logged of what happened.
 
-use crate::core::Event;
+use crate::core::{Cause, Event};
 
 pub(super) fn log(event: &Event) {
     match event {
@@ -26,6 +26,25 @@ pub(super) fn log(event: &Event) {
             "new epoch"
         ),
         Event::Given { group, client, .. } => tracing::debug!(%group, %client, "keys given"),
+        Event::Ended { group, epoch, client, cause } => {
+            tracing::info!(%group, epoch, %client, cause = cause.map_or("left", Cause::name), "membership ended");
+        }
+        Event::ClockLeapt { seconds, believed } => tracing::error!(
+            seconds,
+            believed,
+            "the wall clock has leapt ahead by more than an hour; for ten minutes it is not believed, then what has ended by it \
+             is evicted"
+        ),
+        Event::KeysDropped { clients } => {
+            tracing::info!(?clients, "individual keys dropped: their credentials were revoked");
+        }
+        Event::PolicyTaken { groups } => tracing::info!(groups, "the policy is in force"),
+        Event::PolicyRefused { why } => {
+            tracing::error!(
+                why,
+                "the new policy cannot be taken while the key server runs; the one before stays in force"
+            );
+        }
         Event::Denied { group, client, denial } => tracing::info!(group, %client, %denial, "denied"),
         Event::Misbehaved { peer, how } => tracing::warn!(peer, how, "refused"),
         Event::EvictionSent { group, epoch, took } => {

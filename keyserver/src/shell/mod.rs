@@ -6,6 +6,7 @@ mod engine;
 mod events;
 mod latch;
 mod offline;
+mod policy;
 mod presence;
 mod publisher;
 mod registrars;
@@ -151,7 +152,7 @@ pub fn main(args: Args) -> ExitCode {
 
 /// Runs until `shutdown`, then finishes what was accepted.
 pub async fn run(checked: Checked, shutdown: Shutdown) -> Result<(), RunError> {
-    let Checked { core: config, file, store: place, publish, credentials, noise } = checked;
+    let Checked { core: config, file, store: place, publish, credentials, noise, policy } = checked;
     let (key, _lock) = site_key(&place, &file.store_key)?;
     let mut presence = match &place {
         Place::File(_) => None,
@@ -166,6 +167,7 @@ pub async fn run(checked: Checked, shutdown: Shutdown) -> Result<(), RunError> {
             () = shutdown.wait() => return Ok(()),
         }
     }
+    let groups = config.groups.clone();
     let turn: Box<dyn Turn> = match &place {
         Place::File(_) => Box::new(Alone),
         Place::ZooKeeper(options) => Box::new(ByLatch::new(options.clone())),
@@ -191,26 +193,29 @@ pub async fn run(checked: Checked, shutdown: Shutdown) -> Result<(), RunError> {
     let registrars = listen("registrars", file.listen_registrars).await?;
     let admin = admin::Socket::bind(&file.admin_socket)
         .map_err(|source| RunError::Listen { what: file.admin_socket.display().to_string(), source })?;
-    let multicast = file.multicast();
     let (relays, publisher) = (Relays::open(&file.relays, file.dscp)?, Publisher::start(publish));
-    let mut engine = Engine::new(core, store, turn, relays, publisher);
-    for group in &file.group {
-        engine.add_destination(group.address, &multicast)?;
-    }
+    let mut engine = Engine::new(core, store, turn, relays, file.multicast(), publisher);
+    groups.iter().try_for_each(|group| engine.add_destination(group.destination))?;
     let handle = engine.handle();
-    let tls = net::tls::server_config(&credentials, protocol::registration::ALPN_REGISTRAR)?;
+    let identity = credentials.identity().clone();
+    let door = registrars::Door::follow(file.tls.clone(), credentials)?;
+    let policy = policy::follow(policy, groups)?;
+    // Before anybody is answered.
+    engine.command(engine::Command::Revoked(policy::revoked(&door)));
     tracing::info!(
         name = %file.name,
         requests = %file.listen_requests,
         registrars = %file.listen_registrars,
-        identity = %credentials.identity(),
+        %identity,
         "key server is up"
     );
     let doors = async {
         tokio::join!(
             requests::serve(requests, file.name.clone(), noise, handle.clone()),
-            registrars::serve(registrars, tls, handle.clone()),
+            registrars::serve(registrars, door.clone(), handle.clone()),
+            policy::tell_revoked(door, handle.clone()),
             admin.serve(&file, handle.clone()),
+            policy::tell(policy, handle.clone()),
         )
     };
     let engine = engine.run(shutdown.clone(), DRAIN);

@@ -4,20 +4,53 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use net::admission::{Admission, Ticket};
+use net::crl::Crl;
 use net::frame::{read_frame, write_frame};
-use protocol::registration::MAX_FRAME;
+use net::reload::Reloaded;
+use net::tls::{CredentialFiles, Credentials, TlsError};
+use protocol::registration::{ALPN_REGISTRAR, MAX_FRAME};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::rustls::ServerConfig;
 use zeroize::Zeroizing;
 
+use super::RunError;
 use super::engine::{Command, Handle};
 
-pub(super) async fn serve(listener: TcpListener, tls: Arc<ServerConfig>, engine: Handle) {
+/// TLS for registrars.
+pub(super) struct Door {
+    credentials: Credentials,
+    tls: Arc<ServerConfig>,
+}
+
+impl Door {
+    /// The lists of revoked certificates that are in force.
+    pub(super) fn crls(&self) -> &[Crl] {
+        self.credentials.crls()
+    }
+
+    fn new(credentials: Credentials) -> Result<Self, TlsError> {
+        let tls = net::tls::server_config(&credentials, ALPN_REGISTRAR)?;
+        Ok(Self { credentials, tls })
+    }
+
+    /// Follows the files of the credentials.
+    pub(super) fn follow(files: CredentialFiles, credentials: Credentials) -> Result<Reloaded<Self>, RunError> {
+        let (door, watched) = (Self::new(credentials)?, files.all());
+        let load = move |now: &Self| {
+            let fresh = now.credentials.reload(&files).map_err(|error| error.to_string())?;
+            Self::new(fresh).map_err(|error| error.to_string())
+        };
+        let followed = Reloaded::follow("TLS credentials", door, watched, load, |door| door.credentials.remind());
+        followed.map_err(|source| RunError::Listen { what: "signals".into(), source })
+    }
+}
+
+pub(super) async fn serve(listener: TcpListener, doors: Reloaded<Door>, engine: Handle) {
     let admission = Admission::default();
     let links = Arc::new(AtomicU64::new(1));
     loop {
         let (stream, from, ticket) = admission.next(&listener).await;
-        let (tls, engine, links) = (tls.clone(), engine.clone(), links.clone());
+        let (tls, engine, links) = (doors.get().tls.clone(), engine.clone(), links.clone());
         tokio::spawn(async move {
             let link = links.fetch_add(1, Ordering::Relaxed);
             if let Err(error) = connection(stream, tls, ticket, link, &engine).await {

@@ -41,6 +41,7 @@ impl Engine {
                 Ok(()) => {
                     let followed = self.with_store(|store| store.follow()).await?;
                     self.followed(followed)?;
+                    self.tell_clock();
                     self.core.reign(self.started.elapsed())?;
                     return Ok(true);
                 }

@@ -4,12 +4,13 @@
 use std::time::Duration;
 
 use keygraph::{Degree, Strategy};
-use keyserver::core::{Admin, AdminError, AdminReply, Config, Core, Event, GroupConfig, Input, Output};
+use keyserver::core::{Access, Admin, AdminError, AdminReply, Config, Core, Event, GroupConfig, Input, Output};
 use keyserver::store::{Followed, MemoryStore, Store};
+use protocol::credential::NO_END;
 use protocol::identity::{Identity, IdentityPattern};
 use protocol::registration::{FromRegistrar, ToRegistrar};
 use protocol::request::{Act, Losses, Membership, Operations, Outcome, Reply, Request, RequestId, Resync};
-use protocol::{Beacon, Entropy, GroupId, IndividualKey, MemberId, SigningKey, Suite};
+use protocol::{Authentication, Beacon, Entropy, GroupId, IndividualKey, MemberId, SigningKey, Suite};
 use zeroize::Zeroizing;
 
 pub(crate) struct Counter(pub(crate) u64);
@@ -40,7 +41,7 @@ pub(crate) fn group(id: u32, name: &str, allow: &str) -> GroupConfig {
         batch: Duration::ZERO,
         compaction: 64,
         repair: fec::RepairScheme::default(),
-        allow: vec![IdentityPattern::parse(allow).unwrap()],
+        access: Access::open([IdentityPattern::parse(allow).unwrap()]),
         max_members: 5,
         refresh: Some(Duration::from_secs(100)),
         beacon: Duration::from_secs(2),
@@ -103,7 +104,7 @@ impl<S: Store> World<S> {
             name: "ks".into(),
             registrars: vec![(
                 identity("registrar/r1"),
-                vec![IdentityPattern::parse("spiffe://demo/member/*").unwrap()],
+                vec![(Authentication::Certificate, IdentityPattern::parse("spiffe://demo/member/*").unwrap())],
             )],
             groups: vec![group(1, "news", "spiffe://demo/member/*"), group(2, "vip", "spiffe://demo/member/m1")],
             bits_per_second: 8_000_000,
@@ -193,14 +194,17 @@ impl<S: Store> World<S> {
     }
 
     pub(crate) fn fetch(&mut self, name: &str) -> ToRegistrar {
-        let frame = FromRegistrar::FetchNumber { tag: 7, identity: identity(name) }.encode();
+        let frame =
+            FromRegistrar::FetchNumber { tag: 7, kind: Authentication::Certificate, identity: identity(name) }.encode();
         self.handle(Input::FromRegistrar { link: 1, frame: &frame });
         self.to_registrar.pop().unwrap()
     }
 
     pub(crate) fn hand_over(&mut self, client: MemberId, registration: u64) -> ToRegistrar {
         let key = IndividualKey::new([9; 32]);
-        let frame = FromRegistrar::HandOver { tag: 8, client, registration, key }.encode();
+        let frame =
+            FromRegistrar::HandOver { tag: 8, client, registration, key, ends: NO_END, credential: vec![1; 33] }
+                .encode();
         self.to_registrar.clear();
         self.handle(Input::FromRegistrar { link: 1, frame: &frame });
         self.to_registrar.remove(0)
@@ -210,6 +214,30 @@ impl<S: Store> World<S> {
         let ToRegistrar::Number { client, registration, .. } = self.fetch(name) else { panic!("no number") };
         assert_eq!(self.hand_over(client, registration), ToRegistrar::Durable { tag: 8 });
         (client, registration)
+    }
+
+    /// Registers with this credential, or says why not.
+    pub(crate) fn register_with(
+        &mut self,
+        name: &str,
+        kind: Authentication,
+        ends: u64,
+        credential: Vec<u8>,
+    ) -> Result<(MemberId, u64), ToRegistrar> {
+        let mut say = |message: FromRegistrar| {
+            self.to_registrar.clear();
+            self.handle(Input::FromRegistrar { link: 1, frame: &message.encode() });
+            self.to_registrar.remove(0)
+        };
+        let (client, registration) = match say(FromRegistrar::FetchNumber { tag: 7, kind, identity: identity(name) }) {
+            ToRegistrar::Number { client, registration, .. } => (client, registration),
+            refused => return Err(refused),
+        };
+        let key = IndividualKey::new([9; 32]);
+        match say(FromRegistrar::HandOver { tag: 8, client, registration, key, ends, credential }) {
+            ToRegistrar::Durable { .. } => Ok((client, registration)),
+            refused => Err(refused),
+        }
     }
 
     /// Sends a request and does not wait for its answer.

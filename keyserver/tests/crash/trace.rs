@@ -5,8 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use keyserver::core::{Admin, AdminReply, Event, Input};
+use keyserver::core::{Access, Admin, AdminReply, Event, Input};
 use keyserver::store::{Followed, Journal, Loaded, MemoryStore, RedbBackend, SiteKey, Store, StoreError};
+use protocol::credential::NO_END;
 use protocol::identity::IdentityPattern;
 use protocol::registration::{FromRegistrar, ToRegistrar};
 use protocol::request::{Act, Denial, Losses, Operations, Outcome, Request, RequestId, Resync};
@@ -160,7 +161,7 @@ pub(crate) fn world<S: Store>(store: S, seed: u64, records_per_snapshot: usize) 
         config.records_per_snapshot = records_per_snapshot;
         for group in &mut config.groups {
             group.max_members = 64;
-            group.allow = vec![IdentityPattern::parse("spiffe://demo/member/*").unwrap()];
+            group.access = Access::open([IdentityPattern::parse("spiffe://demo/member/*").unwrap()]);
         }
     })
 }
@@ -260,7 +261,9 @@ impl Driver<'_> {
         let name = format!("member/m{}", self.dice.below(CLIENTS));
         let ToRegistrar::Number { client, registration, .. } = self.world.fetch(&name) else { panic!("no number") };
         let key = IndividualKey::new([9; 32]);
-        let frame = FromRegistrar::HandOver { tag: 8, client, registration, key }.encode();
+        let frame =
+            FromRegistrar::HandOver { tag: 8, client, registration, key, ends: NO_END, credential: vec![1; 33] }
+                .encode();
         self.world.to_registrar.clear();
         self.world.handle(Input::FromRegistrar { link: 1, frame: &frame });
         match self.world.to_registrar.first() {
@@ -349,7 +352,7 @@ pub(crate) fn check(content: &Content, before: &Facts, after: &Facts) {
         assert!(epoch > announced || announced == 0, "{group}: epoch {epoch} after {announced}");
         let Ok(AdminReply::Members(seen)) = world.admin(Admin::Members { group: (*group).into() }) else { panic!() };
         let seen: BTreeSet<String> =
-            seen.iter().map(|(_, name, _)| name.to_string().replace("spiffe://demo/", "")).collect();
+            seen.members.iter().map(|member| member.identity.to_string().replace("spiffe://demo/", "")).collect();
         for (name, newest) in &after.clients {
             // The newest registration, unless it is under way.
             let known = |who: &&(MemberId, u64)| world.core.individual_key(who.0, who.1).is_some();
@@ -367,7 +370,7 @@ pub(crate) fn check(content: &Content, before: &Facts, after: &Facts) {
             }
             if before.barred.contains(&of) && after.barred.contains(&of) {
                 let outcomes = world.change(who, 4, &[(Act::Join, group)]);
-                assert_eq!(outcomes, [Outcome::Denied(Denial::Policy)], "{name} was evicted from {group}");
+                assert_eq!(outcomes, [Outcome::Denied(Denial::Evicted)], "{name} was evicted from {group}");
             }
         }
     }

@@ -91,10 +91,10 @@ signing_key = "pki/ks.signing"
 tls = {{ certificate = "pki/ks.pem", key = "pki/ks.key", roots = "pki/ca.pem" }}
 [[registrar]]
 identity = "spiffe://demo/registrar/r1"
-may_register = ["spiffe://demo/member/*"]
+may_register.certificate = ["spiffe://demo/member/*"]
 [[registrar]]
 identity = "spiffe://demo/registrar/r2"
-may_register = ["spiffe://demo/member/*"]
+may_register.certificate = ["spiffe://demo/member/*"]
 [[group]]
 id = 1
 name = "{GROUP}"

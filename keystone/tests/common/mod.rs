@@ -89,7 +89,7 @@ admin_socket = "ks.sock"
 tls = {{ certificate = "pki/ks.pem", key = "pki/ks.key", roots = "pki/ca.pem" }}
 [[registrar]]
 identity = "spiffe://demo/registrar/r1"
-may_register = ["spiffe://demo/member/*"]
+may_register.certificate = ["spiffe://demo/member/*"]
 [[group]]
 id = 1
 name = "demo"

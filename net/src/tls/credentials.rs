@@ -12,6 +12,7 @@ use serde::Deserialize;
 use thiserror::Error;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
+use crate::crl::{self, Crl, CrlError};
 use crate::identity::{CertificateIdentityError, from_certificate};
 use crate::secret_file::{self, SecretFileError};
 
@@ -25,14 +26,45 @@ pub struct CredentialFiles {
     pub key: PathBuf,
     /// PEM file with the certificates of the authorities that peers must be under.
     pub roots: PathBuf,
+    /// PEM files with lists of revoked certificates, of every authority that a client's certificate is under; at most 64.
+    /// Default: none, and nothing is looked up.
+    #[serde(default)]
+    pub crls: Vec<PathBuf>,
 }
+
+/// Lists of revoked certificates in a configuration.
+const MAX_CRLS: usize = 64;
+
+impl CredentialFiles {
+    /// Relative paths are meant from `folder`.
+    #[must_use]
+    pub fn within(&self, folder: &Path) -> Self {
+        Self {
+            certificate: folder.join(&self.certificate),
+            key: folder.join(&self.key),
+            roots: folder.join(&self.roots),
+            crls: self.crls.iter().map(|path| folder.join(path)).collect(),
+        }
+    }
+
+    /// All of them.
+    pub fn all(&self) -> Vec<PathBuf> {
+        [&self.certificate, &self.key, &self.roots].into_iter().chain(&self.crls).cloned().collect()
+    }
+}
+
+/// Days before its end from which a certificate is a warning: time to get another in any organisation.
+const ENDS_SOON: u64 = 14;
 
 /// Certificate chain, private key, own identity and trusted roots. Clones share them.
 #[derive(Debug, Clone)]
 pub struct Credentials {
     pub(super) certified: Arc<CertifiedKey>,
     pub(super) roots: Arc<RootCertStore>,
+    pub(super) crls: Arc<Vec<Crl>>,
     identity: Identity,
+    /// When the certificate ends, in seconds since 1970.
+    ends: u64,
 }
 
 /// Why credentials are refused. Whoever keeps the files is to blame.
@@ -89,6 +121,22 @@ pub enum CredentialsError {
         /// What is wrong.
         source: CertificateIdentityError,
     },
+    /// A list of revoked certificates is refused.
+    #[error("{0}")]
+    Crl(Box<CrlError>),
+    /// There are too many such lists.
+    #[error("{0} files of revocation lists, at most {MAX_CRLS} are possible")]
+    Crls(usize),
+    /// What is read again has another identity than before.
+    #[error("{}: is for `{found}`, this daemon runs as `{expected}`", path.display())]
+    Renamed {
+        /// The file.
+        path: PathBuf,
+        /// In the file.
+        found: Identity,
+        /// Since the start.
+        expected: Identity,
+    },
     /// A root that is no certificate of an authority.
     #[error("{}: {source}", path.display())]
     Root {
@@ -106,8 +154,28 @@ impl Credentials {
     /// # Errors
     /// See [`CredentialsError`]; every one names its file.
     pub fn load(files: &CredentialFiles) -> Result<Self, CredentialsError> {
+        Self::read(files, &[])
+    }
+
+    /// Reads and checks the files again: of the same identity, with no older lists of revoked certificates.
+    ///
+    /// # Errors
+    /// See [`CredentialsError`]; these stay what they are.
+    pub fn reload(&self, files: &CredentialFiles) -> Result<Self, CredentialsError> {
+        let fresh = Self::read(files, &self.crls)?;
+        if fresh.identity != self.identity {
+            let path = files.certificate.clone();
+            return Err(CredentialsError::Renamed { path, found: fresh.identity, expected: self.identity.clone() });
+        }
+        Ok(fresh)
+    }
+
+    fn read(files: &CredentialFiles, crls: &[Crl]) -> Result<Self, CredentialsError> {
+        if files.crls.len() > MAX_CRLS {
+            return Err(CredentialsError::Crls(files.crls.len()));
+        }
         let chain = load_chain(&files.certificate)?;
-        let identity = check(&chain, &files.certificate)?;
+        let (identity, ends) = check(&chain, &files.certificate)?;
         let key = load_key(&files.key)?;
         let certified = CertifiedKey::from_der(chain, key, &super::provider()).map_err(|error| match error {
             rustls::Error::InconsistentKeys(_) => {
@@ -115,12 +183,33 @@ impl Credentials {
             }
             _ => CredentialsError::Key { path: files.key.clone() },
         })?;
-        Ok(Self { certified: Arc::new(certified), roots: load_roots(&files.roots)?, identity })
+        let roots = load_roots(&files.roots)?;
+        let crls =
+            crl::load(&files.crls, &files.roots, crls).map_err(|error| CredentialsError::Crl(Box::new(error)))?;
+        Ok(Self { certified: Arc::new(certified), roots, crls: Arc::new(crls), identity, ends })
+    }
+
+    /// The lists of revoked certificates that are in force.
+    pub fn crls(&self) -> &[Crl] {
+        &self.crls
     }
 
     /// Who this daemon is.
     pub fn identity(&self) -> &Identity {
         &self.identity
+    }
+
+    /// Says in the log for how many days the certificate is still good, and which revocation lists are old.
+    pub fn remind(&self) {
+        let now = UnixTime::now().as_secs();
+        let days = self.ends.saturating_sub(now) / 86_400;
+        match days < ENDS_SOON {
+            true => tracing::warn!(identity = %self.identity, days, "THE CERTIFICATE ENDS SOON: renew it"),
+            false => tracing::info!(identity = %self.identity, days, "certificate is good"),
+        }
+        for crl in self.crls.iter().filter(|crl| crl.is_old(now)) {
+            tracing::warn!(file = %crl.path.display(), "old revocation list: the next one is due; it stays in force");
+        }
     }
 }
 
@@ -162,8 +251,8 @@ pub fn load_roots(path: impl AsRef<Path>) -> Result<Arc<RootCertStore>, Credenti
     Ok(Arc::new(roots))
 }
 
-/// The identity of a chain's first certificate, if that is valid now.
-fn check(chain: &[CertificateDer<'static>], path: &Path) -> Result<Identity, CredentialsError> {
+/// The identity and the end of a chain's first certificate, if that is valid now.
+fn check(chain: &[CertificateDer<'static>], path: &Path) -> Result<(Identity, u64), CredentialsError> {
     let identity_error = |source| CredentialsError::Identity { path: path.to_owned(), source };
     let leaf = chain.first().ok_or_else(|| CredentialsError::Empty { path: path.to_owned() })?;
     let (_, parsed) =
@@ -181,5 +270,6 @@ fn check(chain: &[CertificateDer<'static>], path: &Path) -> Result<Identity, Cre
             now: now.to_string(),
         });
     }
-    from_certificate(leaf).map_err(identity_error)
+    let identity = from_certificate(leaf).map_err(identity_error)?;
+    Ok((identity, u64::try_from(validity.not_after.timestamp()).unwrap_or(0)))
 }

@@ -15,12 +15,25 @@ use rustls::{
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use thiserror::Error;
 
+use super::Credentials;
 use crate::identity::{CertificateIdentityError, from_certificate};
+
+/// Certificates behind the peer's own: deeper than any authority, and few enough that to try them in all orders costs nothing.
+const MAX_CHAIN: usize = 6;
+
+fn bounded(intermediates: &[CertificateDer<'_>]) -> Result<(), Error> {
+    match intermediates.len() {
+        0..=MAX_CHAIN => Ok(()),
+        length => Err(PeerError::Chain(length).into()),
+    }
+}
 
 #[derive(Debug, Error)]
 enum PeerError {
     #[error(transparent)]
     Certificate(#[from] CertificateIdentityError),
+    #[error("a chain of {0} certificates behind the peer's own, at most {MAX_CHAIN} are looked at")]
+    Chain(usize),
     #[error("the peer is `{got}`, expected `{expected}`")]
     Other { got: Identity, expected: Identity },
 }
@@ -54,6 +67,7 @@ impl ServerCertVerifier for OneIdentity {
         _ocsp: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
+        bounded(intermediates)?;
         let certificate = ParsedCertificate::try_from(end_entity)?;
         verify_server_cert_signed_by_trust_anchor(&certificate, &self.roots, intermediates, now, self.algorithms.all)?;
         let got = from_certificate(end_entity).map_err(PeerError::from)?;
@@ -91,15 +105,21 @@ impl ServerCertVerifier for OneIdentity {
 pub(super) struct AnyIdentity(Arc<dyn ClientCertVerifier>);
 
 impl AnyIdentity {
-    pub(super) fn new(roots: Arc<RootCertStore>, provider: Arc<CryptoProvider>) -> Result<Self, Error> {
-        WebPkiClientVerifier::builder_with_provider(roots, provider)
-            .build()
-            .map(Self)
-            .map_err(|error| Error::General(error.to_string()))
+    /// With `optional` also those who show no certificate. If there are lists of revoked certificates, each authority of a
+    /// chain must have one.
+    pub(super) fn new(credentials: &Credentials, provider: Arc<CryptoProvider>, optional: bool) -> Result<Self, Error> {
+        let builder = WebPkiClientVerifier::builder_with_provider(credentials.roots.clone(), provider)
+            .with_crls(credentials.crls.iter().map(|crl| crl.der.clone()));
+        let builder = if optional { builder.allow_unauthenticated() } else { builder };
+        builder.build().map(Self).map_err(|error| Error::General(error.to_string()))
     }
 }
 
 impl ClientCertVerifier for AnyIdentity {
+    fn client_auth_mandatory(&self) -> bool {
+        self.0.client_auth_mandatory()
+    }
+
     fn root_hint_subjects(&self) -> &[DistinguishedName] {
         self.0.root_hint_subjects()
     }
@@ -110,6 +130,7 @@ impl ClientCertVerifier for AnyIdentity {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
+        bounded(intermediates)?;
         let verified = self.0.verify_client_cert(end_entity, intermediates, now)?;
         from_certificate(end_entity).map_err(PeerError::from)?;
         Ok(verified)

@@ -28,12 +28,48 @@ pub enum Denial {
     Behind = 6,
     /// This key server stands by for another one, which is to be asked.
     Standby = 7,
+    /// An operator has taken the client out of the group, and has not let it in again.
+    Evicted = 8,
+    /// The credential that the client has registered with has ended: it registers anew with another.
+    CredentialEnded = 9,
+    /// The credential that the client has registered with was revoked.
+    Revoked = 10,
+    /// The policy says until when the client may be a member, and that time has come.
+    MembershipEnded = 11,
+    /// The member was silent for longer than its lease and was taken for gone; it may join again.
+    Lapsed = 12,
 }
 
 impl Denial {
+    /// All of them.
+    pub const ALL: [Self; 12] = [
+        Self::UnknownGroup,
+        Self::Policy,
+        Self::NotMember,
+        Self::Full,
+        Self::Unavailable,
+        Self::Behind,
+        Self::Standby,
+        Self::Evicted,
+        Self::CredentialEnded,
+        Self::Revoked,
+        Self::MembershipEnded,
+        Self::Lapsed,
+    ];
+
     /// Asking again without a change of configuration cannot help.
     pub fn is_final(self) -> bool {
-        matches!(self, Self::UnknownGroup | Self::Policy | Self::NotMember)
+        match self {
+            Self::UnknownGroup | Self::Policy | Self::NotMember => true,
+            Self::Evicted | Self::Revoked | Self::MembershipEnded => true,
+            Self::Full | Self::Unavailable | Self::Behind | Self::Standby => false,
+            Self::CredentialEnded | Self::Lapsed => false,
+        }
+    }
+
+    /// The client is no member any more, or never was.
+    pub fn is_outside(self) -> bool {
+        self.is_final() || matches!(self, Self::CredentialEnded | Self::Lapsed)
     }
 }
 
@@ -47,6 +83,11 @@ impl std::fmt::Display for Denial {
             Self::Unavailable => "the key server cannot store changes now",
             Self::Behind => "the key server is behind what this client has seen",
             Self::Standby => "this key server stands by for another one",
+            Self::Evicted => "an operator has evicted this client",
+            Self::CredentialEnded => "the credential of this client's registration has ended",
+            Self::Revoked => "the credential of this client was revoked",
+            Self::MembershipEnded => "the time of this membership is over",
+            Self::Lapsed => "this member was silent for longer than its lease",
         })
     }
 }
@@ -54,18 +95,54 @@ impl std::fmt::Display for Denial {
 impl TryFrom<u8> for Denial {
     type Error = DecodeError;
     fn try_from(value: u8) -> Result<Self, DecodeError> {
-        Ok(match value {
-            1 => Self::UnknownGroup,
-            2 => Self::Policy,
-            3 => Self::NotMember,
-            4 => Self::Full,
-            5 => Self::Unavailable,
-            6 => Self::Behind,
-            7 => Self::Standby,
-            _ => {
-                return Err(DecodeError::Value { what: "denial", value: value.into() });
-            }
-        })
+        let unknown = DecodeError::Value { what: "denial", value: value.into() };
+        Self::ALL.into_iter().find(|denial| *denial as u8 == value).ok_or(unknown)
+    }
+}
+
+/// What the policy means a member to do with the group key. Both ends of a shared key can do both: a data processor that
+/// cares keeps to its own role, and looks at the sender's ID number of what it receives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum Role {
+    /// Send only.
+    Sender = 1,
+    /// Receive only.
+    Receiver = 2,
+    /// Both.
+    Both = 3,
+}
+
+impl Role {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Sender, Self::Receiver, Self::Both];
+
+    /// Its name in policies and in the feed.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Sender => "sender",
+            Self::Receiver => "receiver",
+            Self::Both => "both",
+        }
+    }
+
+    /// The role of this name.
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|role| role.name() == name)
+    }
+}
+
+impl std::fmt::Display for Role {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl TryFrom<u8> for Role {
+    type Error = DecodeError;
+    fn try_from(value: u8) -> Result<Self, DecodeError> {
+        let unknown = DecodeError::Value { what: "role", value: value.into() };
+        Self::ALL.into_iter().find(|role| *role as u8 == value).ok_or(unknown)
     }
 }
 
@@ -87,6 +164,10 @@ pub struct Membership {
     pub destination: SocketAddr,
     /// First epoch of this membership.
     pub joined_epoch: u64,
+    /// What the policy means the member to do.
+    pub role: Role,
+    /// Seconds for which the member may be silent before it is taken for gone; 0 for ever.
+    pub lease_s: u32,
     /// What data processors are told of the present key.
     pub announcement: Announcement,
     /// The secrets of the path.
@@ -198,6 +279,8 @@ impl Membership {
         }
         out.extend_from_slice(&self.destination.port().to_be_bytes());
         out.extend_from_slice(&self.joined_epoch.to_be_bytes());
+        out.push(self.role as u8);
+        out.extend_from_slice(&self.lease_s.to_be_bytes());
         self.announcement.encode(out);
         self.path.encode(out);
         out.put_count(self.earlier.len());
@@ -220,6 +303,8 @@ impl Membership {
         Ok(Self {
             destination: SocketAddr::new(ip, r.u16("port")?),
             joined_epoch: r.u64("epoch")?,
+            role: r.u8("role")?.try_into()?,
+            lease_s: r.u32("lease")?,
             announcement: Announcement::decode(r)?,
             path: KeyPath::decode(r)?,
             earlier: (0..r.count(MAX_EARLIER, "earlier keys")?)

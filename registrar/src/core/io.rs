@@ -1,7 +1,8 @@
 //! What the core is told, and what it wants done.
 
 use protocol::identity::Identity;
-use protocol::{IndividualKey, MemberId};
+use protocol::registration::Refusal;
+use protocol::{Credential, IndividualKey, MemberId};
 use zeroize::Zeroizing;
 
 /// What happens to the core.
@@ -17,9 +18,20 @@ pub enum Input<'a> {
     ClientUp {
         /// Names the session.
         session: u64,
-        /// From its certificate.
+        /// From its credential.
         identity: Identity,
+        /// What it has proved it with.
+        credential: Credential,
     },
+    /// A client has connected and did not prove who it is.
+    Unproved {
+        /// Names the session.
+        session: u64,
+        /// What it is told.
+        refusal: Refusal,
+    },
+    /// A handshake failed, or nothing came after it.
+    Failed,
     /// A frame from a client.
     FromClient {
         /// Names the session.
@@ -104,4 +116,22 @@ pub enum Event {
         /// Why.
         why: String,
     },
+    /// A client was refused of which is not known who it is.
+    Unproved {
+        /// Why.
+        why: String,
+    },
+}
+
+/// How many clients came to what.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// They are registered.
+    pub registered: u64,
+    /// They are known and were refused.
+    pub refused: u64,
+    /// Their credential proved nothing.
+    pub unproved: u64,
+    /// They did not get through the handshake, or said nothing after it.
+    pub failed: u64,
 }

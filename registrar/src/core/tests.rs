@@ -1,9 +1,14 @@
+use protocol::Authentication;
 use protocol::registration::ClientEntry;
 
 use super::*;
 
 fn identity(name: &str) -> Identity {
     Identity::parse(&format!("spiffe://demo/{name}")).unwrap()
+}
+
+fn credential() -> Credential {
+    Credential { kind: Authentication::Token, ends: 77, name: vec![4; 32] }
 }
 
 fn core() -> Core {
@@ -25,7 +30,7 @@ fn key_server(core: &mut Core, message: &ToRegistrar) {
 }
 
 fn register(core: &mut Core, session: u64, name: &str) {
-    core.handle(Now::ZERO, Input::ClientUp { session, identity: identity(name) });
+    core.handle(Now::ZERO, Input::ClientUp { session, identity: identity(name), credential: credential() });
     let frame = FromClient::Register { key_server: "ks".into() }.encode();
     core.handle(Now::ZERO, Input::FromClient { session, frame: &frame });
 }
@@ -51,7 +56,11 @@ fn a_registration_from_beginning_to_end() {
     register(&mut core, 1, "member/m1");
     let outputs = drain(&mut core);
     let Output::ToKeyServer(frame) = &outputs[0] else { panic!("{outputs:?}") };
-    let Ok(FromRegistrar::FetchNumber { tag, identity: who }) = FromRegistrar::decode(frame) else { panic!() };
+    let Ok(FromRegistrar::FetchNumber { tag, kind: Authentication::Token, identity: who }) =
+        FromRegistrar::decode(frame)
+    else {
+        panic!()
+    };
     assert_eq!(who, identity("member/m1"));
     key_server(&mut core, &ToRegistrar::Number { tag, client: MemberId(9), registration: 3 });
     let outputs = drain(&mut core);
@@ -62,8 +71,10 @@ fn a_registration_from_beginning_to_end() {
     core.handle(Now::ZERO, Input::Exported { session: 1, key: IndividualKey::new([5; 32]) });
     let outputs = drain(&mut core);
     let Output::ToKeyServer(frame) = &outputs[0] else { panic!("{outputs:?}") };
-    let Ok(FromRegistrar::HandOver { tag, client, registration, key }) = FromRegistrar::decode(frame) else { panic!() };
+    let handed_over = FromRegistrar::decode(frame).unwrap();
+    let FromRegistrar::HandOver { tag, client, registration, key, ends, credential } = handed_over else { panic!() };
     assert_eq!((client, registration, key.expose()), (MemberId(9), 3, &[5; 32]));
+    assert_eq!((ends, credential), (77, vec![4; 32]));
     assert!(!core.is_idle(), "the client is told only when the key is durable");
     key_server(&mut core, &ToRegistrar::Durable { tag });
     let done = Output::ToClient { session: 1, frame: ToClient::Registered.encode(), close: true };
@@ -86,11 +97,11 @@ fn a_missing_key_server_another_one_and_nonsense_each_have_an_answer() {
     register(&mut core, 1, "member/m1");
     assert_eq!(refusal(&drain(&mut core)), RefusalCode::Unavailable);
     let mut core = linked();
-    core.handle(Now::ZERO, Input::ClientUp { session: 2, identity: identity("member/m2") });
+    core.handle(Now::ZERO, Input::ClientUp { session: 2, identity: identity("member/m2"), credential: credential() });
     let frame = FromClient::Register { key_server: "other".into() }.encode();
     core.handle(Now::ZERO, Input::FromClient { session: 2, frame: &frame });
     assert_eq!(refusal(&drain(&mut core)), RefusalCode::KeyServer);
-    core.handle(Now::ZERO, Input::ClientUp { session: 3, identity: identity("member/m3") });
+    core.handle(Now::ZERO, Input::ClientUp { session: 3, identity: identity("member/m3"), credential: credential() });
     core.handle(Now::ZERO, Input::FromClient { session: 3, frame: b"nonsense" });
     assert_eq!(refusal(&drain(&mut core)), RefusalCode::Malformed);
     register(&mut core, 4, "member/m4");
@@ -136,10 +147,13 @@ fn the_client_list_is_replaced_and_added_to() {
 fn sessions_have_a_limit() {
     let mut core = linked();
     for session in 0..1_000 {
-        core.handle(Now::ZERO, Input::ClientUp { session, identity: identity("member/m") });
+        core.handle(Now::ZERO, Input::ClientUp { session, identity: identity("member/m"), credential: credential() });
     }
     drain(&mut core);
-    core.handle(Now::ZERO, Input::ClientUp { session: 1_000, identity: identity("member/m") });
+    core.handle(
+        Now::ZERO,
+        Input::ClientUp { session: 1_000, identity: identity("member/m"), credential: credential() },
+    );
     assert_eq!(refusal(&drain(&mut core)), RefusalCode::Busy);
 }
 

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::fmt::Debug;
 
 use keygraph::{Degree, NodeId, Strategy};
+use protocol::credential::NO_END;
 use protocol::identity::{Identity, IdentityPattern, MAX_IDENTITY};
 use protocol::registration::{
     ClientEntry, FromClient, FromRegistrar, LIST_CHUNK, Refusal, RefusalCode, ToClient, ToRegistrar,
@@ -17,8 +18,8 @@ use protocol::site::SiteCertificate;
 use protocol::tag::TAG;
 use protocol::unit::{MAX_BLOCK_UNITS, MAX_DATAGRAM, Unit, UnitVerifier};
 use protocol::{
-    Beacon, Commitment, EpochHeader, IndividualKey, MAX_NAME, MemberId, Reason, RekeyMessage, SigningKey, Suite,
-    VerifyingKey,
+    Authentication, Beacon, Commitment, EpochHeader, IndividualKey, MAX_NAME, MemberId, Reason, RekeyMessage,
+    SigningKey, Suite, VerifyingKey,
 };
 
 use super::site::{GROUP, HISTORY, History, Kind, SIMPLE, identity as named, payload, signing, trusted, untagged};
@@ -205,7 +206,7 @@ pub(super) fn reply(data: &[u8]) -> bool {
 }
 
 pub(super) fn reply_seeds() -> Vec<Vec<u8>> {
-    let denials = [Denial::UnknownGroup, Denial::Full, Denial::Behind].map(Outcome::Denied);
+    let denials = Denial::ALL.map(Outcome::Denied);
     let outcomes = denials
         .into_iter()
         .chain([Outcome::Left { epoch: 9 }, Outcome::Later { after_ms: 900 }, Outcome::Noted, Outcome::Subscribed])
@@ -297,8 +298,16 @@ pub(super) fn from_registrar(data: &[u8]) -> bool {
 pub(super) fn from_registrar_seeds() -> Vec<Vec<u8>> {
     let key = IndividualKey::new([3; 32]);
     vec![
-        FromRegistrar::FetchNumber { tag: 1, identity: named("member/me") }.encode(),
-        FromRegistrar::HandOver { tag: 2, client: MemberId(1), registration: 1, key }.encode(),
+        FromRegistrar::FetchNumber { tag: 1, kind: Authentication::Certificate, identity: named("member/me") }.encode(),
+        FromRegistrar::HandOver {
+            tag: 2,
+            client: MemberId(1),
+            registration: 1,
+            key,
+            ends: NO_END,
+            credential: vec![1; 33],
+        }
+        .encode(),
     ]
 }
 

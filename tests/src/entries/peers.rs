@@ -3,10 +3,11 @@
 use std::time::Duration;
 
 use keyserver::core::Event;
+use protocol::credential::NO_END;
 use protocol::identity::Identity;
 use protocol::registration::{FromClient, FromRegistrar, ToClient, ToRegistrar};
 use protocol::request::{Act, Losses, Operations, Outcome, Reply, Request, RequestId, Resync};
-use protocol::{Beacon, IndividualKey};
+use protocol::{Authentication, Beacon, Credential, IndividualKey};
 use registrar::core as registering;
 
 use super::site::{CLOSED, GROUP, SIMPLE, START, Site, identity, members, trusted};
@@ -105,7 +106,9 @@ pub(super) fn registrar(data: &[u8]) -> bool {
     let config = registering::Config { identity: identity("registrar/r"), clients: vec![members()] };
     let mut core = registering::Core::new(config);
     core.handle(START, registering::Input::LinkUp);
-    core.handle(START, registering::Input::ClientUp { session: SESSION, identity: identity("member/me") });
+    let credential = Credential { kind: Authentication::Certificate, ends: NO_END, name: vec![1; 33] };
+    let up = registering::Input::ClientUp { session: SESSION, identity: identity("member/me"), credential };
+    core.handle(START, up);
     let mut is_registered = false;
     for piece in pieces(data) {
         let Some((from, frame)) = piece.split_first() else { continue };

@@ -9,13 +9,15 @@ use client_ctl::core as client;
 use fec::{Progress, Reassembly, RepairScheme};
 use keygraph::{Degree, Strategy};
 use keyserver::core as server;
+use protocol::credential::NO_END;
 use protocol::identity::{Identity, IdentityPattern};
 use protocol::registration::{FromRegistrar, ToRegistrar};
 use protocol::request::{Act, Operations, Outcome, Reply, Request, RequestId};
 use protocol::tag::TAG;
 use protocol::unit::{BlockHeader, PAYLOAD, Unit};
 use protocol::{
-    Beacon, EpochHeader, GroupId, IndividualKey, MemberId, RekeyMessage, SigningKey, Suite, TagKey, VerifyingKey,
+    Authentication, Beacon, EpochHeader, GroupId, IndividualKey, MemberId, RekeyMessage, SigningKey, Suite, TagKey,
+    VerifyingKey,
 };
 
 use crate::dice::Dice;
@@ -75,7 +77,7 @@ fn group(id: u32, name: &str, allow: IdentityPattern, kind: Kind) -> server::Gro
         batch: kind.batch,
         compaction: 4,
         repair: RepairScheme::Alpha(0.5),
-        allow: vec![allow],
+        access: server::Access::open([allow]),
         max_members: 100,
         refresh: None,
         beacon: Duration::from_secs(1),
@@ -105,7 +107,7 @@ impl Site {
     pub(super) fn new(kind: Kind) -> Self {
         let config = server::Config {
             name: "ks".into(),
-            registrars: vec![(identity("registrar/r"), vec![members()])],
+            registrars: vec![(identity("registrar/r"), vec![(Authentication::Certificate, members())])],
             groups: vec![
                 group(1, GROUP, members(), kind),
                 group(2, CLOSED, IdentityPattern::Exact(identity("member/nobody")), kind),
@@ -175,14 +177,17 @@ impl Site {
 
     /// Registers a client, as a registrar does; returns the frames of both sides.
     pub(super) fn register(&mut self, path: &str) -> Registration {
-        let fetch = FromRegistrar::FetchNumber { tag: 0, identity: identity(path) }.encode();
+        let fetch =
+            FromRegistrar::FetchNumber { tag: 0, kind: Authentication::Certificate, identity: identity(path) }.encode();
         self.registrar_says(&fetch);
         let number = self.to_registrar.pop().unwrap();
         let Ok(ToRegistrar::Number { client, registration, .. }) = ToRegistrar::decode(&number) else {
             panic!("no number");
         };
         let key = IndividualKey::new([9; 32]);
-        let hand_over = FromRegistrar::HandOver { tag: 1, client, registration, key }.encode();
+        let hand_over =
+            FromRegistrar::HandOver { tag: 1, client, registration, key, ends: NO_END, credential: vec![1; 33] }
+                .encode();
         let before = self.to_registrar.len();
         self.registrar_says(&hand_over);
         let said = self.to_registrar.split_off(before);

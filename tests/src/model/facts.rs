@@ -51,7 +51,7 @@ impl Facts {
         core.handle(now, Input::Admin { ticket: 1, command: Admin::Members { group: GROUP.into() } });
         let members = match core.poll_output() {
             Some(Output::AdminReply { result: Ok(AdminReply::Members(list)), .. }) => {
-                list.into_iter().map(|(id, ..)| id).collect()
+                list.members.into_iter().map(|member| member.client).collect()
             }
             _ => Vec::new(),
         };

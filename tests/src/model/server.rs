@@ -5,10 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use keygraph::{Degree, Strategy};
-use keyserver::core::{Config, Core, GroupConfig, Input, Output};
+use keyserver::core::{Access, Config, Core, GroupConfig, Input, Output};
 use keyserver::store::{Backend, Followed, Journal, SiteKey, Store, StoreError};
 use protocol::identity::{Identity, IdentityPattern};
-use protocol::{GroupId, MemberId, SigningKey, Suite};
+use protocol::{Authentication, GroupId, MemberId, SigningKey, Suite};
 use zeroize::Zeroizing;
 
 use super::engine::{Answer, Call, Scripted, Values};
@@ -108,7 +108,7 @@ pub(super) fn config() -> Config {
         batch: Duration::ZERO,
         compaction: 0,
         repair: fec::RepairScheme::default(),
-        allow: members.clone(),
+        access: Access::open(members.clone()),
         max_members: 10,
         refresh: None,
         beacon: Duration::from_secs(2),
@@ -120,7 +120,10 @@ pub(super) fn config() -> Config {
     };
     Config {
         name: "ks".into(),
-        registrars: vec![(identity("registrar/r"), members)],
+        registrars: vec![(
+            identity("registrar/r"),
+            members.into_iter().map(|of| (Authentication::Certificate, of)).collect(),
+        )],
         groups: vec![group],
         bits_per_second: 80_000_000,
         resyncs_per_second: 4_000,

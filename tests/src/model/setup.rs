@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use keyserver::core::{Core, Input};
 use keyserver::store::{Followed, Journal, MemoryBackend, Store};
+use protocol::credential::NO_END;
 use protocol::registration::{FromRegistrar, ToRegistrar};
 use protocol::request::{Losses, Operations, Request, RequestId, Resync};
-use protocol::{IndividualKey, MemberId};
+use protocol::{Authentication, IndividualKey, MemberId};
 
 use super::GROUP;
 use super::engine::Values;
@@ -52,10 +53,21 @@ impl First {
     }
 
     fn register(&mut self, name: &str) -> (MemberId, u64) {
-        let number = self.frame(&FromRegistrar::FetchNumber { tag: 1, identity: identity(name) });
+        let number = self.frame(&FromRegistrar::FetchNumber {
+            tag: 1,
+            kind: Authentication::Certificate,
+            identity: identity(name),
+        });
         let ToRegistrar::Number { client, registration, .. } = number else { panic!("no number") };
         let key = IndividualKey::new([9; 32]);
-        let told = self.frame(&FromRegistrar::HandOver { tag: 2, client, registration, key });
+        let told = self.frame(&FromRegistrar::HandOver {
+            tag: 2,
+            client,
+            registration,
+            key,
+            ends: NO_END,
+            credential: vec![1; 33],
+        });
         assert!(matches!(told, ToRegistrar::Durable { .. }), "{told:?}");
         (client, registration)
     }

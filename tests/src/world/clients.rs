@@ -7,9 +7,10 @@ use std::time::Duration;
 use client_ctl::core as client;
 use fec::Link;
 use keyserver::core as server;
+use protocol::credential::NO_END;
 use protocol::registration::{FromRegistrar, ToRegistrar};
 use protocol::request::{Losses, Operations, Request, RequestId};
-use protocol::{GroupId, IndividualKey, SigningKey};
+use protocol::{Authentication, GroupId, IndividualKey, SigningKey};
 
 use super::network::Network;
 use super::{GROUPS, Happening, World, identity};
@@ -142,7 +143,12 @@ impl World {
             return self.later(client, 1_000, Happening::Register { client, life });
         }
         let tag = u32::try_from(client).unwrap();
-        let frame = FromRegistrar::FetchNumber { tag, identity: identity(&format!("member/c{client}")) }.encode();
+        let frame = FromRegistrar::FetchNumber {
+            tag,
+            kind: Authentication::Certificate,
+            identity: identity(&format!("member/c{client}")),
+        }
+        .encode();
         self.server_input(server::Input::FromRegistrar { link: 1, frame: &frame });
     }
 
@@ -158,6 +164,8 @@ impl World {
                     client,
                     registration,
                     key,
+                    ends: NO_END,
+                    credential: vec![1; 33],
                 };
                 self.server_input(server::Input::FromRegistrar { link: 1, frame: &frame.encode() });
             }

@@ -7,9 +7,24 @@ use keygraph::Degree;
 use keyserver::core as server;
 use keyserver::store::Store;
 use protocol::identity::IdentityPattern;
-use protocol::{GroupId, MemberId, SigningKey};
+use protocol::{Authentication, GroupId, MemberId, SigningKey};
 
 use super::{GROUPS, Happening, World, Write, delay, identity};
+
+/// Everybody may join. In the second group nobody may be silent for long.
+fn access(group: &str) -> server::Access {
+    let lease = (group == GROUPS[1]).then_some(LEASE);
+    let rule = server::Rule {
+        who: IdentityPattern::parse("spiffe://sim/member/*").unwrap(),
+        kinds: Authentication::ALL.to_vec(),
+        grant: Some(server::Grant { lease, ..server::Grant::ALL }),
+        place: "the only rule".into(),
+    };
+    server::Access::new([rule]).unwrap()
+}
+
+/// Shorter than most are cut off for.
+const LEASE: Duration = Duration::from_secs(5);
 
 impl World {
     pub(super) fn start_server(&mut self) {
@@ -25,7 +40,7 @@ impl World {
             batch: self.batch,
             compaction: 3,
             repair: self.story.repair,
-            allow: vec![IdentityPattern::parse("spiffe://sim/member/*").unwrap()],
+            access: access(name),
             max_members: 100,
             refresh: Some(Duration::from_secs(17)),
             beacon: Duration::from_secs(1),
@@ -37,7 +52,10 @@ impl World {
         };
         let config = server::Config {
             name: "ks".into(),
-            registrars: vec![(identity("registrar/r"), vec![IdentityPattern::parse("spiffe://sim/member/*").unwrap()])],
+            registrars: vec![(
+                identity("registrar/r"),
+                vec![(Authentication::Certificate, IdentityPattern::parse("spiffe://sim/member/*").unwrap())],
+            )],
             groups: vec![group(1, GROUPS[0]), group(2, GROUPS[1])],
             bits_per_second: 8_000_000,
             resyncs_per_second: 4_000,
@@ -84,7 +102,7 @@ impl World {
             }
             let (members, epoch) = match (&answers[0], &answers[1]) {
                 (server::AdminReply::Members(members), server::AdminReply::Status(status)) => {
-                    let members: BTreeSet<MemberId> = members.iter().map(|(member, ..)| *member).collect();
+                    let members: BTreeSet<MemberId> = members.members.iter().map(|member| member.client).collect();
                     (members, status.groups.iter().find(|group| group.id == id).unwrap().epoch)
                 }
                 other => panic!("{other:?}"),
@@ -211,6 +229,7 @@ impl World {
                 group.given.extend(keys.into_iter().map(|key| (client, key)));
                 group.given_data.extend(earlier.into_iter().map(|epoch| (client, epoch)));
             }
+            server::Event::Ended { cause: Some(server::Cause::Lapsed), .. } => self.record.count("lapses"),
             server::Event::Misbehaved { peer, how } => self.record.complaints.push(format!("{peer}: {how}")),
             _ => {}
         }

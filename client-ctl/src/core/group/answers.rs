@@ -39,7 +39,8 @@ impl Group {
         beacon: &Beacon,
         mut former: Option<Member>,
     ) {
-        let Membership { destination, joined_epoch, announcement, path, earlier, beacon: shown } = membership;
+        let Membership { destination, joined_epoch, role, lease_s, announcement, path, earlier, beacon: shown } =
+            membership;
         let (now, group) = (env.now, self.name.clone());
         let (term, epoch) = (beacon.context.term, beacon.context.epoch);
         let is_new = former.as_ref().is_none_or(|member| member.context.epoch < epoch);
@@ -59,6 +60,7 @@ impl Group {
         self.member = Some(member);
         self.ending = None;
         self.attempt = 0;
+        (self.role, self.lease_s) = (Some(role), lease_s);
         self.is_for_key_server = false;
         (self.joined_epoch, self.left_epoch) = (Some(joined_epoch), None);
         self.set(Status::Member, "");
@@ -115,12 +117,29 @@ impl Group {
             Ask::Join if denial.is_final() => {
                 self.refuse(&denial.to_string());
             }
-            Ask::Resync if denial.is_final() => {
-                self.refuse(&denial.to_string());
-                self.status = Status::Evicted;
-                env.event(Event::Evicted { group: self.name.clone() });
-            }
+            Ask::Resync | Ask::Report if denial.is_outside() => self.evicted(env, denial),
+            Ask::Report => {}
             _ => self.again(env, ask, &denial.to_string()),
+        }
+    }
+
+    /// The key server has ended the membership.
+    fn evicted(&mut self, env: &mut Env<'_>, denial: Denial) {
+        if !self.is_present() {
+            return;
+        }
+        let leaving = self.wants(Ask::Leave);
+        self.refuse(&denial.to_string());
+        env.event(Event::Evicted { group: self.name.clone(), denial });
+        match denial {
+            _ if leaving => self.set(Status::Left, ""),
+            // It was away, and is back; or it will register anew, and joins then.
+            Denial::Lapsed | Denial::CredentialEnded => {
+                self.set(Status::Joining, &denial.to_string());
+                let at = env.now + backoff(env.entropy, self.attempt);
+                self.want = Some(Want { ask: Ask::Join, at, again: false });
+            }
+            _ => self.set(Status::Evicted, &denial.to_string()),
         }
     }
 

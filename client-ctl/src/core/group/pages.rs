@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use protocol::pages::Found;
-use protocol::request::Membership;
+use protocol::request::{Membership, Role};
 
 use super::super::backoff::backoff;
 use super::super::output::{Event, Status};
@@ -86,6 +86,8 @@ impl Group {
         let membership = Membership {
             destination: member.destination,
             joined_epoch: self.joined_epoch.unwrap_or(beacon.context.epoch),
+            role: self.role.unwrap_or(Role::Receiver),
+            lease_s: self.lease_s,
             announcement: found.announcement(),
             path,
             earlier: Vec::new(),

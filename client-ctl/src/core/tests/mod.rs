@@ -3,6 +3,7 @@
 mod answers;
 mod clocks;
 mod floods;
+mod life;
 mod memory;
 mod requests;
 mod stream;
@@ -14,7 +15,7 @@ use fec::{Layout, ReedSolomon, RepairScheme};
 use keygraph::{Change, Degree, KeyRef, NodeId, Strategy, Tree};
 use protocol::execute::{Secrets, execute};
 use protocol::rekey::Announcement;
-use protocol::request::{EarlierKey, Membership, Operations, Outcome, Reply, Request};
+use protocol::request::{EarlierKey, Membership, Operations, Outcome, Reply, Request, Role};
 use protocol::unit::{BlockHeader, sign_block};
 use protocol::{
     Commitment, EpochContext, EpochHeader, HeaderHash, Incarnation, KeyPath, NodeSecret, Reason, RekeyMessage, Seed,
@@ -59,6 +60,7 @@ pub(crate) struct Server {
     pub(crate) commitment: Commitment,
     pub(crate) counter: u64,
     pub(crate) joined_epoch: u64,
+    pub(crate) lease_s: u32,
     /// Of those who hold the present group key.
     pub(crate) tag: TagKey,
     pub(crate) earlier: Vec<EarlierKey>,
@@ -87,6 +89,7 @@ impl Server {
             hash: HeaderHash::NONE,
             counter: 0,
             joined_epoch: 0,
+            lease_s: 0,
             earlier: Vec::new(),
             announcement: Announcement { reason: Reason::Restart, send_delay_ms: 0, keep_old_ms: 0 },
             tree: Tree::new(degree, Strategy::Chain, 0),
@@ -171,6 +174,8 @@ impl Server {
         Membership {
             destination: ([239, 1, 1, 1], 5000 + u16::try_from(self.context.group.0).unwrap()).into(),
             joined_epoch: self.joined_epoch,
+            role: Role::Both,
+            lease_s: self.lease_s,
             announcement: self.announcement,
             path: KeyPath::new(self.tree.degree(), path[0].node, keys).unwrap(),
             earlier: self.earlier.clone(),

@@ -3,16 +3,18 @@
 use std::sync::Arc;
 
 use keygraph::{Degree, Strategy};
+use net::multicast::SendOptions;
+use protocol::credential::NO_END;
 use protocol::identity::{Identity, IdentityPattern};
 use protocol::registration::{FromRegistrar, ToRegistrar};
 use protocol::request::{Act, Denial, Losses, Operations, Outcome, Reply, Request, RequestId, Resync};
-use protocol::{Beacon, Entropy, GroupId, IndividualKey, MemberId, SigningKey, Suite};
+use protocol::{Authentication, Beacon, Entropy, GroupId, IndividualKey, MemberId, SigningKey, Suite};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use zeroize::Zeroizing;
 
 use super::*;
-use crate::core::{Admin, AdminReply, COMPACT_EVERY, Config, GroupConfig, RECORDS_PER_SNAPSHOT, Status};
+use crate::core::{Access, Admin, AdminReply, COMPACT_EVERY, Config, GroupConfig, RECORDS_PER_SNAPSHOT, Status};
 use crate::shell::engine::{Answer, Command, Handle};
 use crate::shell::publisher::Publisher;
 use crate::shell::relays::Relays;
@@ -35,7 +37,7 @@ fn identity(name: &str) -> Identity {
 }
 
 pub(in crate::shell) fn config() -> Config {
-    let everybody = vec![IdentityPattern::parse("spiffe://demo/member/*").unwrap()];
+    let everybody = IdentityPattern::parse("spiffe://demo/member/*").unwrap();
     let group = GroupConfig {
         id: GroupId(1),
         name: "g".into(),
@@ -48,7 +50,7 @@ pub(in crate::shell) fn config() -> Config {
         batch: Duration::ZERO,
         compaction: 0,
         repair: fec::RepairScheme::default(),
-        allow: everybody.clone(),
+        access: Access::open([everybody.clone()]),
         max_members: 5,
         refresh: None,
         // The first of an epoch is the only one in the time of a test.
@@ -61,7 +63,7 @@ pub(in crate::shell) fn config() -> Config {
     };
     Config {
         name: "ks".into(),
-        registrars: vec![(identity("registrar"), everybody)],
+        registrars: vec![(identity("registrar"), vec![(Authentication::Certificate, everybody)])],
         groups: vec![group],
         bits_per_second: 8_000_000,
         resyncs_per_second: 4_000,
@@ -118,7 +120,8 @@ impl Server {
         let core = Core::stand_by(Now::ZERO, config(), Box::new(Count(seed)), snapshot, &records).unwrap();
         let (turn, shutdown) = (Arc::<ByHand>::default(), Shutdown::new());
         let relays = Relays::open(&[], 0).unwrap();
-        let engine = Engine::new(core, store, Box::new(turn.clone()), relays, Publisher::default());
+        let engine =
+            Engine::new(core, store, Box::new(turn.clone()), relays, SendOptions::default(), Publisher::default());
         let (handle, stop) = (engine.handle(), shutdown.clone());
         let ended = tokio::task::spawn_local(engine.run(stop, Duration::from_secs(1)));
         Self { engine: handle, turn, shutdown, ended }
@@ -155,12 +158,21 @@ impl Server {
         let tell = async |frame: FromRegistrar| {
             self.engine.send(Command::FromRegistrar(1, Zeroizing::new(frame.encode().to_vec()))).await;
         };
-        tell(FromRegistrar::FetchNumber { tag: 1, identity: identity("member/m1") }).await;
+        tell(FromRegistrar::FetchNumber { tag: 1, kind: Authentication::Certificate, identity: identity("member/m1") })
+            .await;
         loop {
             match ToRegistrar::decode(&read.recv().await.unwrap()).unwrap() {
                 ToRegistrar::Number { client, registration, .. } => {
                     let key = IndividualKey::new([9; 32]);
-                    tell(FromRegistrar::HandOver { tag: 2, client, registration, key }).await;
+                    tell(FromRegistrar::HandOver {
+                        tag: 2,
+                        client,
+                        registration,
+                        key,
+                        ends: NO_END,
+                        credential: vec![1; 33],
+                    })
+                    .await;
                     while !matches!(ToRegistrar::decode(&read.recv().await.unwrap()), Ok(ToRegistrar::Durable { .. })) {
                     }
                     return (client, registration);

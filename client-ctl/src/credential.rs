@@ -1,0 +1,96 @@
+//! What this client proves itself with: a certificate or a token.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use net::ConfigError;
+use net::secret_file::read_private;
+use net::tls::{CredentialFiles, Credentials, TlsError, anonymous_client_config, client_config, load_roots};
+use protocol::identity::Identity;
+use protocol::registration::{ALPN_CLIENT, FromClient, MAX_TOKEN};
+use tokio_rustls::rustls::ClientConfig;
+use zeroize::Zeroizing;
+
+use crate::config::FileConfig;
+
+/// The credential, with the files that it comes from. They are read anew for each registration; clones share what was read
+/// last.
+#[derive(Debug, Clone)]
+pub(crate) enum Credential {
+    Certificate { files: CredentialFiles, last: Arc<Mutex<Credentials>>, identity: Identity },
+    Token { file: PathBuf, roots: PathBuf, identity: Identity },
+}
+
+impl Credential {
+    /// From the configuration, with every file that it names.
+    pub(crate) fn check(config: &FileConfig, folder: &Path) -> Result<Self, ConfigError> {
+        let roots = folder.join(&config.trust_roots);
+        match (&config.certificate, &config.private_key, &config.token_file, &config.identity) {
+            (Some(certificate), Some(key), None, None) => {
+                let (certificate, key) = (folder.join(certificate), folder.join(key));
+                let files = CredentialFiles { certificate, key, roots, crls: Vec::new() };
+                let read = Credentials::load(&files);
+                let read = read.map_err(|why| ConfigError::invalid("certificate, private_key, trust_roots", why))?;
+                let identity = read.identity().clone();
+                Ok(Self::Certificate { files, last: Arc::new(Mutex::new(read)), identity })
+            }
+            (None, None, Some(file), Some(identity)) => {
+                let identity = Identity::parse(identity).map_err(|why| ConfigError::invalid("identity", why))?;
+                load_roots(&roots).map_err(|why| ConfigError::invalid("trust_roots", why))?;
+                let file = folder.join(file);
+                token(&file).map_err(|why| ConfigError::invalid("token_file", why))?;
+                Ok(Self::Token { file, roots, identity })
+            }
+            _ => {
+                let why = "a client has `certificate` and `private_key`, or `token_file` and `identity`";
+                Err(ConfigError::invalid("certificate, private_key, token_file, identity", why))
+            }
+        }
+    }
+
+    /// Who this client is.
+    pub(crate) fn identity(&self) -> &Identity {
+        let (Self::Certificate { identity, .. } | Self::Token { identity, .. }) = self;
+        identity
+    }
+
+    /// TLS to this registrar, and what this client says there first. Files that are bad, or gone, are in the log: a certificate
+    /// that was good before serves on.
+    ///
+    /// # Errors
+    /// There is no token, or TLS cannot be set up.
+    pub(crate) fn begin(
+        &self,
+        registrar: &Identity,
+        key_server: &str,
+    ) -> Result<(Arc<ClientConfig>, FromClient), TlsError> {
+        let (registrar, key_server) = (registrar.clone(), key_server.to_owned());
+        match self {
+            Self::Certificate { files, last, .. } => {
+                let mut last = last.lock().unwrap_or_else(PoisonError::into_inner);
+                match last.reload(files) {
+                    Ok(fresh) => *last = fresh,
+                    Err(error) => tracing::error!(%error, "TLS credentials: refused; the last good ones stay in force"),
+                }
+                last.remind();
+                Ok((client_config(&last, registrar, ALPN_CLIENT)?, FromClient::Register { key_server }))
+            }
+            Self::Token { file, roots, identity } => {
+                let unusable = |why: String| TlsError::Credential(why);
+                let token = token(file).map_err(unusable)?;
+                let roots = load_roots(roots).map_err(|error| unusable(error.to_string()))?;
+                let message = FromClient::RegisterWithToken { key_server, identity: identity.clone(), token };
+                Ok((anonymous_client_config(&roots, registrar, ALPN_CLIENT)?, message))
+            }
+        }
+    }
+}
+
+fn token(file: &Path) -> Result<Zeroizing<String>, String> {
+    let content = read_private(file).map_err(|error| error.to_string())?;
+    let text = str::from_utf8(content.trim_ascii()).map_err(|_| format!("{}: not text", file.display()))?;
+    match text.len() {
+        1..=MAX_TOKEN => Ok(Zeroizing::new(text.to_owned())),
+        octets => Err(format!("{}: {octets} octets, expected 1 to {MAX_TOKEN}", file.display())),
+    }
+}

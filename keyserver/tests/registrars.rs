@@ -1,0 +1,211 @@
+//! A registrar is trusted with its own clients, by its own kinds of authentication, and with nothing else.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+
+mod common;
+
+use common::{World, identity};
+use keyserver::core::{Config, Event, Input};
+use keyserver::store::MemoryStore;
+use protocol::credential::NO_END;
+use protocol::identity::IdentityPattern;
+use protocol::registration::{FromRegistrar, RefusalCode, ToRegistrar};
+use protocol::{Authentication, IndividualKey, MemberId};
+
+/// The wall clock in seconds since 1970.
+const T0: u64 = 1_800_000_000;
+
+/// `registrar/r1` has members by certificate, `registrar/r2` the same by token, `registrar/r3` others by both.
+fn config(config: &mut Config) {
+    let may = |kinds: &[Authentication], who: &str| {
+        let who = IdentityPattern::parse(&format!("spiffe://demo/{who}")).unwrap();
+        kinds.iter().map(|kind| (*kind, who.clone())).collect()
+    };
+    config.registrars = vec![
+        (identity("registrar/r1"), may(&[Authentication::Certificate], "member/*")),
+        (identity("registrar/r2"), may(&[Authentication::Token], "member/*")),
+        (identity("registrar/r3"), may(&Authentication::ALL, "guest/*")),
+    ];
+}
+
+fn start(store: &MemoryStore) -> World {
+    let mut world = World::start_on(store.clone(), 5, config);
+    for link in [2, 3] {
+        let identity = identity(&format!("registrar/r{link}"));
+        world.handle(Input::RegistrarUp { link, identity });
+    }
+    world.handle(Input::Clock { seconds: T0 });
+    world.events.clear();
+    world
+}
+
+/// The one answer to a frame of a registrar.
+fn say(world: &mut World, link: u64, message: &FromRegistrar) -> ToRegistrar {
+    world.to_registrar.clear();
+    world.handle(Input::FromRegistrar { link, frame: &message.encode() });
+    let is_answer = |message: &ToRegistrar| !matches!(message, ToRegistrar::ClientAdded(_));
+    let mut answers = world.to_registrar.drain(..).filter(is_answer);
+    let answer = answers.next().expect("an answer");
+    assert_eq!(answers.next(), None);
+    answer
+}
+
+fn fetch(world: &mut World, link: u64, name: &str, kind: Authentication) -> Result<(MemberId, u64), RefusalCode> {
+    match say(world, link, &FromRegistrar::FetchNumber { tag: 7, kind, identity: identity(name) }) {
+        ToRegistrar::Number { tag: 7, client, registration } => Ok((client, registration)),
+        ToRegistrar::Refused { tag: 7, refusal } => Err(refusal.code),
+        other => panic!("{other:?}"),
+    }
+}
+
+fn hand_over(key: u8, (client, registration): (MemberId, u64), ends: u64, name: u8) -> FromRegistrar {
+    let key = IndividualKey::new([key; 32]);
+    FromRegistrar::HandOver { tag: 8, client, registration, key, ends, credential: vec![name; 32] }
+}
+
+fn outcome(answer: ToRegistrar) -> Result<(), RefusalCode> {
+    match answer {
+        ToRegistrar::Durable { tag: 8 } => Ok(()),
+        ToRegistrar::Refused { tag: 8, refusal } => Err(refusal.code),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Registers with a token of this name and end.
+fn by_token(world: &mut World, link: u64, client: &str, name: u8, ends: u64) -> Result<(), RefusalCode> {
+    let number = fetch(world, link, client, Authentication::Token).unwrap();
+    outcome(say(world, link, &hand_over(name, number, ends, name)))
+}
+
+/// Who was said to misbehave since the last look.
+fn misbehaved(world: &mut World) -> Vec<String> {
+    let named = |event| match event {
+        Event::Misbehaved { peer, .. } => Some(peer),
+        _ => None,
+    };
+    world.events.drain(..).filter_map(named).collect()
+}
+
+#[test]
+fn a_registrar_has_its_own_clients_by_its_own_kinds_only() {
+    let mut world = start(&MemoryStore::default());
+    use Authentication::{Certificate, Token};
+    let table = [
+        (1, "member/a", Certificate, true),
+        (1, "member/a", Token, false),
+        (2, "member/a", Certificate, false),
+        (2, "member/a", Token, true),
+        (3, "member/a", Certificate, false),
+        (3, "member/a", Token, false),
+        (3, "guest/a", Certificate, true),
+        (3, "guest/a", Token, true),
+        (1, "guest/a", Certificate, false),
+        (1, "Member/a", Certificate, false),
+        (1, "registrar/r1", Certificate, false),
+    ];
+    for (link, name, kind, may) in table {
+        assert_eq!(
+            fetch(&mut world, link, name, kind).map_err(|code| (code, ())).is_ok(),
+            may,
+            "r{link} {name} {kind}"
+        );
+        let blamed = if may { vec![] } else { vec![format!("spiffe://demo/registrar/r{link}")] };
+        assert_eq!(misbehaved(&mut world), blamed, "r{link} {name} {kind}");
+    }
+}
+
+#[test]
+fn of_two_registrars_that_race_for_a_client_the_newer_number_wins_and_nothing_breaks() {
+    for first in [1, 2] {
+        let mut world = start(&MemoryStore::default());
+        let (one, two) = (
+            fetch(&mut world, 1, "member/a", Authentication::Certificate).unwrap(),
+            fetch(&mut world, 2, "member/a", Authentication::Token).unwrap(),
+        );
+        assert_eq!((one.0, one.1 + 1), two, "one client, two registrations");
+        let frames = [(1, hand_over(1, one, NO_END, 1)), (2, hand_over(2, two, T0 + 300, 2))];
+        let order = if first == 1 { [0, 1] } else { [1, 0] };
+        let answers = order.map(|n| outcome(say(&mut world, frames[n].0, &frames[n].1)));
+        // The older one is refused if it comes after the newer, since its key must never be the newest again.
+        let late = if first == 1 { Ok(()) } else { Err(RefusalCode::Malformed) };
+        assert_eq!(answers, [Ok(()), late]);
+        assert_eq!(world.core.individual_key(two.0, two.1), Some(IndividualKey::new([2; 32])));
+        assert_eq!(world.core.individual_key(one.0, one.1), None, "not proved, and replaced");
+    }
+}
+
+#[test]
+fn an_old_hand_over_and_one_of_another_registrar_change_nothing() {
+    let mut world = start(&MemoryStore::default());
+    let number = fetch(&mut world, 1, "member/a", Authentication::Certificate).unwrap();
+    // The number is another's: taken by neither kind.
+    for link in [2, 3] {
+        let stolen = say(&mut world, link, &hand_over(66, number, NO_END, 66));
+        assert_eq!(outcome(stolen), Err(RefusalCode::Malformed));
+        assert_eq!(misbehaved(&mut world), [format!("spiffe://demo/registrar/r{link}")]);
+    }
+    let told = hand_over(1, number, NO_END, 1);
+    assert_eq!(outcome(say(&mut world, 1, &told)), Ok(()));
+    world.events.clear();
+    // Replayed, by itself and on a new connection, and with another key.
+    let again = hand_over(66, number, NO_END, 1);
+    for frame in [&told, &again] {
+        assert_eq!(outcome(say(&mut world, 1, frame)), Err(RefusalCode::Malformed));
+        assert_eq!(misbehaved(&mut world).len(), 1);
+    }
+    world.handle(Input::RegistrarUp { link: 9, identity: identity("registrar/r1") });
+    assert_eq!(outcome(say(&mut world, 9, &again)), Err(RefusalCode::Malformed));
+    assert_eq!(world.core.individual_key(number.0, number.1), Some(IndividualKey::new([1; 32])));
+}
+
+#[test]
+fn a_token_serves_once_at_all_registrars_and_after_a_restart() {
+    let store = MemoryStore::default();
+    let mut world = start(&store);
+    let life = T0 + 300;
+    assert_eq!(by_token(&mut world, 2, "member/a", 7, life), Ok(()));
+    for (link, client) in [(2, "member/a"), (2, "member/b"), (3, "guest/a")] {
+        assert_eq!(by_token(&mut world, link, client, 7, life), Err(RefusalCode::Credential), "r{link} {client}");
+        assert_eq!(by_token(&mut world, link, client, 7, life + 60), Err(RefusalCode::Credential), "another end");
+    }
+    assert_eq!(by_token(&mut world, 3, "guest/a", 8, life), Ok(()));
+    // A certificate of that name is another thing, and serves as often as it is shown.
+    for _ in 0..2 {
+        let number = fetch(&mut world, 1, "member/c", Authentication::Certificate).unwrap();
+        assert_eq!(outcome(say(&mut world, 1, &hand_over(3, number, NO_END, 7))), Ok(()));
+    }
+    drop(world);
+    let mut world = start(&store);
+    assert_eq!(by_token(&mut world, 2, "member/b", 7, life), Err(RefusalCode::Credential), "from the records");
+    let snapshot = world.core.snapshot(world.now);
+    keyserver::store::Store::snapshot(&mut world.store, &snapshot).unwrap();
+    drop(world);
+    let mut world = start(&store);
+    assert_eq!(by_token(&mut world, 2, "member/b", 7, life), Err(RefusalCode::Credential), "from a snapshot");
+    assert_eq!(by_token(&mut world, 3, "guest/b", 8, life), Err(RefusalCode::Credential), "from a snapshot");
+}
+
+#[test]
+fn a_token_that_has_ended_or_lives_too_long_is_refused_and_not_remembered() {
+    let mut world = start(&MemoryStore::default());
+    let day = 86_400;
+    let refused = Err(RefusalCode::Credential);
+    assert_eq!(by_token(&mut world, 2, "member/a", 1, T0), refused);
+    assert_eq!(by_token(&mut world, 2, "member/a", 1, T0 + 2 * day), refused);
+    assert_eq!(by_token(&mut world, 2, "member/a", 1, NO_END), refused);
+    assert_eq!(by_token(&mut world, 2, "member/a", 1, T0 + day), Ok(()), "what was refused was not used");
+    assert_eq!(by_token(&mut world, 2, "member/a", 2, T0 + 50), Ok(()));
+    let size = world.core.snapshot(world.now).len();
+    // Once it has ended it is refused as such, and the next token takes its place.
+    world.wait(std::time::Duration::from_secs(60));
+    world.handle(Input::Clock { seconds: T0 + 60 });
+    assert_eq!(by_token(&mut world, 2, "member/a", 2, T0 + 50), refused);
+    assert_eq!(by_token(&mut world, 2, "member/a", 3, T0 + 360), Ok(()));
+    assert_eq!(world.core.snapshot(world.now).len(), size, "one forgotten, one remembered");
+}
+
+#[test]
+fn without_a_clock_no_token_is_taken() {
+    let mut world = World::start_on(MemoryStore::default(), 5, config);
+    world.handle(Input::RegistrarUp { link: 2, identity: identity("registrar/r2") });
+    assert_eq!(by_token(&mut world, 2, "member/a", 1, T0 + 60), Err(RefusalCode::Credential));
+}

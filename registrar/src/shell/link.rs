@@ -1,0 +1,71 @@
+//! The connection to the key server.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use net::entropy::OsEntropy;
+use net::frame::{read_frame, write_frame};
+use net::reload::Reloaded;
+use protocol::Entropy;
+use protocol::registration::MAX_FRAME;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+use zeroize::Zeroizing;
+
+use super::{Command, Doors, Failure, QUEUE};
+
+/// Time to connect to the key server and shake hands.
+const CONNECT: Duration = Duration::from_secs(10);
+/// Bounds of the wait between attempts to reach the key server.
+const BACK_OFF: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(10));
+
+/// Keeps one connection to the key server for ever. One that only stands by cuts it, and the next is asked; the pause grows
+/// once a round.
+pub(super) async fn keep(addresses: Vec<SocketAddr>, doors: Reloaded<Doors>, commands: mpsc::Sender<Command>) {
+    let mut wait = BACK_OFF.0;
+    for (turn, address) in (1..).zip(addresses.iter().copied().cycle()) {
+        let since = Instant::now();
+        match connection(address, &doors, &commands).await {
+            Ok(()) => tracing::warn!(%address, "the key server closed the connection"),
+            Err(error) => tracing::warn!(%address, %error, "no connection to the key server"),
+        }
+        drop(commands.send(Command::LinkDown).await);
+        if since.elapsed() > BACK_OFF.1 {
+            wait = BACK_OFF.0;
+        }
+        let jitter = OsEntropy.below(u64::try_from(wait.as_millis()).unwrap_or(0));
+        tokio::time::sleep(wait / 2 + Duration::from_millis(jitter)).await;
+        if turn % addresses.len() == 0 {
+            wait = (wait * 2).min(BACK_OFF.1);
+        }
+    }
+}
+
+async fn connection(
+    address: SocketAddr,
+    doors: &Reloaded<Doors>,
+    commands: &mpsc::Sender<Command>,
+) -> Result<(), Failure> {
+    let stream = net::tls::connect(address, doors.get().to_key_server.clone(), CONNECT).await?;
+    tracing::info!(%address, "connected to the key server");
+    let (frames, mut to_send) = mpsc::channel::<Zeroizing<Vec<u8>>>(QUEUE);
+    commands.send(Command::LinkUp(frames)).await?;
+    let (mut reader, mut writer) = tokio::io::split(stream);
+    let write = async {
+        // The engine drops its end to cut the connection.
+        while let Some(frame) = to_send.recv().await {
+            write_frame(&mut writer, &frame).await?;
+        }
+        Ok::<_, Failure>(())
+    };
+    let read = async {
+        while let Some(frame) = read_frame(&mut reader, MAX_FRAME).await? {
+            commands.send(Command::FromKeyServer(frame)).await?;
+        }
+        Ok::<_, Failure>(())
+    };
+    tokio::select! {
+        result = write => result,
+        result = read => result,
+    }
+}
