@@ -7,7 +7,7 @@ mod common;
 use std::time::{Duration, Instant};
 
 use common::{Ensemble, SERVERS, SESSION};
-use zk::{Error, Held, Op, Options, Session, Taken, TlsFiles};
+use zk::{Error, Held, Op, Options, Role, Session, Taken, TlsFiles};
 
 fn create<'a>(name: &'a str, value: &'a [u8]) -> Op<'a> {
     Op::Create { name, value }
@@ -80,6 +80,37 @@ async fn certificates_over_tls_and_what_belongs_to_whom() {
     let stranger = Options { digest: Some(ensemble.folder.join("stranger")), ..ensemble.by_digest("digest") };
     let error = refused(stranger).await;
     assert!(matches!(&error, Error::Denied { path } if path == "/digest") && error.is_refusal(), "{error}");
+}
+
+#[tokio::test]
+#[ignore = "needs an ensemble"]
+async fn what_is_published_everybody_reads_and_nobody_else_writes() {
+    let ensemble = Ensemble::serving();
+    let publisher = Session::new(Options { role: Role::Publisher, ..ensemble.by_digest("published") });
+    assert_eq!(publisher.children("e").await.unwrap(), None);
+    publisher.multi(&[create("now", b"1"), create("e", b""), create("e/1", b"units")]).await.unwrap();
+    let reader = || Options { role: Role::Reader, digest: None, ..ensemble.by_digest("published") };
+    reader().check().unwrap();
+    let member = Session::new(reader());
+    assert_eq!(member.read("e/1").await.unwrap(), held(b"units", 0));
+    assert_eq!(member.children("e").await.unwrap(), Some(vec!["1".to_owned()]));
+    // A watch on what is there, and on what is not yet.
+    let (now, watch) = member.watch("now").await.unwrap();
+    assert_eq!(now, held(b"1", 0));
+    let (none, later) = member.watch("e/2").await.unwrap();
+    assert_eq!(none, None);
+    let set = Op::Set { name: "now", value: b"2", version: 0 };
+    publisher.multi(&[set, create("e/2", b"more")]).await.unwrap();
+    watch.changed().await;
+    later.changed().await;
+    assert_eq!(member.read("now").await.unwrap(), held(b"2", 1));
+    for op in [set, create("e/3", b"forged"), Op::Delete { name: "e/1" }] {
+        let error = member.multi(&[op]).await.unwrap_err();
+        assert!(matches!(error, Error::Denied { .. }), "{error}");
+    }
+    // A journal does not stand where everybody may read, and a publisher not where everybody may write.
+    let error = refused(ensemble.by_digest("published")).await;
+    assert!(matches!(&error, Error::Open { path, .. } if path == "/published"), "{error}");
 }
 
 #[tokio::test]
