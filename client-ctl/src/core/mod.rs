@@ -16,6 +16,7 @@ mod keys;
 mod life;
 mod member;
 mod output;
+mod renewal;
 mod reply;
 mod requests;
 mod stream;
@@ -36,6 +37,7 @@ pub use stream::{Carrier, Carriers};
 
 use group::{Env, Group};
 use life::Life;
+use renewal::Renewal;
 use requests::{InFlight, Registration};
 use stream::Stream;
 
@@ -82,6 +84,8 @@ pub enum Input<'a> {
         /// Asking again cannot help.
         is_final: bool,
     },
+    /// The credential was replaced: there is another to register with.
+    Credential,
     /// A reply, opened by the session of this request.
     Reply {
         /// The request.
@@ -143,6 +147,7 @@ pub struct Core {
     verifier: UnitVerifier,
     groups: BTreeMap<String, Group>,
     registration: Registration,
+    renewal: Option<Renewal>,
     client: Option<MemberId>,
     in_flight: Option<InFlight>,
     life: Life,
@@ -175,6 +180,7 @@ impl Core {
             verifier: UnitVerifier::new(config.signing),
             groups: names.map(|name| (name.clone(), Group::new(Now::ZERO, &name, carriers.of(&name)))).collect(),
             registration: Registration::Wanted { at: Now::ZERO, attempt: 0 },
+            renewal: None,
             client: None,
             in_flight: None,
             life: Life::default(),
@@ -208,6 +214,7 @@ impl Core {
             Input::RegistrationFailed { retry_after, is_final } => {
                 self.registration_failed(now, retry_after, is_final);
             }
+            Input::Credential => self.renew_registration(now),
             Input::Reply { id, message } => self.reply(now, id, message),
             Input::RequestFailed { id, refused } => self.request_failed(now, id, refused),
             Input::Subscribed { id, message } => self.subscribed(now, id, message),
@@ -238,7 +245,7 @@ impl Core {
         }
         let stop = self.stopping.map(|at| (at, "stop"));
         let groups = self.groups.values().filter_map(Group::next);
-        groups.chain(stop).chain(self.next_drive()).chain(self.next_stream()).min()
+        groups.chain(stop).chain(self.next_drive()).chain(self.next_renewal()).chain(self.next_stream()).min()
     }
 
     /// Where every group stands, by name.

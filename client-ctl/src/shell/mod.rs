@@ -83,6 +83,7 @@ pub async fn run(settings: Settings, shutdown: Shutdown) -> Result<(), RunError>
     if settings.impairment.loss > 0.0 {
         tracing::warn!(loss = settings.impairment.loss, "rekey datagrams are dropped on purpose");
     }
+    let mut renewed = settings.credential.follow().map_err(RunError::Signals)?;
     let mut shell = Shell {
         settings: Arc::new(settings),
         feed,
@@ -118,6 +119,7 @@ pub async fn run(settings: Settings, shutdown: Shutdown) -> Result<(), RunError>
                 core.handle(clock.now(), Input::Stop { leave });
             }
             Some(command) = commanded.recv() => shell.command(&mut core, clock, command),
+            () = renewed.changed(), if !is_stopping => core.handle(clock.now(), Input::Credential),
             Some(what) = happened.recv() => shell.happened(&mut core, clock, what),
             () = sleep => core.handle(clock.now(), Input::Timeout),
             Some(_) = shell.tasks.join_next() => {}
