@@ -123,7 +123,7 @@ impl Core {
             is_whole &= outcome == Outcome::Subscribed;
             if let Outcome::Denied(denial) = outcome {
                 self.event(Event::Denied { group: name.clone(), denial });
-                if denial.is_final() {
+                if denial.is_outside() {
                     // Whether this client is a member after all is told by an answer of its own.
                     self.with(now, name, |group, env| group.need(env, "the key server pushes nothing"));
                 }

@@ -216,6 +216,8 @@ impl Admission {
     }
 }
 
+/// Nothing is done so late by a key server that runs.
+const STALL: Now = Now::from_secs(2);
 /// What ends later than this is not waited for.
 const CENTURY_S: u64 = 100 * 31_557_600;
 
@@ -223,6 +225,14 @@ impl Core {
     /// The client has made a request, whatever it asked.
     pub(super) fn alive(&mut self, now: Now, client: MemberId) {
         self.admission.heard.insert(client, now);
+    }
+
+    /// A key server that did not run, because its process or its machine was stopped, has heard nobody: silence counts from the moment
+    /// at which it goes on. It shows in what is done late.
+    pub(super) fn notice_stall(&mut self, now: Now) {
+        if self.poll_timeout().is_some_and(|(at, _)| at + STALL < now) {
+            self.admission.since = now;
+        }
     }
 
     /// The shell has looked at the wall clock.

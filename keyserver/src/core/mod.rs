@@ -116,6 +116,7 @@ impl Core {
         }
         self.clock = self.clock.max(now);
         let now = self.clock;
+        self.notice_stall(now);
         if self.standing_by {
             return self.while_standing_by(now, input);
         }

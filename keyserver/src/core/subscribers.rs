@@ -68,7 +68,7 @@ impl Core {
             let group = self.group_id(name).and_then(|id| self.groups.get(&id));
             let denial = match group {
                 None => Denial::UnknownGroup,
-                Some(group) if !group.contains(client) => Denial::NotMember,
+                Some(group) if !group.contains(client) => group.outside(client),
                 Some(_) if is_full => Denial::Unavailable,
                 Some(group) => {
                     groups.insert(group.id());

@@ -1,0 +1,236 @@
+//! The policy of a key server that runs, and each end of an admission, once between real processes.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+#![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "a test of processes has a clock and sockets")]
+
+mod common;
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::process::Command;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use certs::{Authority, Leaf};
+use common::{Daemon, Site, keystone};
+use protocol::identity::Identity;
+use serde_json::Value;
+
+fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs()
+}
+
+/// The fates of former members, by name.
+fn fate(site: &Site, member: &str) -> Option<String> {
+    let answer = site.ask("ks.sock", "/v1/groups/demo/members")?;
+    let ended = answer["ended"].as_array()?;
+    let identity = format!("spiffe://demo/member/{member}");
+    Some(ended.iter().find(|gone| gone["identity"] == identity.as_str())?["cause"].as_str()?.to_owned())
+}
+
+fn until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(40);
+    while !is_so() {
+        assert!(Instant::now() < deadline, "{what}");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}
+
+/// A site whose authority is ours, whose key server reads `policy.toml` and `ca.crl`.
+struct Ours {
+    site: Site,
+    authority: Authority,
+}
+
+impl Ours {
+    fn new(policy: &str) -> Self {
+        let (site, authority) = (Site::new(), Authority::new("ours", 1).unwrap());
+        fs::write(site.path("pki/ca.pem"), authority.pem()).unwrap();
+        let ours = Self { site, authority };
+        for (role, name) in [("keyserver", "ks"), ("registrar", "r1")] {
+            ours.issue(role, name, now() + 3_600);
+        }
+        ours.revoke(&[]);
+        let text = ours.site.key_server();
+        let (head, _) = text.split_once("[[group]]").unwrap();
+        let head = head.replace("roots = \"pki/ca.pem\"", "roots = \"pki/ca.pem\", crls = [\"ca.crl\"]");
+        ours.site.write("ks.toml", &format!("policy = \"policy.toml\"\n{head}"));
+        ours.write_policy(policy);
+        ours
+    }
+
+    fn write_policy(&self, rules: &str) {
+        let address = self.site.group;
+        let text = format!(
+            "[[group]]\nid = 1\nname = \"demo\"\naddress = \"{address}\"\nbeacon_ms = 300\nbeacon_max_ms = 1000\n{rules}\n"
+        );
+        self.site.write("policy.new", &text);
+        fs::rename(self.site.path("policy.new"), self.site.path("policy.toml")).unwrap();
+    }
+
+    /// A certificate that ends then. Its serial number is in the file as `NAME.serial`.
+    fn issue(&self, role: &str, name: &str, ends: u64) {
+        let identity = Identity::parse(&format!("spiffe://demo/{role}/{name}")).unwrap();
+        let Leaf { certificate, key } = self.authority.issue_uris(&[identity.as_str()], &(now() - 60, ends)).unwrap();
+        fs::write(self.site.path(&format!("pki/{name}.pem")), certificate).unwrap();
+        let path = self.site.path(&format!("pki/{name}.key"));
+        fs::write(&path, key.as_bytes()).unwrap();
+        fs::set_permissions(&path, PermissionsExt::from_mode(0o600)).unwrap();
+    }
+
+    fn revoke(&self, names: &[&str]) {
+        let serial = |name: &&str| {
+            let chain = net::tls::load_chain(self.site.path(&format!("pki/{name}.pem"))).unwrap();
+            // After the 32 octets of the issuer.
+            net::identity::credential(&chain[0]).unwrap().name.split_off(32)
+        };
+        let serials: Vec<Vec<u8>> = names.iter().map(serial).collect();
+        let serials: Vec<&[u8]> = serials.iter().map(Vec::as_slice).collect();
+        let list = self.authority.revoke(&serials, (now() - 10, now() + 3_600)).unwrap();
+        fs::write(self.site.path("ca.crl"), list).unwrap();
+    }
+
+    /// Starts a member, and waits until it is one.
+    fn member(&self, name: &str, ends: u64) -> Daemon {
+        if !self.site.path(&format!("pki/{name}.pem")).exists() || ends != 0 {
+            self.issue("member", name, if ends == 0 { now() + 3_600 } else { ends });
+        }
+        self.site.write(&format!("{name}.toml"), &self.site.member(name, "demo"));
+        let daemon = self.site.start("client-ctl", name);
+        self.site.wait(&format!("{name}.sock"), |status| status["groups"][0]["status"] == "member");
+        daemon
+    }
+
+    fn status_of(&self, name: &str) -> Value {
+        self.site.ask(&format!("{name}.sock"), "/v1/status").unwrap_or_default()["groups"][0].clone()
+    }
+}
+
+const ALL: &str = "lease_s = 6\nallow = [\"spiffe://demo/member/*\"]";
+
+#[test]
+fn every_end_of_an_admission_comes_in_real_time() {
+    let ours = Ours::new(ALL);
+    let site = &ours.site;
+    let mut key_server = site.start("keyserver", "ks");
+    let _registrar = site.start("registrar", "r1");
+    site.wait("ks.sock", |status| status["registrars"] == 1);
+    let good = now() + 3_600;
+    let short = now() + 20;
+    let _expires = ours.member("expires", short);
+    let members = ["stays", "evicted", "revoked", "denied", "over", "leaves"];
+    let _daemons: Vec<Daemon> = members.iter().map(|name| ours.member(name, good)).collect();
+    let mut crashes = ours.member("crashes", good);
+
+    // A leave, an operator, a crash: told apart.
+    site.order("leaves.sock", "/v1/groups/demo/leave", "{}");
+    site.order("ks.sock", "/v1/groups/demo/evict", r#"{"identity": "spiffe://demo/member/evicted"}"#);
+    crashes.0.kill().unwrap();
+    // The list of revoked certificates is read again.
+    ours.revoke(&["revoked"]);
+    // A policy with a mistake changes nothing; the next one does: it names one to keep out, and a time.
+    ours.write_policy(&format!("{ALL}\nallow = []"));
+    std::thread::sleep(Duration::from_secs(6));
+    assert_eq!(fate(site, "denied"), None);
+    let log = fs::read_to_string(site.path("ks.log")).unwrap();
+    assert!(log.contains("policy.toml:9:") || log.contains("duplicate key"), "{log}");
+    // The end as TOML has it, some seconds ahead.
+    let end = now() + 12;
+    let (hours, minutes, seconds) = (end / 3_600 % 24, end / 60 % 60, end % 60);
+    let date = date(end);
+    let rule = format!(
+        "[[group.rule]]\nidentity = \"spiffe://demo/member/over\"\nrole = \"receiver\"\nuntil = {date}T{hours:02}:{minutes:02}:{seconds:02}Z"
+    );
+    ours.write_policy(&format!("{ALL}\ndeny = [\"spiffe://demo/member/denied\"]\n{rule}"));
+
+    let causes = [
+        ("leaves", "left"),
+        ("evicted", "operator"),
+        ("crashes", "lapsed"),
+        ("revoked", "revoked"),
+        ("denied", "policy"),
+        ("over", "ended"),
+        ("expires", "expired"),
+    ];
+    for (name, cause) in causes {
+        until(name, || fate(site, name).as_deref() == Some(cause));
+    }
+    // Each that lives has heard why.
+    for (name, why) in [("evicted", "operator"), ("denied", "policy"), ("over", "time of this membership")] {
+        until(name, || ours.status_of(name)["detail"].as_str().is_some_and(|detail| detail.contains(why)));
+        assert_eq!(ours.status_of(name)["status"], "evicted");
+    }
+    // One has stayed, silent as it was for longer than its lease but for signs of life.
+    assert_eq!(ours.status_of("stays")["status"], "member");
+    let members = site.ask("ks.sock", "/v1/groups/demo/members").unwrap();
+    assert_eq!(members["members"].as_array().unwrap().len(), 1, "{members}");
+    // Whoever crashed comes back, and so does whoever gets a new certificate.
+    let _back = ours.member("crashes", good);
+    // After a kill all is as it was.
+    key_server.0.kill().unwrap();
+    key_server.0.wait().unwrap();
+    let _again = site.start("keyserver", "ks");
+    site.wait("ks.sock", |status| status["registrars"] == 1);
+    for (name, cause) in causes.into_iter().filter(|(name, _)| *name != "crashes") {
+        assert_eq!(fate(site, name).as_deref(), Some(cause), "{name}");
+    }
+}
+
+/// The day of a time, as TOML has it.
+fn date(seconds: u64) -> String {
+    let out = Command::new("date").args(["-u", "+%F", "-d", &format!("@{seconds}")]).output().unwrap();
+    String::from_utf8(out.stdout).unwrap().trim().to_owned()
+}
+
+#[test]
+fn a_policy_is_checked_and_explained_before_it_is_used() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("policy.toml");
+    let check = |text: &str, more: &[&str]| {
+        fs::write(&path, text).unwrap();
+        let output = keystone().args(["policy", "check"]).arg(&path).args(more).output().unwrap();
+        let said = [output.stdout, output.stderr].concat();
+        (output.status.code().unwrap(), String::from_utf8(said).unwrap())
+    };
+    let head = "[[group]]\nid = 1\nname = \"news\"\naddress = \"239.1.1.1:7000\"\n";
+    let rules = "allow = [\"spiffe://d/member/*\"]\ndeny = [\"spiffe://d/member/m9\"]\nlease_s = 60\n\
+                 [[group.rule]]\nidentity = \"spiffe://d/member/m1\"\nkinds = [\"certificate\"]\nrole = \"sender\"\nlease_s = 0\n";
+    let text = format!("{head}{rules}");
+    let (code, said) = check(&text, &[]);
+    assert!(code == 0 && said.contains("ok, 1 groups") && said.contains("`spiffe://d/member/m9`"), "{said}");
+    let who = |name: &str, more: &[&str]| {
+        let identity = format!("spiffe://d/member/{name}");
+        check(&text, &[&["--identity", &identity], more].concat())
+    };
+    let (code, said) = who("m2", &["--kind", "token"]);
+    assert_eq!(code, 0, "{said}");
+    assert_eq!(
+        said,
+        "group `news`: spiffe://d/member/m2 by token may join as sender and receiver, with a lease of 60 s; because of `allow` \
+         `spiffe://d/member/*` by certificate or token\n"
+    );
+    let (code, said) = who("m1", &[]);
+    assert!(code == 0 && said.contains("by certificate may join as sender; because of rule 1"), "{said}");
+    assert!(said.contains("by token may not join; the most exact rule about it is for another kind"), "{said}");
+    let (code, said) = who("m9", &[]);
+    assert!(code == 3 && said.contains("because of `deny`"), "{said}");
+    assert_eq!(who("m2", &["--group", "olds"]).0, 2);
+    let wrong = [
+        (format!("{text}\n[[group.rule]]\nidentity = \"spiffe://d/member/m9\"\n"), "`deny` and rule 2 both say"),
+        (
+            format!("{head}allow = []\nlease_s = 5\n"),
+            "`group `news`: lease_s`: 5 s is shorter than the time between two",
+        ),
+        (format!("{text}{text}"), "`group.id`: 1 stands here twice"),
+        (format!("{text}{}", text.replace("id = 1", "id = 2")), "`group.name`: \"news\" stands here twice"),
+        (head.to_owned(), "nothing says who may join"),
+        (text.replace("\"sender\"", "\"boss\""), "rule 1: role"),
+        (text.replace("\"certificate\"", "\"password\""), "rule 1: kinds"),
+        (text.replace("lease_s = 0", "until = 2026-12-31"), "rule 1: until"),
+        (text.replace("lease_s = 0", "leas_s = 0"), "policy.toml:12:"),
+        (text.replace("member/m1", "member/%41"), "rule 1: identity"),
+        (text.replace("lease_s = 60", "lease_s = 2"), "lease_s` is 2, expected 3 to"),
+    ];
+    for (text, why) in wrong {
+        let (code, said) = check(&text, &[]);
+        assert!(code == 2 && said.contains(why), "{why}: {said}");
+    }
+}
