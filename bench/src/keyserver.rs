@@ -19,6 +19,8 @@ pub(crate) const GROUP: &str = "g";
 /// Joins that one batch takes.
 const BATCH: usize = 9_000;
 const REGISTRAR: &str = "spiffe://bench/registrar";
+/// Of members.
+const PREFIX: &str = "spiffe://bench/member/";
 
 /// Not random, so that a run can be repeated.
 pub(crate) struct Count(pub(crate) u64);
@@ -65,6 +67,7 @@ pub(crate) fn config(records_per_snapshot: usize) -> Result<Config, Failure> {
         bits_per_second: 8_000_000_000,
         resyncs_per_second: 4_000,
         records_per_snapshot,
+        compact_every: keyserver::core::COMPACT_EVERY,
         signing: SigningKey::from_seed(&[1; 32])?,
         others: Vec::new(),
     })
@@ -88,19 +91,33 @@ pub(crate) struct KeyServer {
 impl KeyServer {
     /// One group with so many members, strategy `chain`, degree 2, and the defaults of the configuration.
     pub(crate) fn with_members(count: u32) -> Result<Self, Failure> {
-        Self::filled(count, RECORDS_PER_SNAPSHOT)
+        Self::filled(count, config(RECORDS_PER_SNAPSHOT)?, PREFIX)
     }
 
     /// What the store of such a key server holds: a snapshot that was taken when the last members had joined or were about
     /// to, and the records after it.
     pub(crate) fn stored(count: u32) -> Result<Loaded, Failure> {
         // Every member leaves two records, of its registration and of the proof that it has the key.
-        Ok(Self::filled(count, 2 * usize::try_from(count)?)?.stored)
+        Ok(Self::filled(count, config(2 * usize::try_from(count)?)?, PREFIX)?.stored)
     }
 
-    fn filled(count: u32, records_per_snapshot: usize) -> Result<Self, Failure> {
+    /// A snapshot of a key server of this configuration, with so many members in each of its groups. Their identities begin with
+    /// `prefix`, and the first registrar may register them.
+    pub(crate) fn snapshot(members: u32, config: Config, prefix: &str) -> Result<Zeroizing<Vec<u8>>, Failure> {
+        let groups = u32::try_from(config.groups.len())?;
+        let count = members.checked_mul(groups).ok_or("too many members")?;
+        // None on the way.
+        let config = Config { records_per_snapshot: usize::MAX, ..config };
+        let server = Self::filled(count, config, prefix)?;
+        Ok(server.core.snapshot(server.now))
+    }
+
+    /// So many members, of each group in turn.
+    fn filled(count: u32, config: Config, prefix: &str) -> Result<Self, Failure> {
+        let groups: Vec<String> = config.groups.iter().map(|group| group.name.clone()).collect();
+        let registrar = config.registrars.first().ok_or("no registrar")?.0.clone();
         let mut server = Self {
-            core: Core::start(config(records_per_snapshot)?, Box::new(Count(0)), None, &[])?,
+            core: Core::start(config, Box::new(Count(0)), None, &[])?,
             now: Duration::from_secs(1),
             sessions: 0,
             number: None,
@@ -111,14 +128,15 @@ impl KeyServer {
             stored: Loaded::default(),
         };
         server.drain();
-        server.handle(Input::RegistrarUp { link: 1, identity: Identity::parse(REGISTRAR)? });
+        server.handle(Input::RegistrarUp { link: 1, identity: registrar });
         server.settle();
         for number in 0..count {
-            let client = server.register(number)?;
+            let client = server.register(&format!("{prefix}m{number}"))?;
             server.members.push(client);
         }
         for at in 0..server.members.len() {
-            server.ask(server.members[at], Operations::Changes(vec![(Act::Join, GROUP.into())]));
+            let group = groups[at % groups.len()].as_str();
+            server.ask(server.members[at], Operations::Changes(vec![(Act::Join, group.into())]));
             if (at + 1).is_multiple_of(BATCH) {
                 server.settle();
             }
@@ -198,8 +216,8 @@ impl KeyServer {
         self.handle(Input::Request { session: self.sessions, client, registration, message: &message });
     }
 
-    fn register(&mut self, number: u32) -> Result<(MemberId, u64), Failure> {
-        let identity = Identity::parse(&format!("spiffe://bench/member/m{number}"))?;
+    fn register(&mut self, identity: &str) -> Result<(MemberId, u64), Failure> {
+        let identity = Identity::parse(identity)?;
         self.handle(Input::FromRegistrar {
             link: 1,
             frame: &FromRegistrar::FetchNumber { tag: 1, kind: Authentication::Certificate, identity }.encode(),

@@ -3,6 +3,7 @@
 
 mod batch;
 mod crowd;
+mod fill;
 mod flood;
 mod keyserver;
 mod loss;
@@ -96,6 +97,26 @@ enum Command {
         /// Where to write: the file system that is measured.
         #[arg(long, value_name = "DIR", default_value = ".")]
         folder: PathBuf,
+        /// Commits to ZooKeeper too, beside bare transactions; an address as in a key server's configuration. `tests/full/store`
+        /// starts one.
+        #[arg(long, value_name = "ADDRESS", requires = "digest")]
+        zookeeper: Option<zk::Ensemble>,
+        /// File of mode 0600 with `user:password` for it.
+        #[arg(long, value_name = "FILE")]
+        digest: Option<PathBuf>,
+    },
+    /// Fills the empty store of a configured key server, in ZooKeeper, with members that nobody runs; `tests/full/takeover` does.
+    #[command(hide = true)]
+    Fill {
+        /// The key server's configuration.
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+        /// Members of each of its groups.
+        #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(1..=1_000_000))]
+        members: u32,
+        /// What their identities begin with; the first registrar may register them.
+        #[arg(long, value_name = "URI")]
+        prefix: String,
     },
     /// Sending units by multicast on loopback: time and units per second of a core beside a loop that does nothing but send
     /// segments; one by one for comparison.
@@ -114,8 +135,11 @@ fn main() -> ExitCode {
         Command::Register { count } => register::rows(*count),
         Command::Loss => loss::rows(),
         Command::Memory { size } => memory::rows(*size),
-        Command::Store { members, folder } => store::rows(*members, folder),
+        Command::Store { members, folder, zookeeper, digest } => {
+            store::rows(*members, folder, zookeeper.as_ref().zip(digest.as_deref()))
+        }
         Command::Send => send::rows(),
+        Command::Fill { config, members, prefix } => fill::fill(config, *members, prefix).map(|()| Vec::new()),
     };
     match rows.and_then(|rows| finish(&rows, json.as_deref())) {
         Ok(()) => ExitCode::SUCCESS,

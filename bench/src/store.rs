@@ -7,7 +7,9 @@ use std::time::{Duration, Instant};
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
 use keyserver::core::{Core, RECORDS_PER_SNAPSHOT};
-use keyserver::store::{Journal, Loaded, RedbBackend, SiteKey, Store};
+use keyserver::store::{Journal, Loaded, RedbBackend, SiteKey, Stopping, Store, ZooKeeperBackend};
+use tokio::runtime::Runtime;
+use zk::{Ensemble, Op, Options, Role, Session};
 
 use crate::Failure;
 use crate::keyserver::{Count, KeyServer, config};
@@ -24,10 +26,17 @@ const PIECE: usize = 512 * 1024;
 /// Starts, of which the median counts.
 const STARTS: usize = 5;
 
-/// All rows.
-pub(crate) fn rows(members: u32, folder: &Path) -> Result<Vec<Row>, Failure> {
+/// All rows; those of an ensemble if there is one, and a digest for it.
+pub(crate) fn rows(members: u32, folder: &Path, zookeeper: Option<(&Ensemble, &Path)>) -> Result<Vec<Row>, Failure> {
     let place = Place::make(folder)?;
-    let mut rows = commits("embedded", embedded(&place.0.join("commits"))?, &place.0.join("bare"))?;
+    let mut file = File::create(place.0.join("bare"))?;
+    let bare = |octets: &[u8]| Ok(file.write_all(octets).and_then(|()| file.sync_data())?);
+    let mut rows = commits("embedded", embedded(&place.0.join("commits"))?, ("write + fdatasync", bare))?;
+    if let Some((ensemble, digest)) = zookeeper {
+        let mut bare = Transactions::new(options(ensemble, "bare", digest)?)?;
+        let store = in_zookeeper(options(ensemble, "store", digest)?, &place.0.join("zookeeper.key"))?;
+        rows.extend(commits("zookeeper", store, ("transaction of one znode", |octets: &[u8]| bare.write(octets)))?);
+    }
     rows.extend(start(members, &place.0)?);
     Ok(rows)
 }
@@ -59,11 +68,55 @@ fn embedded(path: &Path) -> Result<Box<dyn Store>, Failure> {
     Ok(Box::new(Journal::open(RedbBackend::open(path)?, SiteKey::open(&key)?, Box::new(Count(8)))?))
 }
 
-/// Commits to a store, each beside one write and fdatasync of the same octets at the end of a file.
-fn commits(name: &str, mut store: Box<dyn Store>, bare: &Path) -> Result<Vec<Row>, Failure> {
+/// A root of our own in an ensemble.
+fn options(ensemble: &Ensemble, name: &str, digest: &Path) -> Result<Options, Failure> {
+    Ok(Options {
+        role: Role::Keeper,
+        ensemble: format!("{ensemble}/{name}-{}", std::process::id()).parse()?,
+        session_timeout: Duration::from_secs(10),
+        tls: None,
+        digest: Some(digest.into()),
+        owners: Vec::new(),
+    })
+}
+
+/// The journal as a key server opens it in an ensemble.
+fn in_zookeeper(options: Options, key: &Path) -> Result<Box<dyn Store>, Failure> {
+    SiteKey::create(key, &mut Count(7))?;
+    let backend = ZooKeeperBackend::new(options, Stopping::default())?;
+    Ok(Box::new(Journal::open(backend, SiteKey::open(key)?, Box::new(Count(8)))?))
+}
+
+/// What ZooKeeper does at the least to make octets durable.
+struct Transactions {
+    runtime: Runtime,
+    session: Session,
+    number: u64,
+}
+
+impl Transactions {
+    fn new(options: Options) -> Result<Self, Failure> {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
+        Ok(Self { runtime, session: Session::new(options), number: 0 })
+    }
+
+    fn write(&mut self, octets: &[u8]) -> Result<(), Failure> {
+        let name = self.number.to_string();
+        self.number += 1;
+        Ok(self.runtime.block_on(self.session.multi(&[Op::Create { name: &name, value: octets }]))?)
+    }
+}
+
+/// Commits to a store, each beside one bare write of the same octets.
+fn commits(
+    name: &str,
+    mut store: Box<dyn Store>,
+    (against, mut bare): (&'static str, impl FnMut(&[u8]) -> Result<(), Failure>),
+) -> Result<Vec<Row>, Failure> {
     store.load()?;
     store.fence()?;
-    let mut bare = File::create(bare)?;
+    // What either opens with is not measured.
+    bare(&[1])?;
     let record = [1; RECORD];
     let mut rows = Vec::new();
     for grouped in GROUPED {
@@ -72,10 +125,9 @@ fn commits(name: &str, mut store: Box<dyn Store>, bare: &Path) -> Result<Vec<Row
         let (mut ours, mut theirs) = (Vec::new(), Vec::new());
         for _ in 0..ROUNDS {
             ours.push(timed(|| store.append(&records))?);
-            theirs.push(timed(|| bare.write_all(&octets).and_then(|()| bare.sync_data()))?);
+            theirs.push(timed(|| bare(&octets))?);
         }
         let name = |of: &str| format!("store {name} {grouped} x {RECORD} octets a commit, {of}");
-        let against = "write + fdatasync";
         let (slow, fast) = (micros(median(&mut ours)), micros(median(&mut theirs)));
         rows.push(Row::new(name("median"), (slow, "us"), (against, fast), None));
         rows.push(Row::new(name("added"), (slow - fast, "us"), (against, fast), None));

@@ -8,6 +8,7 @@ mod store;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use net::config::{ConfigError, in_range, load};
 use net::multicast::{self, Interface, MAX_DSCP, SendOptions};
@@ -56,7 +57,8 @@ pub struct FileConfig {
     pub relays: Vec<SocketAddr>,
     /// The store: one file, made when it is missing, or `zookeeper://h1:2181,h2:2181,h3:2181/keystone`. Required.
     pub store: StoreConfig,
-    /// File of mode 0600 with the key that seals the store; made together with a store in a file. Required.
+    /// File of mode 0600 with the key that seals the store, this key server's own copy; made together with a store in a file. It is
+    /// replaced now and then, and locked by a file beside it. Required.
     pub store_key: PathBuf,
     /// For a store in ZooKeeper, and for `[publish]`. Required there.
     #[serde(default)]
@@ -64,6 +66,10 @@ pub struct FileConfig {
     /// Where groups with `publish = true` are published. Default: nowhere.
     #[serde(default)]
     pub publish: Option<PublishConfig>,
+    /// Hours after which the store is compacted at the latest, 1 to 720; default 24. Only a compaction turns the site key's
+    /// ratchet: whoever steals store and key can open what was stored since the last one.
+    #[serde(default = "compact_every_hours")]
+    pub compact_every_hours: u32,
     /// File of mode 0600 with the key that seals backups, 64 hexadecimal digits; keep a copy where the backups are not.
     /// Default: none, and no backups.
     #[serde(default)]
@@ -124,6 +130,9 @@ fn bits_per_second() -> u64 {
 }
 fn resyncs_per_second() -> u32 {
     4_000
+}
+fn compact_every_hours() -> u32 {
+    24
 }
 
 /// Each relay takes its share of the ceiling, and a relay can serve further ones: with more than some tens, those should.
@@ -259,6 +268,8 @@ impl FileConfig {
             bits_per_second: in_range("bits_per_second", self.bits_per_second, 64_000..=100_000_000_000)? / copies,
             resyncs_per_second: in_range("resyncs_per_second", self.resyncs_per_second, 1..=1_000_000)?,
             records_per_snapshot: core::RECORDS_PER_SNAPSHOT,
+            compact_every: Duration::from_secs(3_600)
+                * in_range("compact_every_hours", self.compact_every_hours, 1..=720)?,
             signing,
             others: Vec::new(),
         })

@@ -162,6 +162,7 @@ fn a_strategy_changes_at_a_rekey_and_a_suite_or_degree_never() {
             bits_per_second: 8_000_000,
             resyncs_per_second: 4_000,
             records_per_snapshot: keyserver::core::RECORDS_PER_SNAPSHOT,
+            compact_every: keyserver::core::COMPACT_EVERY,
             signing,
             others: Vec::new(),
         };

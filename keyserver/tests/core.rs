@@ -94,6 +94,52 @@ fn asking_again_with_the_same_id_does_nothing_twice() {
 }
 
 #[test]
+fn a_member_that_joins_again_takes_of_its_share_of_answers() {
+    let mut world = World::start(&MemoryStore::default(), 1);
+    let (m1, m2) = (world.register("member/m1"), world.register("member/m2"));
+    world.join(m2, "news");
+    // What makes a member is not rationed, however often.
+    for turn in 0..10 {
+        assert!(matches!(world.change(m1, 10 + turn, &[(Act::Join, "news")])[0], Outcome::Granted(_)), "{turn}");
+        assert!(matches!(world.change(m1, 30 + turn, &[(Act::Leave, "news")])[0], Outcome::Left { .. }), "{turn}");
+    }
+    let (joined, epoch) = (world.join(m1, "news"), world.epoch());
+    // Its replies were lost: the same request is answered again.
+    for _ in 0..4 {
+        assert_eq!(world.join(m1, "news").path, joined.path);
+    }
+    let outcome = &world.change(m1, 2, &[(Act::Join, "news")])[0];
+    assert!(matches!(outcome, Outcome::Later { after_ms: 1..=1_000 }), "{outcome:?}");
+    assert!(matches!(world.resync(m1, (0, 0)), Outcome::Later { .. }), "it is one share");
+    assert_eq!(world.epoch(), epoch);
+    granted(&world.change(m2, 3, &[(Act::Join, "news")])[0]);
+    world.wait(Duration::from_secs(1));
+    granted(&world.change(m1, 4, &[(Act::Join, "news")])[0]);
+    assert!(matches!(world.change(m1, 5, &[(Act::Join, "news")])[0], Outcome::Later { .. }));
+    // To leave is not rationed, and to come back neither.
+    assert!(matches!(world.change(m1, 6, &[(Act::Leave, "news")])[0], Outcome::Left { .. }));
+    granted(&world.change(m1, 7, &[(Act::Join, "news")])[0]);
+}
+
+#[test]
+fn a_member_that_waits_for_its_renewal_takes_of_its_share_too() {
+    let mut world = World::start_with(&MemoryStore::default(), 1, |group| group.batch = Duration::from_secs(1));
+    let m1 = world.register("member/m1");
+    let join = || Operations::Changes(vec![(Act::Join, "news".into())]);
+    world.send(m1, 1, join());
+    world.wait(Duration::from_secs(2));
+    let m1 = world.register("member/m1");
+    world.replies.clear();
+    (0..6).for_each(|id| _ = world.send(m1, 10 + id, join()));
+    assert!(world.replies.is_empty(), "its leaf is to be new first");
+    world.wait(Duration::from_secs(1));
+    let outcomes: Vec<Outcome> = world.replies.drain(..).flat_map(|(_, reply)| reply.unwrap().outcomes).collect();
+    let granted = outcomes.iter().filter(|outcome| matches!(outcome, Outcome::Granted(_))).count();
+    let later = outcomes.iter().filter(|outcome| matches!(outcome, Outcome::Later { .. })).count();
+    assert_eq!((granted, later), (4, 2), "{outcomes:?}");
+}
+
+#[test]
 fn an_evicted_member_is_out_at_once_and_stays_out_until_it_is_admitted() {
     let mut world = World::start(&MemoryStore::default(), 1);
     let m1 = world.register("member/m1");

@@ -128,6 +128,7 @@ fn ten_thousand_groups_are_not_rekeyed_at_once() {
         bits_per_second: 8_000_000,
         resyncs_per_second: 4_000,
         records_per_snapshot: keyserver::core::RECORDS_PER_SNAPSHOT,
+        compact_every: keyserver::core::COMPACT_EVERY,
         signing: SigningKey::from_seed(&[1; 32]).unwrap(),
         others: Vec::new(),
     };

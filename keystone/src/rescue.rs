@@ -32,6 +32,9 @@ pub(crate) struct RecoverArgs {
     /// An epoch of any group that somebody has seen, likewise.
     #[arg(long, default_value_t = 0)]
     seen_epoch: u64,
+    /// Go on from what was stored before the first damaged record, and give up the rest: who joined, left or was evicted in it.
+    #[arg(long)]
+    damaged: bool,
 }
 
 pub(crate) fn restore(args: &RestoreArgs) -> ExitCode {
@@ -56,8 +59,11 @@ pub(crate) fn recover(args: &RecoverArgs) -> ExitCode {
         Ok(checked) => checked,
         Err(error) => return usage(&error),
     };
-    match keyserver::recover(checked, (args.seen_term, args.seen_epoch)) {
-        Ok(plan) => {
+    match keyserver::recover(checked, (args.seen_term, args.seen_epoch), args.damaged) {
+        Ok((plan, lost)) => {
+            if lost > 0 {
+                println!("{lost} records are given up; whoever was evicted in them has to be evicted again");
+            }
             println!("the next reign has a term above {}", plan.term);
             println!("{:<20}{:>14}{:>22}", "group", "epoch so far", "first epoch from now");
             for (name, epoch, floor) in plan.groups {

@@ -196,13 +196,14 @@ struct Place {
     wrapped: Wrapped,
 }
 
-/// The secrets of the places on a page, as everybody sees them who reads it; none on an index or a page of the directory.
+/// The names of the secrets of the places on a page, and what is wrapped under each, as everybody sees them who reads it; none on an
+/// index or a page of the directory.
 ///
 /// # Errors
 /// It is no page.
-pub fn places(octets: &[u8], suite: Suite) -> Result<Vec<KeyRef>, DecodeError> {
+pub fn places(octets: &[u8], suite: Suite) -> Result<Vec<(KeyRef, Wrapped)>, DecodeError> {
     Ok(match Page::decode(octets, suite)? {
-        Page::Tree(places) => places.iter().map(|place| place.key).collect(),
+        Page::Tree(places) => places.iter().map(|place| (place.key, place.wrapped)).collect(),
         Page::Index(_) | Page::Directory(_) => Vec::new(),
     })
 }

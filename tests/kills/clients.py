@@ -14,9 +14,9 @@ class Killed(Exception):
 class Driver(threading.Thread):
     """Drives one client. What it is told is in the ledger, and at rest it knows how the client stands."""
 
-    def __init__(self, place, ledger, name, seed, steady=False):
+    def __init__(self, place, ledger, name, seed):
         super().__init__(daemon=True)
-        self.place, self.ledger, self.name, self.dice, self.steady = place, ledger, name, random.Random(seed), steady
+        self.place, self.ledger, self.name, self.dice = place, ledger, name, random.Random(seed)
         self.life = 0  # counts kills
         self.at_rest, self.rest = threading.Event(), threading.Event()
         self.client = name
@@ -49,7 +49,7 @@ class Driver(threading.Thread):
         is_member = self.ledger.member_since[self.client] is not None
         if not is_member:
             self.join()
-        elif not self.steady:
+        else:
             self.evict() if self.dice.random() < 0.15 else self.leave()
         self.pause(self.dice.uniform(0.05, 0.6))
 
@@ -142,6 +142,3 @@ class Driver(threading.Thread):
     def see(self, state):
         for key in state["keys"]:
             self.ledger.key(self.client, key["epoch"], key["secret"])
-        if self.steady and self.ledger.member_since.get(self.client) is not None:
-            if not (state["keys"] and state["keys"][-1]["receive_until_ms"] is None):
-                self.ledger.fault(self.ledger.wrong, f"{self.client} cannot decrypt: {state['status']}")

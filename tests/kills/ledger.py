@@ -19,10 +19,10 @@ class Ledger:
         self.headers = {}  # epoch: (incarnation, term)
         self.commitments, self.hashes = {}, {}  # epoch: of its header
         self.incarnations = {}  # term: incarnation
-        self.first_unit = {}  # term: when its first rekey unit was heard
         self.member_since = {}  # client: epoch of its acknowledged join; None: acknowledged to be out; absent: not known
         self.highest = 0  # acknowledged epoch
         self.counts = collections.Counter()
+        self.closed = False  # what comes now belongs to another site
 
     def log(self, what, **more):
         with self.lock:
@@ -32,7 +32,7 @@ class Ledger:
 
     def fault(self, where, text):
         with self.lock:
-            if text not in where:
+            if text not in where and not self.closed:
                 where.append(text)
                 print(f"FAILED: {text}", flush=True)
 
@@ -57,14 +57,13 @@ class Ledger:
             if held != digest:
                 self.fault(self.forks, f"epoch {epoch} has a key at {first} and another at {client}")
 
-    def datagram(self, octets, now):
+    def datagram(self, octets):
         """Epoch headers out of everything multicast; nothing of it is verified, because nobody forges here."""
         if len(octets) < 105 or octets[:3] != b"KS\x01":
             return
         incarnation, term, epoch = octets[9:25].hex(), *struct.unpack(">QQ", octets[25:41])
         with self.lock:
-            if octets[3] == 1 and term not in self.first_unit:
-                self.first_unit[term] = now
+            if term not in self.incarnations:
                 self.log("term", term=term, incarnation=incarnation, epoch=epoch)
             if self.incarnations.setdefault(term, incarnation) != incarnation:
                 self.fault(self.forks, f"term {term} has two incarnations")
@@ -88,7 +87,7 @@ class Ledger:
             self.fault(self.wrong, f"terms fall while epochs rise: {terms}")
 
     def listen(self):
-        """Hears the group's multicast for as long as the process lives."""
+        """Hears the group's multicast until the ledger is closed."""
         heard = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         heard.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         heard.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 << 20)
@@ -97,9 +96,8 @@ class Ledger:
         heard.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, membership)
 
         def run():
-            while True:
-                octets = heard.recv(2048)
-                self.datagram(octets, time.monotonic())
+            while not self.closed:
+                self.datagram(heard.recv(2048))
 
         threading.Thread(target=run, daemon=True).start()
 

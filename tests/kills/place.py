@@ -38,12 +38,15 @@ store = {store}
 [[registrar]]
 identity = "spiffe://demo/registrar/r1"
 may_register.certificate = ["spiffe://demo/member/*"]
-[[group]]
-id = 1
-name = "demo"
+"""
+GROUP_TABLE = """[[group]]
+id = {id}
+name = "{name}"
 address = "{group}:{port}"
 allow = ["spiffe://demo/member/*"]
-batch_ms = 20
+"""
+# So that much happens between two kills.
+QUICK = """batch_ms = 20
 beacon_ms = 200
 beacon_max_ms = 1000
 resync_wait_ms = 200
@@ -67,7 +70,7 @@ private_key = "pki/{name}.key"
 trust_roots = "pki/ca.pem"
 interface = "127.0.0.1"
 socket = "{name}.sock"
-danger = {{ receive_loss_percent = 15, seed = {seed} }}
+danger = {{ receive_loss_percent = {loss}, seed = {seed} }}
 """
 
 
@@ -76,40 +79,44 @@ def identity(client):
 
 
 class Place:
-    """All processes of a site, by name: ks, ks-2, r1, m1 to m8, zk1 to zk3."""
+    """All processes of a site, by name: ks, ks-2, r1, m1 to m8, zk1 to zk3. The first group is `demo`, the others g2, g3, and so on;
+    all share an address. `pace` is what their tables say further."""
 
-    def __init__(self, with_zookeeper, binaries, seed):
+    def __init__(self, with_zookeeper, binaries, seed, bases={}, groups=1, clients=8, pace=QUICK, loss=15):
         self.folder = tempfile.mkdtemp(prefix="keystone-kill-")
         self.binaries, self.with_zookeeper = binaries, with_zookeeper
         self.key_servers = ["ks", "ks-2"] if with_zookeeper else ["ks"]
-        self.clients = [f"m{i}" for i in range(1, 9)]
+        self.clients = [f"m{i}" for i in range(1, clients + 1)]
         self.ensemble = ["zk1", "zk2", "zk3"] if with_zookeeper else []
         self.processes = {}
-        self.configure(seed)
+        self.bases = bases  # key server: where it finds ZooKeeper, if not where that is
+        self.groups = ["demo"] + [f"g{id}" for id in range(2, groups + 1)]
+        self.configure(seed, pace, loss)
 
     def write(self, name, text, mode=0o644):
-        with open(os.open(f"{self.folder}/{name}", os.O_WRONLY | os.O_CREAT, mode), "w") as file:
+        with open(os.open(f"{self.folder}/{name}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode), "w") as file:
             file.write(text)
 
-    def configure(self, seed):
+    def configure(self, seed, pace, loss):
         pki = [f"{self.binaries}/keystone", "pki", "init", "--dir", f"{self.folder}/pki", "--domain", "demo", "--key-server", "ks",
                "--standbys", str(len(self.key_servers) - 1), "--registrar", "r1", "--member", ",".join(self.clients)]
         subprocess.run(pki, check=True, stdout=subprocess.DEVNULL)
         with open(f"{self.folder}/pki/site.pub") as file:
             site = file.read().strip()
-        store = '"ks.store"'
-        if self.with_zookeeper:
-            servers = ",".join(f"127.0.0.1:2181{n}" for n in (1, 2, 3))
-            store = f'"zookeeper://{servers}/keystone"\nzookeeper = {{ digest = "digest", session_timeout_ms = {SESSION_MS} }}'
-            self.write("digest", "ks:secret-of-the-site\n", 0o600)
+        self.write("digest", "ks:secret-of-the-site\n", 0o600)
+        tables = [GROUP_TABLE.format(id=id, name=name, group=GROUP, port=PORT) + pace for id, name in enumerate(self.groups, 1)]
         for n, name in enumerate(self.key_servers):
-            self.write(f"{name}.toml", KEY_SERVER.format(n=n, name=name, site=site, store=store, group=GROUP, port=PORT))
+            store = '"ks.store"'
+            if self.with_zookeeper:
+                servers = ",".join(f"127.0.0.1:{self.bases.get(name, 21810) + n}" for n in (1, 2, 3))
+                store = f'"zookeeper://{servers}/keystone"\nzookeeper = {{ digest = "digest", session_timeout_ms = {SESSION_MS} }}'
+            self.write(f"{name}.toml", KEY_SERVER.format(n=n, name=name, site=site, store=store) + "".join(tables))
             if self.with_zookeeper:
                 shutil.copy(f"{self.folder}/pki/site.store-key", f"{self.folder}/{name}.store-key")
         standbys = [[f"127.0.0.1:70{n}{door}" for n in range(1, len(self.key_servers))] for door in (1, 2)]
         self.write("r1.toml", REGISTRAR.format(standbys=json.dumps(standbys[1])))
         for n, name in enumerate(self.clients):
-            self.write(f"{name}.toml", CLIENT.format(name=name, site=site, seed=seed + n, standbys=json.dumps(standbys[0])))
+            self.write(f"{name}.toml", CLIENT.format(name=name, site=site, seed=seed + n, loss=loss, standbys=json.dumps(standbys[0])))
         for n, name in enumerate(self.ensemble, 1):
             os.makedirs(f"{self.folder}/{name}/data")
             self.write(f"{name}/data/myid", f"{n}\n")
@@ -132,6 +139,11 @@ class Place:
         self.processes[name].send_signal(number)
         if number == signal.SIGKILL:
             self.processes[name].wait()
+
+    def said(self, name, lines=5):
+        """The end of its log."""
+        with open(f"{self.folder}/{name}.log", errors="replace") as file:
+            return "\n".join(file.read().splitlines()[-lines:])
 
     def runs(self, name):
         return self.processes[name].poll() is None
@@ -171,7 +183,7 @@ class Place:
                 status = self.ask(name, "/v1/status", timeout=1)[1]
             except (OSError, ValueError):
                 continue
-            if status and not status["standby"] and (found[1] is None or status["term"] > found[1]["term"]):
+            if status and status.get("standby") is False and (found[1] is None or status["term"] > found[1]["term"]):
                 found = name, status
         return found
 

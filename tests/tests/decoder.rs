@@ -84,6 +84,7 @@ impl Live {
             bits_per_second: 80_000_000,
             resyncs_per_second: 4_000,
             records_per_snapshot: keyserver::core::RECORDS_PER_SNAPSHOT,
+            compact_every: keyserver::core::COMPACT_EVERY,
             signing: SigningKey::from_seed(&[5; 32]).unwrap(),
             others: Vec::new(),
         };
@@ -173,8 +174,8 @@ impl Live {
         self.ask(who, Operations::Changes(vec![(act, "live".into())]))
     }
 
-    /// Epoch and SHA-256 of the data key, as the key server tells a member. A join of a member changes nothing, and is not
-    /// rationed as re-synchronizations are.
+    /// Epoch and SHA-256 of the data key, as the key server tells a member. A join of a member changes nothing, and each has
+    /// its share of these.
     fn truth(&mut self, who: (MemberId, u64)) -> (u64, String) {
         let reply = Reply::decode(&self.change(who, Act::Join)).unwrap();
         let Outcome::Granted(membership) = &reply.outcomes[0] else { panic!("{reply:?}") };
@@ -234,7 +235,8 @@ fn follow(suite: Suite, strategy: Strategy, degree: Degree) {
             }
         }
         live.wait(Duration::from_millis(60));
-        truth.extend([live.truth(clients[0])]);
+        let asks = members.iter().nth(truth.len() % members.len()).unwrap();
+        truth.extend([live.truth(clients[*asks])]);
     }
     live.wait(Duration::from_millis(300));
     drop(input);

@@ -69,7 +69,8 @@ async fn look(options: &Options, host: &Host) -> Finding {
         _ => ask(stream).await,
     };
     match answer {
-        Ok(answer) if answer.contains("not currently serving") => Finding::Idle,
+        // The second where servers may serve reads alone (`readonlymode.enabled`), which would not do for us.
+        Ok(answer) if answer.contains("not currently serving") || answer.contains("Mode: read-only") => Finding::Idle,
         Ok(_) => Finding::Serves,
         // With TLS 1.3 a server refuses our certificate after our side of the handshake is done.
         Err(why) if why.kind() == io::ErrorKind::InvalidData => Finding::Tls(why),

@@ -262,6 +262,14 @@ impl Session {
         Ok((self.read(name).await?, Watch(watcher)))
     }
 
+    /// How long the servers let this session outlive a silent client.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn timeout(&self) -> Result<Duration, Error> {
+        Ok(self.client().await?.session_timeout())
+    }
+
     /// Ends the session in order, once nothing else of it is held or under way: what hangs on it goes at once.
     pub async fn close(&self) {
         let Some(client) = self.client.lock().await.take() else { return };

@@ -119,6 +119,8 @@ impl Client {
             Output::Event(Event::Registered { .. }) if self.turn.take().is_none() => self.crowd.registered_again(),
             Output::Feed { snapshot, .. } => self.tell(snapshot.keys.last()),
             Output::Event(_) | Output::Stream { .. } | Output::EndStream => {}
+            // All of the crowd hear multicast.
+            Output::Follow(_) | Output::Unfollow(_) | Output::Read { .. } => {}
             Output::Stopped => return Err(format!("client {} has stopped", self.number)),
         }
         Ok(())

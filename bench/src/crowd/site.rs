@@ -145,6 +145,7 @@ tls = {{ certificate = "pki/r{number}.pem", key = "pki/r{number}.key", roots = "
             trust_roots: "ca.pem".into(),
             groups: vec![GROUP.into()],
             carrier: client_ctl::core::Carrier::default(),
+            zookeeper: None,
             carriers: std::collections::BTreeMap::new(),
             interface: Ipv4Addr::LOCALHOST.to_string().parse()?,
             sources: Vec::new(),

@@ -171,7 +171,9 @@ impl Group {
 
     /// The key server may hold this client for a member.
     pub(super) fn may_be_member(&self) -> bool {
-        (self.member.is_some() && self.ending.is_none()) || self.asking == Some(Ask::Join)
+        // A join that is asked again may have been carried out: only a member is told to come later.
+        let joins_again = self.want.as_ref().is_some_and(|want| want.ask == Ask::Join && want.again);
+        (self.member.is_some() && self.ending.is_none()) || self.asking == Some(Ask::Join) || joins_again
     }
 
     fn wants(&self, ask: Ask) -> bool {

@@ -250,7 +250,7 @@ impl Core {
             (Ask::Join | Ask::Resync, Outcome::Granted(membership)) => group.granted(env, ask, *membership),
             (Ask::Leave, Outcome::Left { epoch }) => group.left(env, Some(epoch)),
             (_, Outcome::Denied(denial)) => group.denied(env, ask, denial),
-            (Ask::Resync, Outcome::Later { after_ms }) => group.later(env, after_ms),
+            (Ask::Join | Ask::Resync, Outcome::Later { after_ms }) => group.later(env, ask, after_ms),
             _ => group.bad_reply(env, ask, &ReplyError::Mismatch),
         });
     }

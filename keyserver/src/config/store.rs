@@ -34,7 +34,7 @@ impl TryFrom<String> for StoreConfig {
 #[serde(deny_unknown_fields)]
 pub struct ZooKeeperConfig {
     /// Milliseconds that a session outlives a key server that is silent, 1,000 to 60,000; default 10,000. The servers hold it
-    /// to 2 to 20 of their ticks.
+    /// to 2 to 20 of their ticks. Answers that take longer than two fifths of it count as lost.
     #[serde(default = "session_timeout_ms")]
     pub session_timeout_ms: u64,
     /// File of mode 0600 with `user:password`, the same for all key servers of the site. Default none. Without TLS it crosses

@@ -117,6 +117,23 @@ fn multicast_of_both_families_as_it_is_meant() {
 }
 
 #[test]
+fn the_store_is_compacted_every_day_unless_told_otherwise() {
+    let of = |line: &str| {
+        let text = text("aes256", LOOPBACK).replace("name = \"ks\"", &format!("name = \"ks\"\n{line}"));
+        let core = parsed(&text).and_then(|file| checked(&file, ed25519()));
+        core.map(|core| core.compact_every)
+    };
+    let hours = |hours: u64| Ok(Duration::from_secs(hours * 3_600));
+    assert_eq!(of(""), hours(24));
+    assert_eq!(of("compact_every_hours = 1"), hours(1));
+    assert_eq!(of("compact_every_hours = 720"), hours(720));
+    for refused in ["0", "721"] {
+        let why = of(&format!("compact_every_hours = {refused}")).unwrap_err();
+        assert!(why.contains("`compact_every_hours`") && why.contains("expected 1 to 720"), "{why}");
+    }
+}
+
+#[test]
 fn the_store_is_a_file_or_an_ensemble() {
     use std::os::unix::fs::PermissionsExt;
 

@@ -18,6 +18,11 @@ use super::group::{Recipe, degree};
 /// refused, because replaying it might give another tree.
 pub(super) const STATE_VERSION: u8 = 4;
 
+/// The version of a record or snapshot, unless it is the one that is known.
+pub(super) fn foreign_version(octets: &[u8]) -> Option<u8> {
+    octets.first().copied().filter(|version| *version != STATE_VERSION)
+}
+
 /// Changes in one epoch: a batch that fills a group.
 const MAX_CHANGES: u32 = 1 << 24;
 
@@ -130,12 +135,10 @@ impl Record {
         out
     }
 
+    /// Reads a record of the known version: [`foreign_version`] is asked before.
     pub(super) fn decode(octets: &[u8]) -> Result<Self, DecodeError> {
         let mut r = Reader::new(octets);
-        let version = r.u8("version of the record")?;
-        if version != STATE_VERSION {
-            return Err(DecodeError::Value { what: "version of the record", value: version.into() });
-        }
+        r.u8("version of the record")?;
         let kind = r.u8("kind of record")?;
         let record = match kind {
             1 => Self::Reign { term: r.u64("term")?, incarnation: Incarnation(r.array("incarnation")?) },

@@ -30,6 +30,8 @@ pub struct Config {
     pub resyncs_per_second: u32,
     /// Records after which a snapshot is written; [`RECORDS_PER_SNAPSHOT`](super::RECORDS_PER_SNAPSHOT) outside tests.
     pub records_per_snapshot: usize,
+    /// Time after which a snapshot is written whatever happened; [`COMPACT_EVERY`](super::COMPACT_EVERY) by default.
+    pub compact_every: Duration,
     /// Key that signs rekey messages and beacons.
     pub signing: SigningKey,
     /// Keys with which other key servers of the site sign: what they have signed, members may show.

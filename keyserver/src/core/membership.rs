@@ -22,6 +22,13 @@ pub(super) struct Earlier {
     pub(super) keep: Now,
 }
 
+impl Earlier {
+    /// Whether nobody needs it any more.
+    pub(super) fn is_over(&self, now: Now) -> bool {
+        self.superseded + KEEP_EARLIER.max(self.keep) < now
+    }
+}
+
 impl Group {
     /// Everything that `member` needs; `None` if it is no member. Earlier data keys only of its own epochs.
     pub(super) fn membership(&mut self, now: Now, member: MemberId, have: u64) -> Option<Membership> {
@@ -31,7 +38,7 @@ impl Group {
             .collect::<Option<_>>()?;
         let leaf = keys.first()?.0.node;
         let path = KeyPath::new(self.tree.degree(), leaf, keys).ok()?;
-        while self.earlier.front().is_some_and(|key| key.superseded + KEEP_EARLIER.max(key.keep) < now) {
+        while self.earlier.front().is_some_and(|key| key.is_over(now)) {
             self.earlier.pop_front();
         }
         let wanted = self.earlier.iter().filter(|key| key.epoch >= joined_epoch && key.epoch > have);

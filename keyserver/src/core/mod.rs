@@ -19,6 +19,8 @@ mod io;
 mod left;
 mod membership;
 mod outbox;
+#[cfg(test)]
+mod past;
 mod policy;
 mod publish;
 mod recover;
@@ -66,6 +68,14 @@ pub type Now = Duration;
 const MAX_INTENTS: usize = 10_000;
 /// Records after which a snapshot is written, so that a start replays seconds of work and not hours.
 pub const RECORDS_PER_SNAPSHOT: usize = 4_096;
+/// Time after which a snapshot is written by default, so that what was stored before it stays openable for a day at the most:
+/// only a snapshot turns the site key's ratchet. Of a million members it is 100 MB, once a day.
+pub const COMPACT_EVERY: Duration = Duration::from_secs(24 * 3_600);
+/// So many times that, left by reigns that ended too soon to write a snapshot, and the next one writes it before all else.
+const TOO_MANY: usize = 4;
+/// How soon after its beginning a reign writes a snapshot, if records of a reign before it are left: how old they are nobody
+/// knows without a clock on the wall. By then all groups of a take-over have been rekeyed.
+const SETTLED: Duration = Duration::from_secs(60);
 
 /// The key server's state and rules.
 pub struct Core {
@@ -93,6 +103,10 @@ pub struct Core {
     admission: Admission,
     subscribers: Subscribers,
     records: usize,
+    /// Records that stood in the store when all of it was read.
+    loaded: usize,
+    /// When the next snapshot is due, however few records there are.
+    compact_at: Now,
     halted: bool,
     /// The latest time that was given.
     clock: Now,
@@ -159,7 +173,8 @@ impl Core {
         // While a write is under way, whatever is due waits for it.
         let batch = self.batches.first().filter(|_| self.in_flight.is_none()).map(|(at, _)| (*at, "a batch is due"));
         let look = self.admission.next().map(|at| (at, "a membership is to be looked at"));
-        [send, timer, batch, look].into_iter().flatten().min()
+        let compaction = self.in_flight.is_none().then_some((self.compact_at, "a compaction is due"));
+        [send, timer, batch, look, compaction].into_iter().flatten().min()
     }
 
     /// Whether everything that was accepted has been stored and sent: a drain may end here.

@@ -25,6 +25,8 @@ pub(super) struct Waiting {
     operations: Operations,
     /// What was denied so far, by operation.
     denied: Vec<Option<Denial>>,
+    /// Which operations change something.
+    changes: Vec<bool>,
     /// Operations that still wait.
     open: usize,
 }
@@ -56,7 +58,9 @@ impl Core {
     /// Queues what needs a batch, and answers at once if nothing does.
     pub(super) fn enqueue(&mut self, now: Now, ask: Ask) {
         let Ask { session, client, id, operations, .. } = ask;
-        let mut waiting = Waiting { client, id, denied: vec![None; operations.len()], open: 0, operations };
+        let all = operations.len();
+        let mut waiting =
+            Waiting { client, id, denied: vec![None; all], changes: vec![false; all], open: 0, operations };
         let wanted: Vec<Result<Need, Denial>> = match &waiting.operations {
             Operations::Changes(changes) => {
                 changes.iter().map(|(act, name)| self.decide(now, *act, name, client, id)).collect()
@@ -74,6 +78,7 @@ impl Core {
                 Ok(None) => {}
                 Ok(Some((group, act))) => {
                     waiting.open += 1;
+                    waiting.changes[index] = act.is_some();
                     self.queue(now, group, Queued { session, index, client, request: id, act });
                 }
             }
@@ -100,12 +105,16 @@ impl Core {
     }
 
     fn answer(&mut self, now: Now, session: u64, waiting: &Waiting) {
-        let Waiting { client, id, operations, denied, .. } = waiting;
+        let Waiting { client, id, operations, denied, changes, .. } = waiting;
         let outcomes = match operations {
-            Operations::Changes(changes) => (changes.iter().zip(denied))
-                .map(|((act, name), denied)| match (denied, act) {
+            Operations::Changes(acts) => (acts.iter().zip(denied).zip(changes))
+                .map(|(((act, name), denied), changes)| match (denied, act) {
                     (Some(denial), _) => self.deny(name, *client, *denial),
-                    (None, Act::Join) => self.grant(now, name, *client, u64::MAX),
+                    (None, Act::Join) if *changes => self.grant(now, name, *client, u64::MAX),
+                    // A member already: because a reply was lost, because it has lost its state, or for no reason at all.
+                    (None, Act::Join) => {
+                        self.rationed(now, name, *client).unwrap_or_else(|| self.grant(now, name, *client, u64::MAX))
+                    }
                     (None, Act::Leave) => self.left(name, *client),
                 })
                 .collect(),
@@ -196,15 +205,20 @@ impl Core {
             Some(group) if group.stopped.is_some() => Denial::Behind,
             // Neither terms nor epochs ever fall.
             Some(group) if resync.seen.0 > self.term || resync.seen.1 > group.epoch() => Denial::Behind,
-            Some(group) => match self.recovery.admit(now, group.id(), client) {
-                Ok(()) => {
+            Some(_) => {
+                return self.rationed(now, &resync.group, client).unwrap_or_else(|| {
                     self.lost(&resync.group, client, resync.losses);
-                    return self.grant(now, &resync.group, client, resync.have);
-                }
-                Err(after) => return Outcome::Later { after_ms: u32::try_from(after.as_millis()).unwrap_or(u32::MAX) },
-            },
+                    self.grant(now, &resync.group, client, resync.have)
+                });
+            }
         };
         self.deny(&resync.group, client, denial)
+    }
+
+    /// The answer to a member that is to come again later for what it has a right to; `None` if it may have it now.
+    fn rationed(&mut self, now: Now, name: &str, client: MemberId) -> Option<Outcome> {
+        let after = self.recovery.admit(now, self.group_id(name)?, client).err()?;
+        Some(Outcome::Later { after_ms: u32::try_from(after.as_millis()).unwrap_or(u32::MAX) })
     }
 
     /// The individual rekey of one group. `have`: the newest epoch whose data key the client holds.

@@ -10,22 +10,34 @@ use zeroize::Zeroizing;
 
 use super::admission::Admission;
 use super::clients::{Client, Clients, Registration};
-use super::codec::{Record, STATE_VERSION, Shape, identity};
+use super::codec::{Record, STATE_VERSION, Shape, foreign_version, identity};
 use super::group::Group;
 use super::outbox::Outbox;
 use super::recovery::Recovery;
 use super::subscribers::Subscribers;
 use super::tokens::Tokens;
 use super::transaction::Transaction;
-use super::{Access, Config, Core, GroupConfig, Now, Output};
+use super::{Access, Config, Core, GroupConfig, Now, Output, SETTLED, TOO_MANY};
+use crate::store::age;
 
 /// Why a key server cannot start from what its store holds. The store is untouched.
 #[derive(Debug, Error)]
 pub enum RestoreError {
-    /// The snapshot is not one, or of another version.
+    /// It was written by another version of Keystone; its planner may have made another tree of it.
+    #[error(
+        "{what} was written by {} Keystone: version {found}, and this one knows version {STATE_VERSION}; nothing was changed",
+        age((*found).into(), STATE_VERSION.into())
+    )]
+    Version {
+        /// The snapshot, or which record.
+        what: String,
+        /// Its version.
+        found: u8,
+    },
+    /// The snapshot is not one.
     #[error("the snapshot cannot be read: {0}")]
     Snapshot(DecodeError),
-    /// A record is not one, or of another version.
+    /// A record is not one.
     #[error("record {number} after the snapshot cannot be read: {error}")]
     Record {
         /// Counted from 1.
@@ -116,6 +128,8 @@ impl Core {
             batch_next: false,
             in_flight: None,
             records: 0,
+            loaded: 0,
+            compact_at: Now::ZERO,
             halted: false,
             clock: Now::ZERO,
             standing_by: true,
@@ -158,7 +172,11 @@ impl Core {
             self.schedule_at(now + Now::from_secs(1) / TAKE_OVER_RATE * turn, id);
         }
         self.begin_admission(now);
-        self.records += records.len();
+        let first = if self.records > 0 { SETTLED.min(self.config.compact_every) } else { self.config.compact_every };
+        self.compact_at = now + first;
+        // A take-over is not held up by a snapshot that comes in a minute anyway.
+        let limit = self.config.records_per_snapshot.saturating_mul(TOO_MANY);
+        self.records = records.len() + if self.loaded < limit { 0 } else { self.loaded };
         self.outputs.push_back(Output::Persist(records.iter().map(Record::encode).collect()));
         self.in_flight = Some(Transaction::Start);
         Ok(())
@@ -167,6 +185,9 @@ impl Core {
     pub(super) fn replay(&mut self, now: Now, record: &[u8], number: usize) -> Result<(), RestoreError> {
         let failed = |why: String| RestoreError::Replay { number, why };
         let unknown = |group: GroupId| failed(format!("group {group} was never made"));
+        if let Some(found) = foreign_version(record) {
+            return Err(RestoreError::Version { what: format!("record {number} after the snapshot"), found });
+        }
         match Record::decode(record).map_err(|error| RestoreError::Record { number, error })? {
             Record::Reign { term, incarnation } => (self.term, self.incarnation) = (term, incarnation),
             Record::Registered { client, identity, registration } => {
@@ -244,6 +265,9 @@ impl Core {
     }
 
     pub(super) fn restore(&mut self, snapshot: &[u8]) -> Result<(), RestoreError> {
+        if let Some(found) = foreign_version(snapshot) {
+            return Err(RestoreError::Version { what: "the snapshot".into(), found });
+        }
         let mut r = Reader::new(snapshot);
         self.restore_clients(&mut r).map_err(RestoreError::Snapshot)?;
         let groups = r.u32("groups").map_err(RestoreError::Snapshot)?;
@@ -257,10 +281,7 @@ impl Core {
     }
 
     fn restore_clients(&mut self, r: &mut Reader<'_>) -> Result<(), DecodeError> {
-        let version = r.u8("version of the snapshot")?;
-        if version != STATE_VERSION {
-            return Err(DecodeError::Value { what: "version of the snapshot", value: version.into() });
-        }
+        r.u8("version of the snapshot")?;
         self.term = r.u64("term")?;
         self.incarnation = Incarnation(r.array("incarnation")?);
         self.must_recover = r.flag("restored from a backup")?;

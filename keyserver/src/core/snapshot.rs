@@ -100,8 +100,10 @@ impl Group {
             out.push(*cause as u8);
             out.extend_from_slice(&epoch.to_be_bytes());
         }
-        out.put_count(self.earlier.len());
-        for key in &self.earlier {
+        // A key whose time is over must not be found in a store.
+        let earlier: Vec<&Earlier> = self.earlier.iter().filter(|key| !key.is_over(now)).collect();
+        out.put_count(earlier.len());
+        for key in earlier {
             out.extend_from_slice(&key.epoch.to_be_bytes());
             let remaining = (key.superseded + key.keep).saturating_sub(now);
             out.extend_from_slice(&u32::try_from(remaining.as_millis()).unwrap_or(u32::MAX).to_be_bytes());

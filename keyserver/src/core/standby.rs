@@ -55,6 +55,7 @@ impl Core {
         self.clients = Clients::default();
         self.groups.clear();
         snapshot.map_or(Ok(()), |snapshot| self.restore(snapshot))?;
+        self.loaded = records.len();
         self.followed(now, records)
     }
 

@@ -83,8 +83,8 @@ impl Core {
     /// Takes intents and due batches in turns, until one has to be written.
     pub(super) fn pump(&mut self, now: Now) {
         while self.in_flight.is_none() && !self.halted {
-            if self.records >= self.config.records_per_snapshot {
-                self.records = 0;
+            if self.records >= self.config.records_per_snapshot || self.compact_at <= now {
+                (self.records, self.compact_at) = (0, now + self.config.compact_every);
                 self.outputs.push_back(Output::Snapshot(self.snapshot(now)));
                 self.in_flight = Some(Transaction::Snapshot);
                 return;

@@ -7,6 +7,7 @@ mod events;
 mod latch;
 mod offline;
 mod policy;
+mod presence;
 mod publisher;
 mod registrars;
 mod relays;
@@ -15,6 +16,7 @@ mod standby;
 mod subscribers;
 mod turn;
 
+use std::fs::{File, TryLockError};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -30,10 +32,11 @@ use tokio::net::TcpListener;
 
 use crate::config::{Checked, Place};
 use crate::core::{Core, RestoreError};
-use crate::store::{BackupError, Journal, RedbBackend, SiteKey, Stopping, Store, StoreError, ZooKeeperBackend};
+use crate::store::{BackupError, Badge, Journal, RedbBackend, SiteKey, Stopping, Store, StoreError, ZooKeeperBackend};
 use engine::Engine;
 use latch::ByLatch;
 pub use offline::{recover, restore};
+use presence::Presence;
 use publisher::Publisher;
 use relays::Relays;
 use turn::{Alone, Turn};
@@ -61,6 +64,9 @@ pub enum RunError {
     /// The store's key file cannot be used.
     #[error(transparent)]
     StoreKey(#[from] SecretFileError),
+    /// Another process has it.
+    #[error("the store's key {} is in use by another process; each key server has a copy of its own", .0.display())]
+    KeyInUse(PathBuf),
     /// The store cannot be used.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -90,6 +96,12 @@ pub enum RunError {
     /// Another key server has begun a reign.
     #[error("another key server reigns now; started again, this one stands by for it")]
     Deposed,
+    /// Another process runs with the same Noise key.
+    #[error(
+        "{0} runs as this key server: it has the same Noise key, and this one ends. Two key servers of a site share their name \
+         and have keys and files of their own (`keystone pki init --standbys`)"
+    )]
+    Twin(String),
     /// The store failed while running; what was not acknowledged is lost, what was is not.
     #[error("the store failed; stopped so that nothing is acknowledged that is not durable")]
     Halted,
@@ -141,8 +153,21 @@ pub fn main(args: Args) -> ExitCode {
 /// Runs until `shutdown`, then finishes what was accepted.
 pub async fn run(checked: Checked, shutdown: Shutdown) -> Result<(), RunError> {
     let Checked { core: config, file, store: place, publish, credentials, noise, policy } = checked;
-    let key = site_key(&place, &file.store_key)?;
     let groups = config.groups.clone();
+    let (key, _lock) = site_key(&place, &file.store_key)?;
+    let mut presence = match &place {
+        Place::File(_) => None,
+        Place::ZooKeeper(options) => {
+            let badge = Badge::new(&key, noise.public());
+            Some(Presence::new(options.clone(), badge, &this_process(file.listen_requests))?)
+        }
+    };
+    if let Some(presence) = &mut presence {
+        tokio::select! {
+            begun = presence.begin() => begun?,
+            () = shutdown.wait() => return Ok(()),
+        }
+    }
     let turn: Box<dyn Turn> = match &place {
         Place::File(_) => Box::new(Alone),
         Place::ZooKeeper(options) => Box::new(ByLatch::new(options.clone())),
@@ -200,11 +225,29 @@ pub async fn run(checked: Checked, shutdown: Shutdown) -> Result<(), RunError> {
         stopping.0.stop();
         std::future::pending::<()>().await;
     };
-    tokio::select! {
+    let doubled = async {
+        match &mut presence {
+            Some(presence) => presence.is_doubled().await,
+            None => std::future::pending().await,
+        }
+    };
+    let result = tokio::select! {
         result = engine => result,
         _ = doors => Ok(()),
         () = patience => Ok(()),
+        twin = doubled => Err(twin),
+    };
+    if let Some(presence) = presence {
+        presence.end().await;
     }
+    result
+}
+
+/// As an operator would look for it.
+fn this_process(requests: SocketAddr) -> String {
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let host = if host.trim().is_empty() { "an unnamed host" } else { host.trim() };
+    format!("process {} on {host}, which takes requests at {requests},", std::process::id())
 }
 
 /// Opens the journal. In ZooKeeper it waits for a quorum, here and later, until `stopping`.
@@ -216,12 +259,22 @@ fn open_store(place: Place, key: SiteKey, stopping: Stopping) -> Result<Box<dyn 
     })
 }
 
-/// The key that seals the store. A file and its key are made together; a store without its key is not overwritten.
-fn site_key(place: &Place, path: &Path) -> Result<SiteKey, SecretFileError> {
+/// The key that seals the store, and what keeps others from it as long as it is held: two processes that replace the file could
+/// leave an empty one. A file and its key are made together; a store without its key is not overwritten.
+fn site_key(place: &Place, path: &Path) -> Result<(SiteKey, File), RunError> {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".lock");
+    let io = |source| SecretFileError::Io { path: name.clone().into(), source };
+    let lock = File::create(&name).map_err(io)?;
+    match lock.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => return Err(RunError::KeyInUse(path.to_owned())),
+        Err(TryLockError::Error(source)) => return Err(io(source).into()),
+    }
     if matches!(place, Place::File(store) if !store.exists() && !path.exists()) {
         SiteKey::create(path, &mut OsEntropy)?;
     }
-    SiteKey::open(path)
+    Ok((SiteKey::open(path)?, lock))
 }
 
 /// However the key server ends, nobody waits for its store any longer.

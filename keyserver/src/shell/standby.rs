@@ -7,12 +7,24 @@ use tokio::time::Instant;
 
 use super::RunError;
 use super::engine::{Call, Engine, finished};
+use crate::core::{Core, Now, RestoreError};
 use crate::store::{Followed, Store, StoreError};
 
 /// Time between two looks of a standby at what was committed: a member that asks it is at most this far behind.
 const FOLLOW: Duration = Duration::from_millis(100);
 /// A take-over that others disturb is tried again: whoever else wants to reign wins at most as often.
 const TAKE_OVERS: u32 = 3;
+
+/// Carries out what others have written.
+pub(super) fn carry_out(core: &mut Core, now: Now, followed: &Followed) -> Result<(), RestoreError> {
+    match followed {
+        Followed::Records(records) => core.followed(now, records),
+        Followed::Anew(loaded) => {
+            let snapshot = loaded.snapshot.as_ref().map(|snapshot| snapshot.as_slice());
+            core.anew(now, snapshot, &loaded.records)
+        }
+    }
+}
 
 impl Engine {
     /// Follows the key server that reigns, and answers out of what it has committed. Whether a reign has begun.
@@ -21,6 +33,9 @@ impl Engine {
             if !self.wait_for_turn(shutdown).await? {
                 return Ok(false);
             }
+            // Whoever does not understand what was written takes nothing over: not even the fence.
+            let followed = self.with_store(|store| store.follow()).await?;
+            self.followed(followed)?;
             match self.with_store(|store| store.fence()).await {
                 // What was written before the fence belongs to the state that goes on.
                 Ok(()) => {
@@ -31,10 +46,7 @@ impl Engine {
                     return Ok(true);
                 }
                 // Somebody else has begun a reign that this one has not read of yet.
-                Err(StoreError::Deposed(_)) => {
-                    let followed = self.with_store(|store| store.follow()).await?;
-                    self.followed(followed)?;
-                }
+                Err(StoreError::Deposed(_)) => {}
                 Err(error) => return Err(error.into()),
             }
         }
@@ -74,15 +86,7 @@ impl Engine {
     }
 
     fn followed(&mut self, followed: Followed) -> Result<(), RunError> {
-        let now = self.started.elapsed();
-        match followed {
-            Followed::Records(records) => self.core.followed(now, &records)?,
-            Followed::Anew(loaded) => {
-                let snapshot = loaded.snapshot.as_ref().map(|snapshot| snapshot.as_slice());
-                self.core.anew(now, snapshot, &loaded.records)?;
-            }
-        }
-        Ok(())
+        Ok(carry_out(&mut self.core, self.started.elapsed(), &followed)?)
     }
 
     async fn with_store<T: Send + 'static>(
@@ -100,3 +104,6 @@ impl Engine {
         result
     }
 }
+
+#[cfg(test)]
+pub(super) mod tests;

@@ -8,11 +8,10 @@ use protocol::Entropy;
 use thiserror::Error;
 use zeroize::Zeroizing;
 
+use super::age;
 use super::seal::{FORMAT, Kind, START, Sealer};
 
 const MAGIC: &[u8; 8] = b"KEYSTONB";
-/// Magic, format.
-const HEAD: usize = 8 + 4;
 /// Largest backup in octets: a hundred million members.
 const MAX_FILE: u64 = 16 << 30;
 
@@ -33,9 +32,20 @@ pub enum BackupError {
         /// What the system says.
         source: std::io::Error,
     },
-    /// It is none, or of another version.
-    #[error("{} is no backup of this version", .0.display())]
+    /// It is none.
+    #[error("{} is no backup", .0.display())]
     Form(PathBuf),
+    /// It was written by another version.
+    #[error(
+        "{} was written by {} Keystone: format {found}, and this one knows format {FORMAT}",
+        path.display(), age(*found, FORMAT)
+    )]
+    Format {
+        /// The file.
+        path: PathBuf,
+        /// Its format.
+        found: u32,
+    },
     /// It was made with another key, or altered.
     #[error("{} is damaged, or was made with another backup key", .0.display())]
     Damaged(PathBuf),
@@ -63,9 +73,11 @@ pub fn read_backup(path: &Path, key: &Path) -> Result<Zeroizing<Vec<u8>>, Backup
         return Err(BackupError::Form(path.to_owned()));
     }
     let octets = fs::read(path).map_err(read)?;
-    let (head, sealed) = octets.split_at_checked(HEAD).ok_or_else(|| BackupError::Form(path.to_owned()))?;
-    if head != [MAGIC.as_slice(), &FORMAT.to_be_bytes()].concat() {
-        return Err(BackupError::Form(path.to_owned()));
+    let form = || BackupError::Form(path.to_owned());
+    let (format, sealed) = octets.strip_prefix(MAGIC).and_then(|rest| rest.split_first_chunk()).ok_or_else(form)?;
+    let found = u32::from_be_bytes(*format);
+    if found != FORMAT {
+        return Err(BackupError::Format { path: path.to_owned(), found });
     }
     sealer.open(Kind::Backup, 0, &START, sealed).ok_or_else(|| BackupError::Damaged(path.to_owned()))
 }
@@ -106,6 +118,13 @@ mod tests {
             fs::write(at("changed"), changed).unwrap();
             let refused = read_backup(&at("changed"), &at("key")).unwrap_err();
             assert_eq!(matches!(refused, BackupError::Damaged(_)), damaged, "{refused}");
+        }
+        for (format, age) in [(FORMAT + 1, "a newer"), (FORMAT - 1, "an older")] {
+            let other = [MAGIC.as_slice(), &format.to_be_bytes(), &octets[12..]].concat();
+            fs::write(at("other-format"), other).unwrap();
+            let refused = read_backup(&at("other-format"), &at("key")).unwrap_err().to_string();
+            let words = format!("was written by {age} Keystone: format {format}, and this one knows format {FORMAT}");
+            assert!(refused.contains(&words), "{refused}");
         }
         fs::write(at("short"), &octets[..5]).unwrap();
         assert!(matches!(read_backup(&at("short"), &at("key")), Err(BackupError::Form(_))));

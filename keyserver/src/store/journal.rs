@@ -229,8 +229,35 @@ impl<B: Backend> Store for Journal<B> {
     }
 
     fn snapshot(&mut self, snapshot: &[u8]) -> Result<(), StoreError> {
+        self.compact(snapshot, 0)
+    }
+
+    fn salvage(&mut self) -> Result<(Loaded, u64), StoreError> {
+        let (at, (loaded, damaged)) = self.consistently(|journal, at| {
+            let read = journal.read_undamaged(at)?;
+            match read.1 {
+                // What a compaction has removed meanwhile is not damaged.
+                Some(number) if journal.read_head()?.version != at.version => Err(journal.damaged_record(at, number)),
+                _ => Ok(read),
+            }
+        })?;
+        let lost = damaged.map_or(0, |number| at.head.number - number);
+        self.adopt_anew(at)?;
+        Ok((loaded, lost))
+    }
+
+    fn begin_anew(&mut self, snapshot: &[u8]) -> Result<(), StoreError> {
+        // A number that no record ever has: nobody stands right before the first after it.
+        self.compact(snapshot, 1)
+    }
+}
+
+impl<B: Backend> Journal<B> {
+    /// Replaces everything by this snapshot, and leaves out so many numbers of records.
+    fn compact(&mut self, snapshot: &[u8], skipped: u64) -> Result<(), StoreError> {
         let at = self.cleaned()?;
         let old = at.head;
+        let number = old.number + skipped;
         let generation = old.generation + 1;
         let sealer = self.sealer(generation)?;
         let mut from = START;
@@ -243,7 +270,7 @@ impl<B: Backend> Store for Journal<B> {
         }
         let pieces = u64::try_from(creates.len()).unwrap_or(u64::MAX);
         let garbage = Garbage { generation: old.generation, pieces: old.pieces, records: (old.first, old.number) };
-        let next = Head { generation, pieces, from, first: old.number, last: from, garbage, ..old };
+        let next = Head { generation, pieces, from, first: number, number, last: from, garbage };
         self.write(at, creates, next, Some(sealer))?;
         let at = self.cleaned()?;
         self.at = Some(at);
@@ -257,5 +284,7 @@ impl<B: Backend> std::fmt::Debug for Journal<B> {
     }
 }
 
+#[cfg(test)]
+pub(crate) mod attacker;
 #[cfg(test)]
 mod tests;

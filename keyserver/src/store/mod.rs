@@ -8,6 +8,7 @@ mod backup;
 mod head;
 mod journal;
 mod memory;
+mod presence;
 mod redb;
 mod seal;
 mod site_key;
@@ -20,7 +21,10 @@ pub use self::backend::{Backend, CommitError, Held, Op};
 pub use self::backup::{BackupError, read_backup, write_backup};
 pub use self::journal::Journal;
 pub(crate) use self::journal::TERM;
+#[cfg(test)]
+pub(crate) use self::journal::attacker;
 pub use self::memory::{Fault, MemoryBackend, MemoryStore};
+pub(crate) use self::presence::Badge;
 pub use self::redb::RedbBackend;
 pub use self::site_key::{FileStep, SiteKey, TakeStep};
 pub use self::zookeeper::{Stopping, ZooKeeperBackend};
@@ -80,6 +84,27 @@ pub trait Store: Send {
     /// # Errors
     /// As [`Store::append`].
     fn snapshot(&mut self, snapshot: &[u8]) -> Result<(), StoreError>;
+
+    /// As [`Store::load`], up to the first damaged record. How many are left out, it among them.
+    ///
+    /// # Errors
+    /// As [`Store::load`].
+    fn salvage(&mut self) -> Result<(Loaded, u64), StoreError> {
+        self.load().map(|loaded| (loaded, 0))
+    }
+
+    /// As [`Store::snapshot`], with another past: whoever has followed up to now has to read all of it anew.
+    ///
+    /// # Errors
+    /// As [`Store::append`].
+    fn begin_anew(&mut self, snapshot: &[u8]) -> Result<(), StoreError> {
+        self.snapshot(snapshot)
+    }
+}
+
+/// What to call a Keystone that has written a version which is not the known one.
+pub(crate) fn age(found: u32, known: u32) -> &'static str {
+    if found > known { "a newer" } else { "an older" }
 }
 
 /// Why a store cannot be used. What it holds is untouched, except where it says otherwise.
@@ -97,7 +122,11 @@ pub enum StoreError {
         mode: u32,
     },
     /// It was written by another version.
-    #[error("the store {place} has format {found}, this version reads format {expected}")]
+    #[error(
+        "the store {place} was written by {} Keystone: format {found}, and this one knows format {expected}; nothing was \
+         changed",
+        age(*found, *expected)
+    )]
     Format {
         /// Where it is.
         place: String,
@@ -109,8 +138,24 @@ pub enum StoreError {
     /// The key does not open it.
     #[error("the store {0} is sealed under another site key")]
     WrongKey(String),
-    /// Something in it was altered, lost or put elsewhere.
-    #[error("{what} of the store {place} is damaged or missing")]
+    /// A record was altered, lost or put elsewhere.
+    #[error(
+        "record {number} of the store {place} is damaged or missing; what was stored before it is whole, it and the {after} \
+         after it are lost: `keystone recover --damaged` goes on without them, and a newer backup has more"
+    )]
+    DamagedRecord {
+        /// Where it is.
+        place: String,
+        /// Its number.
+        number: u64,
+        /// How many there are after it.
+        after: u64,
+    },
+    /// Something else in it was, and nothing can be read without it.
+    #[error(
+        "{what} of the store {place} is damaged or missing; nothing in it can be read without that, but a backup can be \
+         restored (`keystone restore`) to a new store"
+    )]
     Damaged {
         /// Where it is.
         place: String,

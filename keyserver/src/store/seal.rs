@@ -20,6 +20,7 @@ pub(super) enum Kind {
     Piece = 2,
     Head = 3,
     Backup = 4,
+    Presence = 5,
 }
 
 /// Hash of the sealed value before; binds each to its place.

@@ -80,6 +80,8 @@ pub struct SiteKey {
     /// `None` in memory, for simulations.
     path: Option<PathBuf>,
     mark: Mark,
+    /// Whether the mark that is on disk stands, whatever is read.
+    is_mute: bool,
     take: TakeStep,
 }
 
@@ -89,7 +91,7 @@ impl SiteKey {
         let part = |label: &[u8]| Zeroizing::new(expand::<32>(secret, label, &[]));
         let (key, names) = (part(b"site key"), part(b"site names"));
         let take = Box::new(|step: &FileStep<'_>| step.take());
-        Self { generation: 0, key, names, path: None, mark: Mark::default(), take }
+        Self { generation: 0, key, names, path: None, mark: Mark::default(), is_mute: false, take }
     }
 
     /// Makes a new key in a new file of mode 0600. All key servers of a site start from copies of it.
@@ -125,12 +127,25 @@ impl SiteKey {
         names.copy_from_slice(&parts[40..]);
         let mark = read_mark(&mark_path(path));
         let mark = mark.map_err(|source| SecretFileError::Io { path: mark_path(path), source })?;
-        Ok(Self { generation: u64::from_be_bytes(generation), key, names, path: Some(path.to_owned()), mark, take })
+        Ok(Self {
+            generation: u64::from_be_bytes(generation),
+            key,
+            names,
+            path: Some(path.to_owned()),
+            mark,
+            is_mute: false,
+            take,
+        })
     }
 
     /// Takes whatever the journal holds for all that there is: an operator has decided so.
     pub fn forget_mark(&mut self) {
-        self.mark = Mark::default();
+        (self.mark, self.is_mute) = (Mark::default(), true);
+    }
+
+    /// Something was written that goes on from there: from now on it is noted again.
+    pub(super) fn written(&mut self) {
+        self.is_mute = false;
     }
 
     pub(super) fn generation(&self) -> u64 {
@@ -157,6 +172,11 @@ impl SiteKey {
         hex::encode(expand::<16>(&self.names, b"site name", &parts))
     }
 
+    /// What seals [`super::Badge`]: like the names it stays the same for ever.
+    pub(super) fn of_presences(&self) -> Zeroizing<[u8; 32]> {
+        Zeroizing::new(expand(&self.names, b"site presence", &[]))
+    }
+
     /// Goes on to a later generation; the key before is gone when this returns.
     pub(super) fn advance(&mut self, generation: u64) -> io::Result<()> {
         if generation == self.generation {
@@ -172,7 +192,7 @@ impl SiteKey {
     /// Notes how far the journal went. A note that a crash loses is a note less, so it is on disk only at `durable`.
     pub(super) fn note(&mut self, mark: Mark, durable: bool) -> io::Result<()> {
         self.mark = mark;
-        let Some(path) = &self.path else { return Ok(()) };
+        let Some(path) = self.path.as_ref().filter(|_| !self.is_mute) else { return Ok(()) };
         let line = format!("{} {}\n", mark.number, hex::encode(mark.last));
         replace(&mut self.take, &mark_path(path), line.as_bytes(), durable)
     }

@@ -99,7 +99,7 @@ impl<S: Store> World<S> {
         self.handle(Input::RegistrarUp { link: 1, identity: identity("registrar/r1") });
     }
 
-    fn stand_by_on(mut store: S, seed: u64, change: impl Fn(&mut Config)) -> Self {
+    pub(crate) fn stand_by_on(mut store: S, seed: u64, change: impl Fn(&mut Config)) -> Self {
         let mut config = Config {
             name: "ks".into(),
             registrars: vec![(
@@ -110,6 +110,7 @@ impl<S: Store> World<S> {
             bits_per_second: 8_000_000,
             resyncs_per_second: 4_000,
             records_per_snapshot: keyserver::core::RECORDS_PER_SNAPSHOT,
+            compact_every: keyserver::core::COMPACT_EVERY,
             signing: SigningKey::from_seed(&[1; 32]).unwrap(),
             others: Vec::new(),
         };

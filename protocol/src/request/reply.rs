@@ -190,7 +190,7 @@ pub enum Outcome {
     },
     /// No.
     Denied(Denial),
-    /// Not now: too many ask at once. Nothing was done; ask with a new request when the time is over.
+    /// Not now, of a re-synchronization or the join of a member: too many ask at once. Nothing was done; ask with a new request when the time is over.
     Later {
         /// Milliseconds.
         after_ms: u32,

@@ -115,6 +115,7 @@ impl Site {
             bits_per_second: 800_000_000,
             resyncs_per_second: 4_000,
             records_per_snapshot: keyserver::core::RECORDS_PER_SNAPSHOT,
+            compact_every: keyserver::core::COMPACT_EVERY,
             signing: signing(),
             others: Vec::new(),
         };

@@ -128,6 +128,7 @@ pub(super) fn config() -> Config {
         bits_per_second: 80_000_000,
         resyncs_per_second: 4_000,
         records_per_snapshot: keyserver::core::RECORDS_PER_SNAPSHOT,
+        compact_every: keyserver::core::COMPACT_EVERY,
         signing: SigningKey::from_seed(&[5; 32]).unwrap(),
         others: Vec::new(),
     }
@@ -342,7 +343,11 @@ impl Server<'_> {
             }
             // The process ends.
             (_, Err(error)) => {
-                if let StoreError::Damaged { .. } | StoreError::RolledBack { .. } | StoreError::Stopped(_) = error {
+                if let StoreError::Damaged { .. }
+                | StoreError::DamagedRecord { .. }
+                | StoreError::RolledBack { .. }
+                | StoreError::Stopped(_) = error
+                {
                     self.out.broken = Some(error.to_string());
                 }
                 let deposed = matches!(error, StoreError::Deposed(_));

@@ -82,7 +82,7 @@ impl World {
         let (pages, _) = &self.ensemble.pages[&group];
         let standing: BTreeMap<NodeId, KeyRef> = (pages.values())
             .flat_map(|octets| places(octets, self.suite).unwrap())
-            .map(|key| (key.node, key))
+            .map(|(key, _)| (key.node, key))
             .collect();
         let beacon = self.head_beacon(group);
         let (record, degree) = (self.record.groups.entry(group).or_default(), Degree::new(self.degree).unwrap());

@@ -60,6 +60,7 @@ impl World {
             bits_per_second: 8_000_000,
             resyncs_per_second: 4_000,
             records_per_snapshot: keyserver::core::RECORDS_PER_SNAPSHOT,
+            compact_every: keyserver::core::COMPACT_EVERY,
             signing: SigningKey::from_seed(&[5; 32]).unwrap(),
             others: Vec::new(),
         };

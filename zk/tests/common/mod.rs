@@ -106,7 +106,7 @@ impl Ensemble {
 
     pub(crate) fn await_all(&self) {
         for n in SERVERS {
-            self.until("all servers serve", || self.srvr(n).filter(|answer| answer.contains("Mode:")));
+            self.until("all servers serve", || self.srvr(n).filter(|answer| serves(answer)));
         }
     }
 
@@ -151,6 +151,11 @@ impl Ensemble {
         }
         files
     }
+}
+
+/// Alone, a server is read-only.
+fn serves(answer: &str) -> bool {
+    answer.contains("Mode:") && !answer.contains("Mode: read-only")
 }
 
 fn collect(folder: &Path, files: &mut Vec<(PathBuf, Vec<u8>)>) {

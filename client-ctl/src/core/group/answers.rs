@@ -96,13 +96,13 @@ impl Group {
 
     /// The key server has too much to do, and has said when to come back. Some come a little later than they were told, so that
     /// clocks that agree do not make a crowd.
-    pub(in super::super) fn later(&mut self, env: &mut Env<'_>, after_ms: u32) {
+    pub(in super::super) fn later(&mut self, env: &mut Env<'_>, ask: Ask, after_ms: u32) {
         self.asking = None;
         let after_ms = u64::from(after_ms).clamp(LATER_MS[0], LATER_MS[1]);
         let wait_ms = after_ms + env.entropy.below(after_ms / 8 + 1);
         if self.want.is_none() {
             let at = env.now + Duration::from_millis(wait_ms);
-            self.want = Some(Want { ask: Ask::Resync, at, again: true });
+            self.want = Some(Want { ask, at, again: true });
         }
         env.event(Event::Waiting { group: self.name.clone(), wait_ms, why: "the key server is busy" });
     }

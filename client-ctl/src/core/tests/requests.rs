@@ -78,6 +78,35 @@ fn a_passing_denial_is_asked_again() {
 }
 
 #[test]
+fn a_join_that_is_to_come_later_comes_later_and_may_have_been_carried_out() {
+    let later = || vec![Outcome::Later { after_ms: 5_000 }];
+    let waiting = || {
+        let mut client = Client::new(&["g"]);
+        client.register();
+        client.answer(later());
+        assert_eq!((client.status(), client.group().counters.bad_replies), (Status::Joining, 0));
+        client
+    };
+    let mut client = waiting();
+    client.pass(4_999);
+    assert_eq!(client.requests.len(), 1, "not before it was told");
+    client.pass(1 + 5_000 / 8);
+    assert_eq!(changes(&client.requests[1]), [(Act::Join, "g")]);
+    assert_ne!(client.requests[0].id, client.requests[1].id, "an answered request is over");
+    let mut server = Server::new(1, 4, 3);
+    server.change(Reason::Join, &[Change::Join(ME)]);
+    client.answer(vec![server.granted()]);
+    client.agrees(&server);
+    // Whoever is told to come later is a member already: it does not go without a word.
+    let mut client = waiting();
+    client.handle(Input::Stop { leave: true });
+    assert_eq!(changes(&client.requests[1]), [(Act::Leave, "g")]);
+    // A leave is never told to come later.
+    client.answer(later());
+    assert!(client.has_event(|event| matches!(event, Event::BadReply { .. })));
+}
+
+#[test]
 fn the_same_request_until_it_is_answered() {
     let mut client = Client::new(&["g"]);
     client.register();

@@ -103,6 +103,7 @@ impl<B: Backend> Journal<B> {
         let value = value.ok_or_else(|| self.cipher())?;
         ops.push(Op::Replace { name: HEAD.into(), value, version: at.version });
         self.commit(&at, &ops)?;
+        self.key.written();
         let At { version, term, reigns, .. } = at;
         let is_clean = next.garbage == Garbage::default();
         let sealer = sealer.unwrap_or(at.sealer);

@@ -8,6 +8,8 @@ use super::super::seal::{FORMAT, Kind, Link, START, Sealer, link};
 use super::super::{Loaded, StoreError};
 use super::{At, HEAD, Journal, MORE, PIECE, TERM};
 
+type Records = Vec<Zeroizing<Vec<u8>>>;
+
 impl<B: Backend> Journal<B> {
     pub(super) fn read(&mut self, name: &str) -> Result<Option<Held>, StoreError> {
         for attempt in 1.. {
@@ -47,6 +49,14 @@ impl<B: Backend> Journal<B> {
 
     /// The snapshot and the records after it.
     pub(super) fn read_all(&mut self, at: &At) -> Result<Loaded, StoreError> {
+        match self.read_undamaged(at)? {
+            (loaded, None) => Ok(loaded),
+            (_, Some(number)) => Err(self.damaged_record(at, number)),
+        }
+    }
+
+    /// The snapshot and the records after it, up to the first that is damaged; its number.
+    pub(super) fn read_undamaged(&mut self, at: &At) -> Result<(Loaded, Option<u64>), StoreError> {
         let head = &at.head;
         let mut before = START;
         let mut snapshot = Zeroizing::new(Vec::with_capacity(usize::try_from(head.pieces).unwrap_or(0) * PIECE));
@@ -58,25 +68,29 @@ impl<B: Backend> Journal<B> {
         if before != head.from {
             return Err(self.damaged("the snapshot"));
         }
-        let records = self.read_records(at, head.first, head.from)?;
-        Ok(Loaded { snapshot: (head.pieces > 0).then_some(snapshot), records })
+        let (records, damaged) = self.read_up_to(at, head.first, head.from)?;
+        Ok((Loaded { snapshot: (head.pieces > 0).then_some(snapshot), records }, damaged))
     }
 
-    pub(super) fn read_records(
-        &mut self,
-        at: &At,
-        from: u64,
-        before: Link,
-    ) -> Result<Vec<Zeroizing<Vec<u8>>>, StoreError> {
-        let mut records = Vec::new();
+    /// The records from this number on.
+    pub(super) fn read_records(&mut self, at: &At, from: u64, before: Link) -> Result<Records, StoreError> {
+        match self.read_up_to(at, from, before)? {
+            (records, None) => Ok(records),
+            (_, Some(number)) => Err(self.damaged_record(at, number)),
+        }
+    }
+
+    /// The records from this number on up to the first that is damaged; its number.
+    fn read_up_to(&mut self, at: &At, from: u64, before: Link) -> Result<(Records, Option<u64>), StoreError> {
+        let mut records = Records::new();
         let mut parts: Option<Zeroizing<Vec<u8>>> = None;
         let mut before = before;
         for number in from..at.head.number {
             let name = self.record_name(number);
             let plain = self.open_value(&at.sealer, Kind::Record, number, &name, &mut before)?;
-            let missing = || StoreError::Damaged { place: self.backend.place(), what: format!("record {number}") };
-            let plain = plain.ok_or_else(missing)?;
-            let (flag, part) = plain.split_first().ok_or_else(missing)?;
+            let Some((flag, part)) = plain.as_ref().and_then(|plain| plain.split_first()) else {
+                return Ok((records, Some(number)));
+            };
             let mut whole = parts.take().unwrap_or_else(|| Zeroizing::new(Vec::with_capacity(part.len())));
             whole.extend_from_slice(part);
             match *flag {
@@ -84,10 +98,19 @@ impl<B: Backend> Journal<B> {
                 _ => records.push(whole),
             }
         }
-        match before == at.head.last && parts.is_none() {
-            true => Ok(records),
-            false => Err(self.damaged(format!("record {}", at.head.number.saturating_sub(1)))),
+        if before == at.head.last && parts.is_none() {
+            return Ok((records, None));
         }
+        // The last one is another than the head names.
+        if parts.is_none() {
+            records.pop();
+        }
+        Ok((records, Some(at.head.number.saturating_sub(1).max(from))))
+    }
+
+    pub(super) fn damaged_record(&self, at: &At, number: u64) -> StoreError {
+        let after = at.head.number.saturating_sub(number + 1);
+        StoreError::DamagedRecord { place: self.backend.place(), number, after }
     }
 
     /// Opens one value of a chain; `None` if it is missing or damaged.
@@ -114,7 +137,7 @@ impl<B: Backend> Journal<B> {
             let at = self.read_head()?;
             match work(self, &at) {
                 Ok(done) => return Ok((at, done)),
-                Err(error @ StoreError::Damaged { .. }) => {
+                Err(error @ (StoreError::Damaged { .. } | StoreError::DamagedRecord { .. })) => {
                     if self.read_head()?.version == at.version {
                         return Err(error);
                     }

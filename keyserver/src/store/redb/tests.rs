@@ -68,12 +68,121 @@ fn a_second_process_a_wrong_key_and_an_open_file_are_refused() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("store");
     let first = open(&path).unwrap();
-    assert!(matches!(open(&path), Err(StoreError::InUse(_))));
+    let refused = |result: Result<Journal<RedbBackend>, StoreError>, words: &str| {
+        let error = result.err().unwrap().to_string();
+        assert_eq!(error, format!("the store {} {words}", path.display()));
+    };
+    refused(open(&path), "is in use by another process");
     drop(first);
-    let wrong = open_with(&path, 8);
-    assert!(matches!(wrong, Err(StoreError::WrongKey(_))));
+    let octets = std::fs::read(&path).unwrap();
+    // Of another site, or of this one after its key was lost: the store is left as it is.
+    refused(open_with(&path, 8), "is sealed under another site key");
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).unwrap();
-    assert!(matches!(open(&path), Err(StoreError::Mode { mode: 0o644, .. })));
+    refused(open(&path), "can be read by others (mode 0644); it must be 0600");
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
+    std::fs::write(&path, b"not a store of ours, but somebody's notes").unwrap();
+    let notes = open(&path).err().unwrap().to_string();
+    assert!(notes.contains(&path.display().to_string()), "{notes}");
+    assert_eq!(std::fs::read(&path).unwrap(), b"not a store of ours, but somebody's notes");
+    put(&path, &octets);
+    assert!(open(&path).is_ok());
+}
+
+/// A disk with room for so many octets: a file that grows beyond it, or holes that are to be filled, are refused.
+#[derive(Debug, Default, Clone)]
+struct Small(std::sync::Arc<std::sync::Mutex<(Vec<u8>, bool)>>);
+
+impl Small {
+    fn is_full(&self, full: bool) {
+        self.0.lock().unwrap().1 = full;
+    }
+
+    fn change(&self, work: impl FnOnce(&mut Vec<u8>)) -> std::io::Result<()> {
+        let (octets, full) = &mut *self.0.lock().unwrap();
+        match *full {
+            // What Linux says when there is no space.
+            true => Err(std::io::Error::from_raw_os_error(28)),
+            false => {
+                work(octets);
+                Ok(())
+            }
+        }
+    }
+}
+
+impl StorageBackend for Small {
+    fn len(&self) -> std::io::Result<u64> {
+        Ok(u64::try_from(self.0.lock().unwrap().0.len()).unwrap())
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> std::io::Result<()> {
+        let at = usize::try_from(offset).unwrap();
+        out.copy_from_slice(&self.0.lock().unwrap().0[at..at + out.len()]);
+        Ok(())
+    }
+
+    fn set_len(&self, length: u64) -> std::io::Result<()> {
+        self.change(|octets| octets.resize(usize::try_from(length).unwrap(), 0))
+    }
+
+    fn sync_data(&self) -> std::io::Result<()> {
+        Ok(())
+    }
+
+    fn write(&self, offset: u64, new: &[u8]) -> std::io::Result<()> {
+        let at = usize::try_from(offset).unwrap();
+        self.change(|octets| octets[at..at + new.len()].copy_from_slice(new))
+    }
+}
+
+#[test]
+fn a_full_disk_stops_the_writer_and_loses_nothing_that_was_acknowledged() {
+    for is_snapshot in [false, true] {
+        let disk = Small::default();
+        let open =
+            || Journal::open(RedbBackend::on(disk.clone())?, SiteKey::in_memory(&[7; 32]), Box::new(Counting(1)));
+        let mut store = open().unwrap();
+        store.fence().unwrap();
+        store.append(&[b"acknowledged"]).unwrap();
+        disk.is_full(true);
+        let large = vec![1; 5_000_000];
+        let full = if is_snapshot { store.snapshot(&large) } else { store.append(&[&large]) };
+        let full = full.unwrap_err().to_string();
+        assert!(full.contains("the store a disk: ") && full.contains("No space left on device"), "{full}");
+        // There may be space again: this one has stopped for good.
+        disk.is_full(false);
+        let stopped = store.append(&[b"more"]).unwrap_err();
+        assert!(matches!(stopped, StoreError::Stopped(_)), "{stopped}");
+        drop(store);
+        let mut store = open().unwrap();
+        assert_eq!(content(&mut store).unwrap(), (None, vec![b"acknowledged".to_vec()]));
+        store.fence().unwrap();
+        store.append(&[b"more"]).unwrap();
+        assert_eq!(content(&mut store).unwrap().1.len(), 2);
+    }
+}
+
+#[test]
+fn a_file_of_another_format_names_both_and_keeps_what_it_holds() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("store");
+    begun(&path).append(&[b"of a newer Keystone"]).unwrap();
+    let head = |backend: &mut RedbBackend| backend.read("head").unwrap().unwrap();
+    let mut backend = RedbBackend::open(&path).unwrap();
+    let Held { mut value, version } = head(&mut backend);
+    value[3] += 1;
+    let bumped = Op::Replace { name: "head".into(), value, version };
+    backend.commit(&[bumped]).unwrap();
+    let held = head(&mut backend);
+    let known = u32::from(held.value[3]) - 1;
+    drop(backend);
+    let words = format!(
+        "the store {} was written by a newer Keystone: format {}, and this one knows format {known}; nothing was changed",
+        path.display(),
+        known + 1
+    );
+    assert_eq!(open(&path).err().unwrap().to_string(), words);
+    assert_eq!(head(&mut RedbBackend::open(&path).unwrap()), held);
 }
 
 /// What a crash leaves: the file as it is, without the goodbye of a store that is closed.
