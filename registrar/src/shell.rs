@@ -107,8 +107,8 @@ enum Command {
     LinkUp(mpsc::Sender<Zeroizing<Vec<u8>>>),
     LinkDown,
     FromKeyServer(Vec<u8>),
-    ClientUp(u64, (Identity, Credential), mpsc::Sender<ForClient>),
-    FromClient(u64, Zeroizing<Vec<u8>>),
+    /// It has proved who it is, and said something.
+    Client(u64, (Identity, Credential), Zeroizing<Vec<u8>>, mpsc::Sender<ForClient>),
     /// It did not prove who it is.
     Unproved(u64, Refusal, mpsc::Sender<ForClient>),
     /// A handshake, or the first frame after it, failed.
@@ -257,16 +257,17 @@ impl Engine {
                 self.feed(Input::LinkDown);
             }
             Command::FromKeyServer(frame) => self.feed(Input::FromKeyServer(&frame)),
-            Command::ClientUp(session, (identity, credential), to_client) => {
+            Command::Client(session, (identity, credential), frame, to_client) => {
                 self.sessions.insert(session, to_client);
                 self.feed(Input::ClientUp { session, identity, credential });
+                self.drain();
+                self.feed(Input::FromClient { session, frame: &frame });
             }
             Command::Unproved(session, refusal, to_client) => {
                 self.sessions.insert(session, to_client);
                 self.feed(Input::Unproved { session, refusal });
             }
             Command::Failed => self.feed(Input::Failed),
-            Command::FromClient(session, frame) => self.feed(Input::FromClient { session, frame: &frame }),
             Command::Exported(session, key) => self.feed(Input::Exported { session, key }),
             Command::ClientDown(session) => {
                 self.sessions.remove(&session);
