@@ -99,9 +99,9 @@ impl Door {
         }
         while let Some(message) = for_client.recv().await {
             match message {
-                ForClient::Export(context, answer) => {
+                ForClient::Export(context) => {
                     let key = net::tls::individual_key_from(stream.get_ref().1, &context)?;
-                    drop(answer.send(key));
+                    self.commands.send(Command::Exported(session, key)).await?;
                 }
                 ForClient::Frame(frame, false) => write_frame(&mut stream, &frame).await?,
                 ForClient::Frame(frame, true) => return last(stream, &frame).await,
