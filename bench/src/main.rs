@@ -11,6 +11,7 @@ mod memory;
 mod octets;
 mod paper;
 mod primitives;
+mod register;
 mod send;
 mod server;
 mod store;
@@ -71,6 +72,13 @@ enum Command {
         #[arg(long, value_name = "N", default_value = "2000", value_parser = value_parser!(u32).range(10..=20_000))]
         clients: u32,
     },
+    /// Registration: a registrar's processor time beside a bare handshake with client certificate, and registrations per second
+    /// with 1, 2 and 4 registrars.
+    Register {
+        /// Registrations in each case, 100 to 100,000.
+        #[arg(long, value_name = "N", default_value = "2000", value_parser = value_parser!(u32).range(100..=100_000))]
+        count: u32,
+    },
     /// Messages that are not recovered: independent losses beside the paper's equation, bursts with the adaptive repair scheme
     /// beside rs1, and how that scheme follows changes. Takes about a minute on two cores.
     Loss,
@@ -124,6 +132,7 @@ fn main() -> ExitCode {
         Command::Octets => octets::rows(),
         Command::Flood => flood::rows(),
         Command::Storm { members, clients } => storm::rows(*members, *clients),
+        Command::Register { count } => register::rows(*count),
         Command::Loss => loss::rows(),
         Command::Memory { size } => memory::rows(*size),
         Command::Store { members, folder, zookeeper, digest } => {

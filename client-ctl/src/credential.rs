@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use net::ConfigError;
+use net::reload::Reloaded;
 use net::secret_file::read_private;
 use net::tls::{CredentialFiles, Credentials, TlsError, anonymous_client_config, client_config, load_roots};
 use protocol::identity::Identity;
@@ -54,6 +55,33 @@ impl Credential {
         identity
     }
 
+    /// Says when there is another: its files have changed and are good, or SIGHUP came. Says once a day for how long a
+    /// certificate is still good.
+    pub(crate) fn follow(&self) -> std::io::Result<Reloaded<()>> {
+        let (credential, kept) = (self.clone(), self.clone());
+        let (files, what) = match self {
+            Self::Certificate { files, .. } => (files.all(), "TLS credentials"),
+            Self::Token { file, .. } => (vec![file.clone()], "token"),
+        };
+        let remind = move |(): &()| {
+            if let Self::Certificate { last, .. } = &kept {
+                last.lock().unwrap_or_else(PoisonError::into_inner).remind();
+            }
+        };
+        Reloaded::follow(what, (), files, move |()| credential.check_again(), remind)
+    }
+
+    fn check_again(&self) -> Result<(), String> {
+        match self {
+            Self::Certificate { files, last, .. } => {
+                let mut last = last.lock().unwrap_or_else(PoisonError::into_inner);
+                *last = last.reload(files).map_err(|error| error.to_string())?;
+                Ok(())
+            }
+            Self::Token { file, .. } => token(file).map(drop),
+        }
+    }
+
     /// TLS to this registrar, and what this client says there first. Files that are bad, or gone, are in the log: a certificate
     /// that was good before serves on.
     ///
@@ -72,7 +100,6 @@ impl Credential {
                     Ok(fresh) => *last = fresh,
                     Err(error) => tracing::error!(%error, "TLS credentials: refused; the last good ones stay in force"),
                 }
-                last.remind();
                 Ok((client_config(&last, registrar, ALPN_CLIENT)?, FromClient::Register { key_server }))
             }
             Self::Token { file, roots, identity } => {

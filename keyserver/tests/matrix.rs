@@ -185,7 +185,8 @@ fn registered(
     let ends = match state {
         State::Ended => T0,
         State::EndsLater => T0 + 100,
-        State::Good | State::Revoked | State::RevokedLater => u64::MAX,
+        // A token ends within a day.
+        State::Good | State::Revoked | State::RevokedLater => T0 + 3_600,
     };
     match world.register_with("member/m", kind, ends, CREDENTIAL.to_vec()) {
         Ok(who) => Ok(Cell { world, who, id: 0 }),
@@ -231,7 +232,7 @@ fn cell(kind: Authentication, state: State, prefix: Prefix, policy: Policy, oper
         Ok(cell) => cell,
         Err(refused) => {
             let (mut world, refused) = *refused;
-            assert!(!registrable);
+            assert!(!registrable, "{refused:?}");
             let code = if prefix == Prefix::Inside { RefusalCode::Credential } else { RefusalCode::Identity };
             assert!(matches!(refused, ToRegistrar::Refused { refusal, .. } if refusal.code == code));
             let Ok(AdminReply::Status(status)) = world.admin(Admin::Status) else { panic!() };

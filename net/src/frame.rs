@@ -73,14 +73,25 @@ pub async fn read_frame<R: AsyncRead + Unpin>(r: &mut R, max: usize) -> Result<O
 /// # Errors
 /// The stream failed, or `body` is empty or longer than a u32 can say.
 pub async fn write_frame<W: AsyncWrite + Unpin>(w: &mut W, body: &[u8]) -> Result<(), FrameError> {
+    write_frames(w, &[body]).await
+}
+
+/// Writes some frames in one piece, which is wiped, and flushes.
+///
+/// # Errors
+/// As [`write_frame`]; then nothing was written.
+pub async fn write_frames<W: AsyncWrite + Unpin, B: AsRef<[u8]>>(w: &mut W, bodies: &[B]) -> Result<(), FrameError> {
     let limit = usize::try_from(u32::MAX).unwrap_or(usize::MAX);
-    let length = u32::try_from(body.len()).map_err(|_| FrameError::Oversized { length: body.len(), limit })?;
-    if length == 0 {
-        return Err(FrameError::Empty);
+    let octets = bodies.iter().map(|body| 4 + body.as_ref().len()).sum();
+    let mut whole = Zeroizing::new(Vec::with_capacity(octets));
+    for body in bodies.iter().map(AsRef::as_ref) {
+        let length = u32::try_from(body.len()).map_err(|_| FrameError::Oversized { length: body.len(), limit })?;
+        if length == 0 {
+            return Err(FrameError::Empty);
+        }
+        whole.extend_from_slice(&length.to_be_bytes());
+        whole.extend_from_slice(body);
     }
-    let mut whole = Zeroizing::new(Vec::with_capacity(4 + body.len()));
-    whole.extend_from_slice(&length.to_be_bytes());
-    whole.extend_from_slice(body);
     w.write_all(&whole).await?;
     w.flush().await?;
     Ok(())

@@ -30,13 +30,30 @@ pub enum CertificateIdentityError {
 /// # Errors
 /// See [`CertificateIdentityError`].
 pub fn from_certificate(certificate: &CertificateDer<'_>) -> Result<Identity, CertificateIdentityError> {
-    let (rest, certificate) =
-        X509Certificate::from_der(certificate).map_err(|_| CertificateIdentityError::Malformed)?;
+    identity(&parse(certificate)?)
+}
+
+/// Both: whose certificate it is, and what names it.
+///
+/// # Errors
+/// See [`CertificateIdentityError`].
+pub fn identity_and_credential(
+    certificate: &CertificateDer<'_>,
+) -> Result<(Identity, Credential), CertificateIdentityError> {
+    let certificate = parse(certificate)?;
+    Ok((identity(&certificate)?, name(&certificate)?))
+}
+
+fn parse<'a>(certificate: &'a CertificateDer<'_>) -> Result<X509Certificate<'a>, CertificateIdentityError> {
+    match X509Certificate::from_der(certificate) {
+        Ok(([], certificate)) => Ok(certificate),
+        _ => Err(CertificateIdentityError::Malformed),
+    }
+}
+
+fn identity(certificate: &X509Certificate<'_>) -> Result<Identity, CertificateIdentityError> {
     // An error here also covers an extension that stands there twice.
     let names = certificate.subject_alternative_name().map_err(|_| CertificateIdentityError::Malformed)?;
-    if !rest.is_empty() {
-        return Err(CertificateIdentityError::Malformed);
-    }
     let mut uris = Vec::new();
     for name in names.iter().flat_map(|names| &names.value.general_names) {
         match name {
@@ -60,7 +77,10 @@ const MAX_SERIAL: usize = 32;
 /// # Errors
 /// [`CertificateIdentityError::Malformed`].
 pub fn credential(certificate: &CertificateDer<'_>) -> Result<Credential, CertificateIdentityError> {
-    let (_, certificate) = X509Certificate::from_der(certificate).map_err(|_| CertificateIdentityError::Malformed)?;
+    name(&parse(certificate)?)
+}
+
+fn name(certificate: &X509Certificate<'_>) -> Result<Credential, CertificateIdentityError> {
     if certificate.raw_serial().len() > MAX_SERIAL {
         return Err(CertificateIdentityError::Malformed);
     }

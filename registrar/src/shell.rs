@@ -17,7 +17,7 @@ use protocol::registration::{ALPN_CLIENT, ALPN_REGISTRAR, Refusal};
 use protocol::{Credential, IndividualKey};
 use thiserror::Error;
 use tokio::net::TcpListener;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_rustls::rustls::{ClientConfig, ServerConfig};
 use zeroize::Zeroizing;
@@ -107,8 +107,8 @@ enum Command {
     LinkUp(mpsc::Sender<Zeroizing<Vec<u8>>>),
     LinkDown,
     FromKeyServer(Vec<u8>),
-    ClientUp(u64, (Identity, Credential), mpsc::Sender<ForClient>),
-    FromClient(u64, Zeroizing<Vec<u8>>),
+    /// It has proved who it is, and said something.
+    Client(u64, (Identity, Credential), Zeroizing<Vec<u8>>, mpsc::Sender<ForClient>),
     /// It did not prove who it is.
     Unproved(u64, Refusal, mpsc::Sender<ForClient>),
     /// A handshake, or the first frame after it, failed.
@@ -119,7 +119,7 @@ enum Command {
 
 enum ForClient {
     Frame(Vec<u8>, bool),
-    Export(Vec<u8>, oneshot::Sender<IndividualKey>),
+    Export(Vec<u8>),
 }
 
 /// Runs until `shutdown`, then lets open sessions end.
@@ -133,7 +133,7 @@ pub async fn run(checked: Checked, shutdown: Shutdown) -> Result<(), RunError> {
         .map_err(|source| RunError::Listen { what: file.listen.to_string(), source })?;
     tracing::info!(listen = %file.listen, identity = %own, "registrar is up");
     let (commands, queue) = mpsc::channel(QUEUE);
-    let engine = Engine::new(Core::new(core), commands.clone(), queue);
+    let engine = Engine::new(Core::new(core), queue);
     let door = Arc::new(clients::Door { doors: doors.clone(), methods, commands: commands.clone() });
     tokio::select! {
         () = engine.run(shutdown.clone()) => {}
@@ -198,7 +198,6 @@ fn by_token((rules, keys): (Rules, TokenKeys)) -> Result<ByToken, RunError> {
 
 struct Engine {
     core: Core,
-    commands: mpsc::Sender<Command>,
     queue: mpsc::Receiver<Command>,
     key_server: Option<mpsc::Sender<Zeroizing<Vec<u8>>>>,
     sessions: BTreeMap<u64, mpsc::Sender<ForClient>>,
@@ -206,9 +205,9 @@ struct Engine {
 }
 
 impl Engine {
-    fn new(core: Core, commands: mpsc::Sender<Command>, queue: mpsc::Receiver<Command>) -> Self {
+    fn new(core: Core, queue: mpsc::Receiver<Command>) -> Self {
         let (key_server, sessions) = (None, BTreeMap::new());
-        Self { core, commands, queue, key_server, sessions, started: Instant::now() }
+        Self { core, queue, key_server, sessions, started: Instant::now() }
     }
 
     async fn run(mut self, shutdown: Shutdown) {
@@ -257,21 +256,29 @@ impl Engine {
                 self.feed(Input::LinkDown);
             }
             Command::FromKeyServer(frame) => self.feed(Input::FromKeyServer(&frame)),
-            Command::ClientUp(session, (identity, credential), to_client) => {
+            Command::Client(session, (identity, credential), frame, to_client) => {
                 self.sessions.insert(session, to_client);
                 self.feed(Input::ClientUp { session, identity, credential });
+                self.drain();
+                self.feed(Input::FromClient { session, frame: &frame });
             }
             Command::Unproved(session, refusal, to_client) => {
                 self.sessions.insert(session, to_client);
                 self.feed(Input::Unproved { session, refusal });
             }
             Command::Failed => self.feed(Input::Failed),
-            Command::FromClient(session, frame) => self.feed(Input::FromClient { session, frame: &frame }),
             Command::Exported(session, key) => self.feed(Input::Exported { session, key }),
             Command::ClientDown(session) => {
                 self.sessions.remove(&session);
                 self.feed(Input::ClientDown { session });
             }
+        }
+    }
+
+    fn tell(&self, session: u64, message: ForClient) {
+        if let Some(client) = self.sessions.get(&session) {
+            // It fails only when the client's task has ended, which is on its way as `ClientDown`.
+            let _ = client.try_send(message);
         }
     }
 
@@ -289,13 +296,8 @@ impl Engine {
                     tracing::warn!("the key server broke the protocol or answers nothing; connecting anew");
                     self.key_server = None;
                 }
-                Output::Export { session, context } => self.export(session, context),
-                Output::ToClient { session, frame, close } => {
-                    if let Some(client) = self.sessions.get(&session) {
-                        // It fails only when the client's task has ended, which is on its way as `ClientDown`.
-                        let _ = client.try_send(ForClient::Frame(frame, close));
-                    }
-                }
+                Output::Export { session, context } => self.tell(session, ForClient::Export(context)),
+                Output::ToClient { session, frame, close } => self.tell(session, ForClient::Frame(frame, close)),
                 Output::Event(Event::ClientList { clients }) => {
                     tracing::info!(clients, "client list received")
                 }
@@ -307,20 +309,6 @@ impl Engine {
                 }
                 Output::Event(Event::Unproved { why }) => tracing::info!(why, "refused: not known who it is"),
             }
-        }
-    }
-
-    fn export(&self, session: u64, context: Vec<u8>) {
-        let (answer, answered) = oneshot::channel();
-        if let Some(client) = self.sessions.get(&session)
-            && client.try_send(ForClient::Export(context, answer)).is_ok()
-        {
-            let commands = self.commands.clone();
-            tokio::spawn(async move {
-                if let Ok(key) = answered.await {
-                    drop(commands.send(Command::Exported(session, key)).await);
-                }
-            });
         }
     }
 }

@@ -22,12 +22,12 @@ pub(super) const GROUP: &str = "g";
 const UP: Duration = Duration::from_secs(30);
 
 /// Dropping it ends the daemons and removes the folder.
-pub(super) struct Site {
+pub(crate) struct Site {
     folder: TempDir,
     requests: SocketAddr,
-    registrar: SocketAddr,
+    registrars: Vec<SocketAddr>,
     shutdown: Shutdown,
-    /// Key server and registrar, a thread each.
+    /// Key server and registrars, a thread each.
     daemons: Vec<Option<JoinHandle<Result<(), String>>>>,
 }
 
@@ -35,22 +35,36 @@ impl Site {
     /// A site with certificates for clients `m0`, `m1`, …, whose daemons are up. Everything that the configuration leaves open
     /// is as it is by default, except that joins wait for each other, and nothing refreshes the group.
     pub(super) fn start(clients: u32) -> Result<Self, Failure> {
+        Self::with(clients, 1)
+    }
+
+    /// The same with more than one registrar: threads `registrar-0` and so on.
+    pub(crate) fn with(clients: u32, registrars: usize) -> Result<Self, Failure> {
         let folder = tempfile::Builder::new().prefix("keystone-bench-").tempdir()?;
         let spec = certs::Spec {
             domain: "bench".into(),
             key_servers: vec!["ks".into()],
             standbys: 0,
-            registrars: vec!["r".into()],
+            registrars: (0..registrars).map(|number| format!("r{number}")).collect(),
             members: (0..clients).map(|number| format!("m{number}")).collect(),
             days: 1,
             suites: Vec::new(),
         };
         certs::create(&folder.path().join("pki"), &spec)?;
-        let [requests, registrar, link] = free_ports()?;
+        let [requests, link] = free_ports::<2>()?;
+        let doors = (0..registrars).map(|_| free_ports::<1>().map(|[port]| port)).collect::<Result<Vec<_>, _>>()?;
         // Other measurements on this machine have other groups.
         let dice = |bound: u64| u16::try_from(OsEntropy.below(bound)).unwrap_or(0);
         let [third, _] = (dice(250) + 1).to_le_bytes();
         let group = SocketAddr::from(([239, 78, third, 1], 20_000 + dice(10_000)));
+        let admitted: String = (0..registrars)
+            .map(|number| {
+                format!(
+                    "[[registrar]]\nidentity = \"spiffe://bench/registrar/r{number}\"\n\
+                     may_register.certificate = [\"spiffe://bench/member/*\"]\n"
+                )
+            })
+            .collect();
         let key_server = format!(
             r#"name = "ks"
 listen_requests = "{requests}"
@@ -62,10 +76,7 @@ noise_key = "pki/ks.noise"
 signing_key = "pki/ks.signing"
 admin_socket = "ks.sock"
 tls = {{ certificate = "pki/ks.pem", key = "pki/ks.key", roots = "pki/ca.pem" }}
-[[registrar]]
-identity = "spiffe://bench/registrar/r"
-may_register.certificate = ["spiffe://bench/member/*"]
-[[group]]
+{admitted}[[group]]
 id = 1
 name = "{GROUP}"
 address = "{group}"
@@ -74,32 +85,36 @@ batch_ms = 1000
 refresh_s = 0
 "#
         );
-        let door = format!(
-            r#"listen = "{registrar}"
+        let door = |number: usize, registrar: &SocketAddr| {
+            format!(
+                r#"listen = "{registrar}"
 key_server_address = "{link}"
 key_server_identity = "spiffe://bench/keyserver/ks"
 clients = ["spiffe://bench/member/*"]
-tls = {{ certificate = "pki/r.pem", key = "pki/r.key", roots = "pki/ca.pem" }}
+tls = {{ certificate = "pki/r{number}.pem", key = "pki/r{number}.key", roots = "pki/ca.pem" }}
 "#
-        );
+            )
+        };
         let file = |name: &str, text: &str| -> Result<PathBuf, Failure> {
             let path = folder.path().join(name);
             std::fs::write(&path, text)?;
             Ok(path)
         };
         let key_server = keyserver::config::Checked::load(&file("ks.toml", &key_server)?)?;
-        let door = registrar::config::Checked::load(&file("r.toml", &door)?)?;
         let shutdown = Shutdown::new();
-        let (one, other) = (shutdown.clone(), shutdown.clone());
-        let daemons = vec![
-            Some(thread::spawn(move || {
-                run(async { keyserver::run(key_server, one).await.map_err(|e| e.to_string()) })
-            })),
-            Some(thread::spawn(move || run(async { registrar::run(door, other).await.map_err(|e| e.to_string()) }))),
-        ];
-        let mut site = Self { folder, requests, registrar, shutdown, daemons };
+        let one = shutdown.clone();
+        let mut daemons = vec![Some(thread::spawn(move || {
+            run(async { keyserver::run(key_server, one).await.map_err(|e| e.to_string()) })
+        }))];
+        for (number, at) in doors.iter().enumerate() {
+            let checked = registrar::config::Checked::load(&file(&format!("r{number}.toml"), &door(number, at))?)?;
+            let one = shutdown.clone();
+            let daemon = move || run(async { registrar::run(checked, one).await.map_err(|e| e.to_string()) });
+            daemons.push(Some(thread::Builder::new().name(format!("registrar-{number}")).spawn(daemon)?));
+        }
+        let mut site = Self { folder, requests, registrars: doors, shutdown, daemons };
         let begun = Instant::now();
-        while !site.status().is_ok_and(|status| status["registrars"] == 1) {
+        while !site.status().is_ok_and(|status| status["registrars"] == registrars) {
             site.check()?;
             if begun.elapsed() > UP {
                 return Err("the key server and its registrar did not come up".into());
@@ -110,15 +125,16 @@ tls = {{ certificate = "pki/r.pem", key = "pki/r.key", roots = "pki/ca.pem" }}
     }
 
     /// The checked configuration of a client.
-    pub(super) fn settings(&self, number: u32) -> Result<Settings, Failure> {
-        let pki = self.folder.path().join("pki");
+    pub(crate) fn settings(&self, number: u32) -> Result<Settings, Failure> {
+        let pki = self.pki();
+        let registrar = usize::try_from(number)? % self.registrars.len();
         let config = FileConfig {
             key_server: "ks".into(),
             key_server_address: self.requests.to_string(),
             standby_addresses: Vec::new(),
             registrars: vec![RegistrarConfig {
-                address: self.registrar.to_string(),
-                identity: "spiffe://bench/registrar/r".into(),
+                address: self.registrars[registrar].to_string(),
+                identity: format!("spiffe://bench/registrar/r{registrar}"),
             }],
             site_key: std::fs::read_to_string(pki.join("site.pub"))?.trim().to_owned(),
             site_certificate: "ks.site".into(),
@@ -139,6 +155,11 @@ tls = {{ certificate = "pki/r.pem", key = "pki/r.key", roots = "pki/ca.pem" }}
             danger: Danger::default(),
         };
         Ok(config.check(&pki)?)
+    }
+
+    /// The folder with all certificates.
+    pub(crate) fn pki(&self) -> PathBuf {
+        self.folder.path().join("pki")
     }
 
     /// Where the key server takes requests.
@@ -202,9 +223,9 @@ fn run(daemon: impl Future<Output = Result<(), String>>) -> Result<(), String> {
 }
 
 /// Ports of this machine that nobody uses now.
-fn free_ports() -> Result<[SocketAddr; 3], Failure> {
-    let bind = || TcpListener::bind((Ipv4Addr::LOCALHOST, 0));
-    let held = [bind()?, bind()?, bind()?];
-    let [a, b, c] = held.each_ref().map(TcpListener::local_addr);
-    Ok([a?, b?, c?])
+fn free_ports<const N: usize>() -> Result<[SocketAddr; N], Failure> {
+    let bind = |_| TcpListener::bind((Ipv4Addr::LOCALHOST, 0));
+    let held = (0..N).map(bind).collect::<Result<Vec<_>, _>>()?;
+    let ports = held.iter().map(TcpListener::local_addr).collect::<Result<Vec<_>, _>>()?;
+    ports.try_into().map_err(|_| "no ports".into())
 }

@@ -17,6 +17,7 @@ mod life;
 mod member;
 mod output;
 mod published;
+mod renewal;
 mod reply;
 mod requests;
 mod stream;
@@ -38,6 +39,7 @@ pub use stream::{Carrier, Carriers};
 use group::{Env, Group};
 use life::Life;
 use published::Published;
+use renewal::Renewal;
 use requests::{InFlight, Registration};
 use stream::Stream;
 
@@ -84,6 +86,8 @@ pub enum Input<'a> {
         /// Asking again cannot help.
         is_final: bool,
     },
+    /// The credential was replaced: there is another to register with.
+    Credential,
     /// A reply, opened by the session of this request.
     Reply {
         /// The request.
@@ -168,6 +172,7 @@ pub struct Core {
     verifier: UnitVerifier,
     groups: BTreeMap<String, Group>,
     registration: Registration,
+    renewal: Option<Renewal>,
     client: Option<MemberId>,
     in_flight: Option<InFlight>,
     life: Life,
@@ -201,6 +206,7 @@ impl Core {
             verifier: UnitVerifier::new(config.signing),
             groups: names.map(|name| (name.clone(), Group::new(Now::ZERO, &name, carriers.of(&name)))).collect(),
             registration: Registration::Wanted { at: Now::ZERO, attempt: 0 },
+            renewal: None,
             client: None,
             in_flight: None,
             life: Life::default(),
@@ -235,6 +241,7 @@ impl Core {
             Input::RegistrationFailed { retry_after, is_final } => {
                 self.registration_failed(now, retry_after, is_final);
             }
+            Input::Credential => self.renew_registration(now),
             Input::Reply { id, message } => self.reply(now, id, message),
             Input::RequestFailed { id, refused } => self.request_failed(now, id, refused),
             Input::Subscribed { id, message } => self.subscribed(now, id, message),
@@ -268,7 +275,8 @@ impl Core {
         }
         let stop = self.stopping.map(|at| (at, "stop"));
         let groups = self.groups.values().filter_map(Group::next);
-        groups.chain(stop).chain(self.next_drive()).chain(self.next_stream()).chain(self.next_published()).min()
+        let all = groups.chain(stop).chain(self.next_drive()).chain(self.next_renewal());
+        all.chain(self.next_stream()).chain(self.next_published()).min()
     }
 
     /// Where every group stands, by name.

@@ -14,7 +14,7 @@ use super::{Core, Now};
 /// Time for an answer: the key server's time for a handshake, which is the longest that a request can wait there.
 const ANSWER_TIME: Duration = Duration::from_secs(10);
 /// Time for a registration: some registrars tried in turn, each for 10 s.
-const REGISTRATION_TIME: Duration = Duration::from_secs(60);
+pub(super) const REGISTRATION_TIME: Duration = Duration::from_secs(60);
 /// Handshakes refused in a row before the client believes that its registration is worth nothing. One can be a
 /// key server that is just starting.
 const REFUSALS: u32 = 3;
@@ -47,6 +47,7 @@ pub(super) struct InFlight {
 impl Core {
     pub(super) fn registered(&mut self, now: Now, client: MemberId, number: u64) {
         self.registration = Registration::Done { client, number };
+        self.renewal = None;
         self.client = Some(client);
         self.refusals = 0;
         self.event(Event::Registered { client, registration: number });
@@ -64,7 +65,7 @@ impl Core {
 
     pub(super) fn registration_failed(&mut self, now: Now, retry_after: Option<Duration>, is_final: bool) {
         let Registration::Underway { attempt, .. } = self.registration else {
-            return;
+            return self.renewal_failed(now, retry_after);
         };
         self.event(Event::RegistrationFailed { is_final });
         if is_final {
@@ -91,6 +92,7 @@ impl Core {
         let Registration::Done { .. } = self.registration else {
             return;
         };
+        self.drive_renewal(now);
         if let Some(InFlight { is_sent: true, at, request, .. }) = &self.in_flight
             && *at <= now
         {

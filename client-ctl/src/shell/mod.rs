@@ -89,6 +89,7 @@ pub async fn run(settings: Settings, shutdown: Shutdown) -> Result<(), RunError>
         tracing::warn!(loss = settings.impairment.loss, "rekey datagrams are dropped on purpose");
     }
     let published = settings.published.clone().map(|options| Arc::new(Session::new(options)));
+    let mut renewed = settings.credential.follow().map_err(RunError::Signals)?;
     let mut shell = Shell {
         settings: Arc::new(settings),
         feed,
@@ -126,6 +127,7 @@ pub async fn run(settings: Settings, shutdown: Shutdown) -> Result<(), RunError>
                 core.handle(clock.now(), Input::Stop { leave });
             }
             Some(command) = commanded.recv() => shell.command(&mut core, clock, command),
+            () = renewed.changed(), if !is_stopping => core.handle(clock.now(), Input::Credential),
             Some(what) = happened.recv() => shell.happened(&mut core, clock, what),
             () = sleep => core.handle(clock.now(), Input::Timeout),
             Some(_) = shell.tasks.join_next() => {}

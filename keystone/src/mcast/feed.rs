@@ -57,6 +57,8 @@ pub(super) struct State {
     pub(super) group: Option<u32>,
     /// This member's number as a sender, once known.
     pub(super) sender: Option<u32>,
+    /// Whether the policy means this member to send. Nothing but its own data processors can keep to that.
+    pub(super) may_send: bool,
     /// Where the member stands.
     pub(super) status: Status,
     /// Why, in words.
@@ -110,6 +112,7 @@ impl State {
         Ok(Self {
             group: line.group_id,
             sender: line.sender_id,
+            may_send: line.role.as_deref() != Some("receiver"),
             status: line.status,
             detail: line.detail.unwrap_or_default(),
             hold: line.hold_ms.map(Duration::from_millis),
@@ -123,6 +126,8 @@ struct Line {
     v: u32,
     group_id: Option<u32>,
     sender_id: Option<u32>,
+    #[serde(default)]
+    role: Option<String>,
     status: Status,
     detail: Option<String>,
     hold_ms: Option<u64>,
@@ -186,7 +191,11 @@ mod tests {
         );
         let state = State::parse(line(&keys).as_bytes(), Duration::from_secs(1)).unwrap();
         assert_eq!((state.group, state.sender, state.status), (Some(1), Some(7), Status::Member));
-        assert_eq!(state.hold, Some(Duration::from_millis(2500)));
+        assert_eq!((state.hold, state.may_send), (Some(Duration::from_millis(2500)), true));
+        for (role, may_send) in [("sender", true), ("both", true), ("receiver", false)] {
+            let text = line("").replace("\"new\":{}", &format!("\"role\":\"{role}\""));
+            assert_eq!(State::parse(text.as_bytes(), Duration::ZERO).unwrap().may_send, may_send);
+        }
         let [key] = &state.keys[..] else { panic!("one key") };
         assert_eq!((key.epoch, key.revoke, key.send_until), (6, false, None));
         assert_eq!(key.send_not_before, Duration::from_millis(1250));

@@ -61,6 +61,8 @@ pub(crate) struct SendArgs {
 enum Stop {
     #[error("{0}")]
     Out(String),
+    #[error("the policy means this member to receive only")]
+    Role,
     #[error("cannot read standard input: {0}")]
     Input(std::io::Error),
     #[error("cannot send: {0}")]
@@ -130,7 +132,11 @@ pub(super) async fn run(args: SendArgs, mut input: impl AsyncRead + Unpin, shutd
             Exit::Ok
         }
         Err(why) => {
-            let exit = if matches!(why, Stop::Out(_)) { Exit::NotMember } else { Exit::Failure };
+            let exit = match why {
+                Stop::Out(_) => Exit::NotMember,
+                Stop::Role => Exit::Denied,
+                _ => Exit::Failure,
+            };
             fail(exit, format_args!("{why}; stopped after {octets} octets in {packets} packets"))
         }
     }
@@ -234,6 +240,9 @@ impl Run {
         };
         if state.status.is_over() {
             return Err(Stop::Out(out_of_group(&state)));
+        }
+        if !state.may_send {
+            return Err(Stop::Role);
         }
         self.sender.feed(&state);
         Ok(())

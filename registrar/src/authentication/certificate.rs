@@ -1,6 +1,6 @@
 //! By certificate: the handshake has verified it, and its one URI name is the identity.
 
-use net::identity::{credential, from_certificate};
+use net::identity::identity_and_credential;
 use protocol::Credential;
 use protocol::identity::Identity;
 use protocol::registration::{FromClient, Refusal};
@@ -16,7 +16,6 @@ impl Method for ByCertificate {
         let (Some(certificate), FromClient::Register { .. }) = (shown.certificate, shown.message) else {
             return None;
         };
-        let who = from_certificate(certificate).and_then(|identity| Ok((identity, credential(certificate)?)));
-        Some(who.map_err(|error| refused(&error.to_string())))
+        Some(identity_and_credential(certificate).map_err(|error| refused(&error.to_string())))
     }
 }

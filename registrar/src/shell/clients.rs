@@ -1,5 +1,6 @@
 //! The door for clients: TLS 1.3, then one message that says and proves who they are.
 
+use std::io::Write;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -92,16 +93,15 @@ impl Door {
         let (to_client, mut for_client) = mpsc::channel(8);
         match who {
             Ok(who) => {
-                self.commands.send(Command::ClientUp(session, who, to_client)).await?;
-                self.commands.send(Command::FromClient(session, frame)).await?;
+                self.commands.send(Command::Client(session, who, frame, to_client)).await?;
             }
             Err(refusal) => self.commands.send(Command::Unproved(session, refusal, to_client)).await?,
         }
         while let Some(message) = for_client.recv().await {
             match message {
-                ForClient::Export(context, answer) => {
+                ForClient::Export(context) => {
                     let key = net::tls::individual_key_from(stream.get_ref().1, &context)?;
-                    drop(answer.send(key));
+                    self.commands.send(Command::Exported(session, key)).await?;
                 }
                 ForClient::Frame(frame, false) => write_frame(&mut stream, &frame).await?,
                 ForClient::Frame(frame, true) => return last(stream, &frame).await,
@@ -114,7 +114,9 @@ impl Door {
 /// Sends the last frame, and closes when the client has or after [`LINGER`]: closing with octets unread resets the
 /// connection, and the reset can overtake the frame.
 async fn last(mut stream: TlsStream<TcpStream>, frame: &[u8]) -> Result<(), Failure> {
-    write_frame(&mut stream, frame).await?;
+    // Frame and goodbye leave together: each packet costs as much as some cryptography.
+    let length = u32::try_from(frame.len())?.to_be_bytes();
+    stream.get_mut().1.writer().write_all(&[&length, frame].concat())?;
     stream.shutdown().await?;
     let mut unread = [0; 512];
     let rest = async { while stream.read(&mut unread).await.is_ok_and(|octets| octets > 0) {} };

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use net::entropy::OsEntropy;
-use net::frame::{read_frame, write_frame};
+use net::frame::{read_frame, write_frames};
 use net::reload::Reloaded;
 use protocol::Entropy;
 use protocol::registration::MAX_FRAME;
@@ -16,6 +16,8 @@ use super::{Command, Doors, Failure, QUEUE};
 
 /// Time to connect to the key server and shake hands.
 const CONNECT: Duration = Duration::from_secs(10);
+/// Frames that leave in one piece if so many wait: one record of TLS.
+const TOGETHER: usize = 64;
 /// Bounds of the wait between attempts to reach the key server.
 const BACK_OFF: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(10));
 
@@ -53,8 +55,10 @@ async fn connection(
     let (mut reader, mut writer) = tokio::io::split(stream);
     let write = async {
         // The engine drops its end to cut the connection.
-        while let Some(frame) = to_send.recv().await {
-            write_frame(&mut writer, &frame).await?;
+        let mut waiting = Vec::new();
+        while to_send.recv_many(&mut waiting, TOGETHER).await > 0 {
+            write_frames(&mut writer, &waiting).await?;
+            waiting.clear();
         }
         Ok::<_, Failure>(())
     };

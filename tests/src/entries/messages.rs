@@ -274,7 +274,13 @@ pub(super) fn from_client(data: &[u8]) -> bool {
 }
 
 pub(super) fn from_client_seeds() -> Vec<Vec<u8>> {
-    ["ks", &"k".repeat(MAX_NAME)].map(|name| FromClient::Register { key_server: name.into() }.encode()).to_vec()
+    let token = FromClient::RegisterWithToken {
+        key_server: "ks".into(),
+        identity: named("member/me"),
+        token: "a.b.c".to_owned().into(),
+    };
+    let plain = ["ks", &"k".repeat(MAX_NAME)].map(|name| FromClient::Register { key_server: name.into() });
+    plain.into_iter().chain([token]).map(|message| message.encode()).collect()
 }
 
 /// Accepted: well-formed.

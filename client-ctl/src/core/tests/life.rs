@@ -121,3 +121,30 @@ fn what_an_operator_or_the_policy_ends_is_final() {
         assert_eq!(pass(&mut client, &mut server, 600), []);
     }
 }
+
+#[test]
+fn another_credential_is_registered_beside_the_one_that_serves() {
+    let (mut client, mut server) = member();
+    let before = client.registers;
+    client.handle(Input::Credential);
+    pass(&mut client, &mut server, 10);
+    assert_eq!(client.registers, before + 1);
+    // No registrar answers, or refuses for good: the registration that there is serves on, and it is tried again.
+    client.handle(Input::RegistrationFailed { retry_after: None, is_final: true });
+    assert_eq!((client.core.registration(), client.status()), (Some((ME, 1)), Status::Member));
+    pass(&mut client, &mut server, 3);
+    assert_eq!(client.registers, before + 2);
+    pass(&mut client, &mut server, 100);
+    assert!(client.registers > before + 2, "no answer within a minute is a failure too");
+    // The new key is proved at once.
+    let asked = client.requests.len();
+    client.handle(Input::Registered { client: ME, registration: 2 });
+    pass(&mut client, &mut server, 10);
+    assert_eq!(client.core.registration(), Some((ME, 2)));
+    assert!(client.requests.len() > asked);
+    // Once more than once is once: spread, and each counts from the last.
+    let before = client.registers;
+    (0..5).for_each(|_| client.handle(Input::Credential));
+    pass(&mut client, &mut server, 10);
+    assert_eq!(client.registers, before + 1);
+}

@@ -26,6 +26,7 @@ fn state(epochs: &[u64]) -> State {
     State {
         group: Some(1),
         sender: Some(7),
+        may_send: true,
         status: Status::Member,
         detail: String::new(),
         hold: Some(ms(500)),

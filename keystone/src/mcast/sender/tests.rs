@@ -29,7 +29,7 @@ fn key(epoch: u64, send_not_before: u64) -> Key {
 
 fn state(keys: Vec<Key>) -> State {
     let detail = String::new();
-    State { group: Some(1), sender: Some(7), status: Status::Member, detail, hold: None, keys }
+    State { group: Some(1), sender: Some(7), may_send: true, status: Status::Member, detail, hold: None, keys }
 }
 
 fn epoch_of(packet: &[u8]) -> u64 {

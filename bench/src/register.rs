@@ -1,0 +1,184 @@
+//! Registration: what a registrar does beside a bare handshake, and how many of them do how many a second.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::sync::mpsc;
+use std::thread;
+use std::time::Instant;
+
+use client_ctl::{Settings, register};
+use net::tls::{CredentialFiles, Credentials};
+use protocol::identity::Identity;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::crypto::aws_lc_rs::default_provider;
+use tokio_rustls::rustls::server::WebPkiClientVerifier;
+use tokio_rustls::rustls::{ServerConfig, version::TLS13};
+
+use crate::Failure;
+use crate::crowd::site::Site;
+use crate::table::Row;
+
+/// Clients at once for each registrar: it lets ten handshakes of one address be under way.
+const AT_ONCE: u32 = 8;
+/// Certificates; a client registers again and again.
+const CLIENTS: u32 = 64;
+/// Rounds in turns, so that what else the machine does falls on both.
+const ROUNDS: u32 = 5;
+/// The protocol of the bare handshake.
+const ALPN: &[u8] = b"bare";
+/// Milliseconds for one SSL 3.0 connection in the paper's Table 1: 512-bit and 1024-bit RSA at both ends, Pentium II.
+const PAPER_MS: [(&str, f64); 2] = [("the paper: RSA-512, Pentium II", 7.8), ("the paper: RSA-1024, Pentium II", 29.0)];
+
+pub(crate) fn rows(count: u32) -> Result<Vec<Row>, Failure> {
+    let mut rows = beside_a_handshake(count)?;
+    let mut alone = None;
+    for registrars in [1, 2, 4] {
+        let site = Site::with(CLIENTS, registrars)?;
+        let at_once = AT_ONCE * u32::try_from(registrars)?;
+        registrations(&site, at_once, at_once)?;
+        let since = Instant::now();
+        registrations(&site, count, at_once)?;
+        let rate = f64::from(count) / since.elapsed().as_secs_f64();
+        let first = *alone.get_or_insert(rate);
+        let case = format!("registrations per second, {registrars} registrars, clients on the same machine");
+        rows.push(Row::new(case, (rate, "/s"), ("one registrar", first), None));
+    }
+    Ok(rows)
+}
+
+fn beside_a_handshake(count: u32) -> Result<Vec<Row>, Failure> {
+    let site = Site::with(CLIENTS, 1)?;
+    let bare = bare_server(&site)?;
+    let (mut of_registrar, mut of_bare) = (0.0, 0.0);
+    registrations(&site, AT_ONCE, AT_ONCE)?;
+    handshakes(&site, bare, AT_ONCE)?;
+    let each = (count / ROUNDS).max(AT_ONCE);
+    for _ in 0..ROUNDS {
+        let before = (processor_time("registrar-0")?, processor_time("bare")?);
+        registrations(&site, each, AT_ONCE)?;
+        handshakes(&site, bare, each)?;
+        of_registrar += processor_time("registrar-0")? - before.0;
+        of_bare += processor_time("bare")? - before.1;
+    }
+    let all = f64::from(each * ROUNDS);
+    let (registration, handshake) = (of_registrar / all * 1e6, of_bare / all * 1e6);
+    let bare = ("bare handshake over TCP", handshake);
+    let mut rows =
+        vec![Row::new("registrar's processor time, registration".into(), (registration, "us"), bare, Some(1.3))];
+    for (paper, milliseconds) in PAPER_MS {
+        let case = format!("registrar's processor time beside {paper}");
+        rows.push(Row::new(case, (registration / 1e3, "ms"), ("Table 1", milliseconds), None));
+    }
+    Ok(rows)
+}
+
+/// Registers clients in turn, some at once.
+fn registrations(site: &Site, count: u32, at_once: u32) -> Result<(), Failure> {
+    let settings = (0..CLIENTS).map(|number| site.settings(number)).collect::<Result<Vec<Settings>, _>>()?;
+    let settings = Arc::new(settings);
+    crowd(count, at_once, move |turn| {
+        let settings = settings.clone();
+        async move {
+            let mine = &settings[usize::try_from(turn % CLIENTS).unwrap_or(0)];
+            register(mine).await.map(drop).map_err(|error| error.to_string())
+        }
+    })
+}
+
+/// Shakes hands with the bare server and waits until it closes.
+fn handshakes(site: &Site, address: SocketAddr, count: u32) -> Result<(), Failure> {
+    let server = Identity::parse("spiffe://bench/registrar/r0")?;
+    let configs = (0..CLIENTS)
+        .map(|number| Ok(net::tls::client_config(&credentials(site, &format!("m{number}"))?, server.clone(), ALPN)?))
+        .collect::<Result<Vec<_>, Failure>>()?;
+    let configs = Arc::new(configs);
+    crowd(count, AT_ONCE, move |turn| {
+        let config = configs[usize::try_from(turn % CLIENTS).unwrap_or(0)].clone();
+        async move {
+            let limit = std::time::Duration::from_secs(9);
+            let mut stream = net::tls::connect(address, config, limit).await.map_err(|error| error.to_string())?;
+            stream.read_to_end(&mut Vec::new()).await.map(drop).map_err(|error| error.to_string())
+        }
+    })
+}
+
+/// Does something so many times, some at once.
+fn crowd<F>(count: u32, at_once: u32, work: impl Fn(u32) -> F + Clone + Send + 'static) -> Result<(), Failure>
+where
+    F: Future<Output = Result<(), String>> + Send,
+{
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    runtime.block_on(async {
+        let mut tasks = tokio::task::JoinSet::new();
+        for first in 0..at_once {
+            let work = work.clone();
+            tasks.spawn(async move {
+                let step = usize::try_from(at_once).unwrap_or(1);
+                for turn in (first..count).step_by(step) {
+                    work(turn).await?;
+                }
+                Ok::<_, String>(())
+            });
+        }
+        while let Some(done) = tasks.join_next().await {
+            done??;
+        }
+        Ok(())
+    })
+}
+
+fn credentials(site: &Site, name: &str) -> Result<Credentials, Failure> {
+    let file = |end: &str| site.pki().join(format!("{name}.{end}"));
+    let roots = site.pki().join("ca.pem");
+    Ok(Credentials::load(&CredentialFiles { certificate: file("pem"), key: file("key"), roots, crls: Vec::new() })?)
+}
+
+/// TCP, a handshake of rustls with client certificate as the library does it, and nothing else, on the thread `bare`.
+fn bare_server(site: &Site) -> Result<SocketAddr, Failure> {
+    let roots = net::tls::load_roots(site.pki().join("ca.pem"))?;
+    let provider = Arc::new(default_provider());
+    let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider.clone()).build()?;
+    let chain = net::tls::load_chain(site.pki().join("r0.pem"))?;
+    let key = net::tls::load_key(site.pki().join("r0.key"))?;
+    let mut config = ServerConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&TLS13])?
+        .with_client_cert_verifier(verifier)
+        .with_single_cert(chain, key)?;
+    config.alpn_protocols = vec![ALPN.to_vec()];
+    config.send_tls13_tickets = 0;
+    let acceptor = TlsAcceptor::from(Arc::new(config));
+    let (tell, told) = mpsc::channel();
+    thread::Builder::new().name("bare".into()).spawn(move || {
+        let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_all().build() else { return };
+        runtime.block_on(async {
+            let Ok(listener) = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await else { return };
+            drop(tell.send(listener.local_addr()));
+            while let Ok((stream, _)) = listener.accept().await {
+                drop(stream.set_nodelay(true));
+                let acceptor = acceptor.clone();
+                tokio::spawn(async move {
+                    if let Ok(mut stream) = acceptor.accept(stream).await {
+                        drop(stream.shutdown().await);
+                        drop(stream.read(&mut [0; 16]).await);
+                    }
+                });
+            }
+        });
+    })?;
+    Ok(told.recv()??)
+}
+
+/// Processor time of the thread of this name so far, in seconds (`proc(5)`: schedstat).
+fn processor_time(name: &str) -> Result<f64, Failure> {
+    for task in std::fs::read_dir("/proc/self/task")? {
+        let task = task?.path();
+        if std::fs::read_to_string(task.join("comm")).is_ok_and(|comm| comm.trim() == name) {
+            let times = std::fs::read_to_string(task.join("schedstat"))?;
+            let nanoseconds = times.split(' ').next().ok_or("no time")?;
+            return Ok(nanoseconds.parse::<f64>()? / 1e9);
+        }
+    }
+    Err(format!("no thread `{name}`").into())
+}
