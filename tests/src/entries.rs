@@ -6,6 +6,7 @@
 
 mod messages;
 mod peers;
+mod published;
 mod repair;
 mod site;
 mod streams;
@@ -55,6 +56,10 @@ pub const ENTRIES: &[Entry] = &[
     slow("client_datagrams", subscriber::datagrams, subscriber::datagrams_seeds, 40),
     slow("client_signed", subscriber::signed, subscriber::signed_seeds, 40),
     slow("client_reply", subscriber::reply, subscriber::reply_seeds, 10),
+    entry("page", published::page, published::page_seeds),
+    slow("pages_head", published::head, published::head_seeds, 8),
+    entry("published_epoch", published::epoch, published::epoch_seeds),
+    slow("client_published", published::member, published::member_seeds, 40),
     slow("keyserver_registrar", peers::registrar_frames, peers::registrar_frames_seeds, 20),
     slow("keyserver_request", peers::requests, peers::requests_seeds, 20),
     entry("registrar", peers::registrar, peers::registrar_seeds),

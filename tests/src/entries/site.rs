@@ -68,7 +68,7 @@ fn group(id: u32, name: &str, allow: IdentityPattern, kind: Kind) -> server::Gro
     server::GroupConfig {
         id: GroupId(id),
         name: name.into(),
-        published: false,
+        published: true,
         destination: ([239, 0, 0, 1], 7_000).into(),
         degree: kind.degree,
         suite: kind.suite,
@@ -94,6 +94,7 @@ pub(super) struct Site {
     pub(super) core: server::Core,
     pub(super) now: Duration,
     pub(super) datagrams: Vec<Vec<u8>>,
+    published: Vec<server::Publication>,
     pub(super) to_registrar: Vec<Vec<u8>>,
     /// By session; `None` if the request was refused as none.
     pub(super) replies: Vec<(u64, Option<Vec<u8>>)>,
@@ -123,6 +124,7 @@ impl Site {
             core: server::Core::start(config, Box::new(Dice::new(1)), None, &[]).unwrap(),
             now: START,
             datagrams: Vec::new(),
+            published: Vec::new(),
             to_registrar: Vec::new(),
             replies: Vec::new(),
             events: Vec::new(),
@@ -151,7 +153,8 @@ impl Site {
                     self.replies.push((session, Some(message.to_vec())));
                 }
                 server::Output::Push { sessions, .. } => assert!(!sessions.is_empty(), "pushed to nobody"),
-                server::Output::EndSubscription { .. } | server::Output::Publish(_) => {}
+                server::Output::EndSubscription { .. } => {}
+                server::Output::Publish(publication) => self.published.push(*publication),
                 server::Output::Refuse { session } => self.replies.push((session, None)),
                 server::Output::Datagram { octets, .. } => self.datagrams.push(octets),
                 server::Output::AdminReply { result, .. } => _ = result.expect("a command is carried out"),
@@ -225,8 +228,13 @@ pub(super) struct Registration {
 
 /// A client of the site with one group, registered or not yet; it always draws the same.
 pub(super) fn client() -> client::Core {
-    let config =
-        client::Config { groups: vec![GROUP.to_owned()], signing: trusted(), carriers: client::Carriers::default() };
+    client_by(client::Carrier::Multicast)
+}
+
+/// The same, whose datagrams come by this carrier.
+pub(super) fn client_by(others: client::Carrier) -> client::Core {
+    let carriers = client::Carriers { others, ..client::Carriers::default() };
+    let config = client::Config { groups: vec![GROUP.to_owned()], signing: trusted(), carriers };
     client::Core::new(config, Box::new(Dice::new(7)))
 }
 
@@ -238,6 +246,8 @@ pub(super) struct History {
     pub(super) reply: Vec<u8>,
     /// Units and beacons after the join, in the order of their sending.
     pub(super) datagrams: Vec<Vec<u8>>,
+    /// What was published since the join.
+    pub(super) published: Vec<server::Publication>,
     /// What each unit is apart from its proofs: header, index, payload.
     units: Vec<(BlockHeader, u8, Vec<u8>)>,
     /// The data key of each epoch from the join on.
@@ -273,6 +283,7 @@ impl History {
         let reply = site.replies.pop().unwrap().1.unwrap();
         core.handle(START, client::Input::Reply { id: join_id, message: &reply });
         site.datagrams.clear();
+        site.published.clear();
 
         let others: Vec<Registration> = (0..24).map(|n| site.register(&format!("member/m{n}"))).collect();
         site.change(&others[0], Act::Join);
@@ -292,6 +303,7 @@ impl History {
             join,
             reply,
             datagrams: site.datagrams,
+            published: site.published,
             units: vec![],
             keys: BTreeMap::new(),
             tags: BTreeMap::new(),

@@ -14,16 +14,18 @@ use super::{pieces, sequence};
 const STEP: Duration = Duration::from_millis(20);
 
 /// A core and the time, driven by hand; requests find no answer.
-struct Subscriber {
+pub(super) struct Subscriber {
     core: Core,
     now: Duration,
     requests: usize,
+    /// What it reads where groups are published: the reading and how many names.
+    pub(super) reading: Option<(u64, usize)>,
 }
 
 impl Subscriber {
     /// One that has asked to join.
-    fn asking() -> Self {
-        let mut subscriber = Self { core: client(), now: START, requests: 0 };
+    fn asking(core: Core) -> Self {
+        let mut subscriber = Self { core, now: START, requests: 0, reading: None };
         let (client, registration) = (HISTORY.me.client, HISTORY.me.registration);
         subscriber.core.handle(START, Input::Registered { client, registration });
         while subscriber.core.poll_output().is_some() {}
@@ -32,20 +34,29 @@ impl Subscriber {
 
     /// One that is a member.
     fn member() -> Self {
-        let mut subscriber = Self::asking();
+        Self::member_of(client())
+    }
+
+    /// The same with another core.
+    pub(super) fn member_of(core: Core) -> Self {
+        let mut subscriber = Self::asking(core);
         assert!(subscriber.hear(Input::Reply { id: HISTORY.join_id, message: &HISTORY.reply }));
         subscriber
     }
 
     /// Whether it wants anything done because of this, apart from the log.
-    fn hear(&mut self, input: Input<'_>) -> bool {
+    pub(super) fn hear(&mut self, input: Input<'_>) -> bool {
         self.core.handle(self.now, input);
         let mut spoke = false;
         while let Some(output) = self.core.poll_output() {
             spoke |= !matches!(output, Output::Event(_));
-            if let Output::Request { id, .. } = output {
-                self.requests += 1;
-                self.core.handle(self.now, Input::RequestFailed { id, refused: false });
+            match output {
+                Output::Request { id, .. } => {
+                    self.requests += 1;
+                    self.core.handle(self.now, Input::RequestFailed { id, refused: false });
+                }
+                Output::Read { id, names, .. } => self.reading = Some((id, names.len())),
+                _ => {}
             }
         }
         spoke
@@ -74,13 +85,13 @@ impl Subscriber {
         (self.status(), self.core.poll_timeout())
     }
 
-    fn at(&self) -> Option<(u64, u64)> {
+    pub(super) fn at(&self) -> Option<(u64, u64)> {
         let status = self.status();
         status.term.zip(status.epoch)
     }
 
     /// Every key is the one that the key server made.
-    fn holds_genuine_keys(&self) {
+    pub(super) fn holds_genuine_keys(&self) {
         let Some((_, epoch)) = self.at() else { return };
         for held in epoch.saturating_sub(40)..=epoch {
             if let Some(key) = self.core.danger_data_key(GROUP, held) {
@@ -90,7 +101,7 @@ impl Subscriber {
     }
 
     /// Nothing makes it ask without end, and it still ends when it is told to.
-    fn finish(mut self) {
+    pub(super) fn finish(mut self) {
         let before = self.requests;
         self.pass(Duration::from_secs(60));
         assert!(self.requests - before <= 120, "{} requests in a minute", self.requests - before);
@@ -179,7 +190,7 @@ fn tag(epoch: u64) -> &'static TagKey {
 
 /// The reply to the request for the join, as the session gives it. Accepted: the client is a member by it.
 pub(super) fn reply(data: &[u8]) -> bool {
-    let mut subscriber = Subscriber::asking();
+    let mut subscriber = Subscriber::asking(client());
     subscriber.hear(Input::Reply { id: HISTORY.join_id, message: data });
     let is_member = subscriber.at().is_some();
     if is_member {
