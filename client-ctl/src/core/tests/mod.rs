@@ -15,7 +15,7 @@ use fec::{Layout, ReedSolomon, RepairScheme};
 use keygraph::{Change, Degree, KeyRef, NodeId, Strategy, Tree};
 use protocol::execute::{Secrets, execute};
 use protocol::rekey::Announcement;
-use protocol::request::{EarlierKey, Membership, Operations, Outcome, Reply, Request, Role};
+use protocol::request::{EarlierKey, Membership, Operations, Outcome, Reply, Request, RequestId, Role};
 use protocol::unit::{BlockHeader, sign_block};
 use protocol::{
     Commitment, EpochContext, EpochHeader, HeaderHash, Incarnation, KeyPath, NodeSecret, Reason, RekeyMessage, Seed,
