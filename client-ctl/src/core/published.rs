@@ -144,22 +144,27 @@ impl Core {
         times.chain(again.map(|at| (at, "epochs"))).min()
     }
 
-    /// What stands where the newest beacon is.
+    /// What stands where the newest beacon is. Nothing is read because of one that is not signed.
     pub(super) fn found_now(&mut self, now: Now, id: GroupId, octets: &[u8]) {
-        let Some(reader) = self.published.readers.get_mut(&id) else { return };
-        let group = Beacon::decode(octets).map(|beacon| beacon.context.group);
-        if reader.now == octets || group != Ok(id) {
+        let Some(reader) = self.published.readers.get(&id) else { return };
+        let Ok(beacon) = Beacon::decode(octets) else { return };
+        if reader.now == octets || beacon.context.group != id {
             return;
         }
-        reader.now = octets.to_vec();
-        let at = self.groups.get(&reader.name).and_then(|group| group.at());
-        let is_ahead = |have: u64| Beacon::decode(octets).is_ok_and(|beacon| beacon.context.epoch > have);
-        // One that is ahead waits until the epochs before it were read.
-        if at.is_some_and(|(_, have)| is_ahead(have)) {
-            let name = reader.name.clone();
-            self.with(now, &name, |group, env| group.hurry(env));
-        } else {
+        let name = reader.name.clone();
+        let have = self.groups.get(&name).and_then(|group| group.at()).map(|(_, epoch)| epoch);
+        if have.is_none_or(|have| beacon.context.epoch <= have) {
             self.datagram(now, octets);
+        } else {
+            // One that is ahead waits until the epochs before it were read.
+            let mut is_signed = false;
+            self.with(now, &name, |group, env| is_signed = group.hurry(env, octets));
+            if !is_signed {
+                return;
+            }
+        }
+        if let Some(reader) = self.published.readers.get_mut(&id) {
+            reader.now = octets.to_vec();
         }
     }
 

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use protocol::Beacon;
 use protocol::pages::Found;
 use protocol::request::{Membership, Role};
 
@@ -44,13 +45,22 @@ impl Group {
         env.event(Event::PagesUnusable { group: self.name.clone(), why: why.to_owned() });
     }
 
-    /// Something newer stands, so that what has failed before is worth to be tried soon.
-    pub(in super::super) fn hurry(&mut self, env: &mut Env<'_>) {
+    /// Something newer stands, so that what has failed before is worth to be tried soon. Whether it is signed.
+    pub(in super::super) fn hurry(&mut self, env: &mut Env<'_>, beacon: &[u8]) -> bool {
+        if !self.budgets.beacons.spend(env.now) {
+            self.counters.beacons_unchecked += 1;
+            return false;
+        }
+        if Beacon::verify(beacon, env.verifier.keys()).is_err() {
+            self.counters.beacons_bad_signature += 1;
+            return false;
+        }
         let wait_ms = self.member.as_ref().map_or(0, |member| u64::from(member.resync_wait_ms));
         if let Some(want) = self.want.as_mut().filter(|want| want.ask == Ask::Resync && want.again) {
             want.at = want.at.min(env.now + Duration::from_millis(env.entropy.below(wait_ms + 1)));
             self.is_for_key_server = false;
         }
+        true
     }
 
     /// The key server does not answer: after a pause the pages are read again.
