@@ -12,9 +12,12 @@ use fec::{Layout, ReedSolomon, RepairScheme};
 use keygraph::Change::{Compact, Join, Leave, Refresh, Renew};
 use keygraph::{Change, Degree, KeyRef, MemberId, NodeId, Plan, Source, Strategy};
 use protocol::execute::Executed;
+use protocol::pages::{Book, Head, Standing};
 use protocol::schedule::expand;
 use protocol::unit::{BlockHeader, sign_block};
-use protocol::{Beacon, EpochContext, EpochHeader, HeaderHash, KeyPath, NodeSecret, SigningKey, Suite, TagKey};
+use protocol::{
+    Beacon, EpochContext, EpochHeader, GroupId, HeaderHash, KeyPath, NodeSecret, SigningKey, Suite, TagKey,
+};
 use serde_json::{Value, json};
 
 /// Members whose paths are shown before and after each epoch.
@@ -199,7 +202,14 @@ fn vectors(suite: Suite, degree: Degree, strategy: Strategy, splicing: bool) -> 
     let context = server.context(0);
     let first_root = hex::encode(&server.held.0[&NodeId::ROOT].1.expose()[..suite.secret_len()]);
     let mut recorder = Recorder { server, signing, previous: HeaderHash::NONE, secrets: BTreeMap::new() };
-    let epochs: Vec<Value> = history().iter().map(|changes| recorder.epoch(changes)).collect();
+    let mut epochs: Vec<Value> = Vec::new();
+    let mut begun: Vec<KeyPath> = Vec::new();
+    for changes in history() {
+        epochs.push(recorder.epoch(&changes));
+        if begun.is_empty() {
+            begun = SHOWN.iter().map(|id| recorder.server.path(MemberId(*id))).collect();
+        }
+    }
     let last = recorder.server.context(recorder.server.epoch());
     let beacon = Beacon {
         context: last,
@@ -212,6 +222,8 @@ fn vectors(suite: Suite, degree: Degree, strategy: Strategy, splicing: bool) -> 
     };
     let tag = last.tag(&recorder.server.held.0[&NodeId::ROOT].1);
     let announcement = announcement();
+    let beacon = beacon.sign(&recorder.signing, &tag).unwrap();
+    let pages = pages(&recorder, &beacon, &begun);
     json!({
         "suite": suite.name(),
         "suite_number": suite as u8,
@@ -227,8 +239,29 @@ fn vectors(suite: Suite, degree: Degree, strategy: Strategy, splicing: bool) -> 
         "signing_key": public,
         "first_root": first_root,
         "epochs": epochs,
-        "beacon": hex::encode(beacon.sign(&recorder.signing, &tag).unwrap()),
+        "beacon": hex::encode(beacon),
+        "pages": pages,
     })
+}
+
+/// The pages of the last epoch, and what two members learn from them that have heard nothing since the first.
+fn pages(recorder: &Recorder, beacon: &[u8], begun: &[KeyPath]) -> Value {
+    let Server { suite, tree, held } = &recorder.server;
+    let (book, rewritten) = Book::write(&Standing { suite: *suite, group: GroupId(7), tree, secrets: held });
+    let (tops, degree) = (book.tops(), tree.degree());
+    let head = Head { beacon: beacon.to_vec(), announcement: announcement(), degree, tree: tops.0, directory: tops.1 };
+    let pages: BTreeMap<String, String> =
+        rewritten.added.iter().map(|(digest, octets)| (digest.to_string(), hex::encode(octets))).collect();
+    let members: BTreeMap<u32, Value> = (SHOWN.iter().zip(begun))
+        .map(|(id, held)| {
+            let after = path(&recorder.server.path(MemberId(*id)), &recorder.server);
+            let leaf = held.held().last().unwrap();
+            let secret = recorder.secrets.get(&leaf).unwrap().expose();
+            let held = json!([leaf.version, hex::encode(&secret[..suite.secret_len()])]);
+            (*id, json!({ "leaf_held": held, "after": after }))
+        })
+        .collect();
+    json!({ "head": hex::encode(head.sign(&recorder.signing).unwrap()), "pages": pages, "members": members })
 }
 
 #[test]

@@ -1,4 +1,4 @@
-"""The multicast side of Keystone, from docs/protocol.md alone: units, repair units, rekey messages, keys, beacons.
+"""The multicast side of Keystone, from docs/protocol.md alone: units, repair units, rekey messages, keys, beacons, pages.
 
 It shares no line with the programs that it follows. Needs the pip package `cryptography`.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from cryptography.exceptions import InvalidSignature
@@ -438,6 +439,96 @@ class Beacon:
     interval: int
     wait: int
     sample: int
+
+
+# §10: published groups.
+
+
+def read_page(octets: bytes, suite: int) -> tuple[int, dict]:
+    """Its kind, and its items by number: digests of an index; (version, leaf, wrap) of places; places of members."""
+    r, items = Reader(octets), {}
+    kind, count = r.number(1), r.number(2)
+    for _ in range(count):
+        if kind == 1:
+            number, item = r.number(1), r.take(32)
+        elif kind == 2:
+            number, version, is_leaf = r.number(4), r.number(8), r.number(1)
+            leaf = (r.number(4), r.take(8)) if is_leaf else None
+            item = (version, leaf, r.take(SUITES[suite].secret))
+        elif kind == 3:
+            number, item = r.number(4), r.number(4)
+        else:
+            raise Refused("kind of page")
+        if items and number <= max(items):
+            raise Refused("order of a page")
+        items[number] = item
+    r.end()
+    return kind, items
+
+
+class Pages:
+    """The pages of one epoch, under their signed head. `fetch` gives the octets of a name."""
+
+    def __init__(self, verifier: Verifier, head: bytes, fetch: Callable[[bytes], bytes]) -> None:
+        r = Reader(head)
+        if r.take(4) != b"KS\x01\x03":
+            raise Refused("not a head")
+        self.beacon = verifier.beacon(r.take(r.number(2)))
+        r.take(9)
+        self.degree = r.number(1) or STAR
+        self.tree, self.directory = [(r.number(1), r.take(32)) for _ in range(2)]
+        body, signature = head[:r.at], r.take(SUITES[self.beacon.context.suite].signature)
+        r.end()
+        verifier.signed(b"keystone/1 pages\0" + body, signature)
+        self.fetch = fetch
+
+    def page(self, top: tuple[int, bytes], kind: int, number: int) -> dict:
+        """The items of a page; none if there is no such page."""
+        height, name = top
+        if number >= 64 ** height:
+            return {}
+        for above in range(height, -1, -1):
+            octets = self.fetch(name)
+            if hashlib.sha256(b"keystone/1 page\0" + octets).digest() != name:
+                raise Refused("not the page of this name")
+            found, items = read_page(octets, self.beacon.context.suite)
+            if found != (1 if above else kind):
+                raise Refused("kind of page")
+            if above:
+                name = items.get(number // 64 ** (above - 1) % 64)
+                if name is None:
+                    return {}
+        return items
+
+    def path(self, member: int, held: tuple[int, bytes]) -> Path:
+        """The path of a member that holds this version and secret of its leaf."""
+        context = self.beacon.context
+        leaf = self.page(self.directory, 3, member // 256).get(member)
+        if leaf is None:
+            raise Refused("not a member")
+        way = [(place, item) for place in way_up(leaf, self.degree)[:-1]
+               if (item := self.page(self.tree, 2, place // 32).get(place))]
+        (place, (version, owner, _)), secret = way[0], held[1]
+        if place != leaf or owner is None or owner[0] != member:
+            raise Refused("another's leaf")
+        for _ in range(min(version - held[0], 262_144)):
+            if self.check(secret, (leaf, version)) == owner[1]:
+                break
+            secret = advance_leaf(context, secret)
+        if self.check(secret, (leaf, version)) != owner[1]:
+            raise Refused("the leaf does not follow")
+        keys = {}
+        for at, (place, (version, _, wrapped)) in enumerate(way):
+            keys[place] = (version, secret)
+            target = (way[at + 1][0], way[at + 1][1][0]) if at + 1 < len(way) else (0, context.epoch)
+            secret = unwrap(context.lasting(target[1]), secret, (place, version), target, wrapped)
+        keys[0] = (context.epoch, secret)
+        if commitment(context, secret) != self.beacon.commitment:
+            raise Refused("the root does not match its commitment")
+        return Path(self.degree, leaf, keys)
+
+    def check(self, secret: bytes, name: Name) -> bytes:
+        return expand(secret, b"check", self.beacon.context.lasting(0).octets(), name_octets(name), 8)
 
 
 # §7: Reed-Solomon over GF(2^8), polynomial 0x11D.

@@ -75,6 +75,28 @@ class Vectors(unittest.TestCase):
                 known[tuple(secret["name"])] = known_now
         self.assertGreater(checked, 200)
 
+    def test_pages_give_whoever_was_away_what_it_missed(self):
+        checked = 0
+        for file, history in histories():
+            verifier, shown = keystone.Verifier(bytes.fromhex(history["signing_key"])), history["pages"]
+            stored = {bytes.fromhex(name): bytes.fromhex(octets) for name, octets in shown["pages"].items()}
+            head = bytes.fromhex(shown["head"])
+            pages = keystone.Pages(verifier, head, stored.__getitem__)
+            for member, expected in shown["members"].items():
+                version, secret = expected["leaf_held"]
+                with self.subTest(file=file, member=member):
+                    found = pages.path(int(member), (version, bytes.fromhex(secret)))
+                    self.assertEqual(found, path(expected["after"], history["degree"]))
+                    with self.assertRaises(keystone.Refused):
+                        pages.path(int(member), (version, bytes(len(secret) // 2)))
+                    checked += 1
+            with self.assertRaises(keystone.Refused):
+                pages.path(99, (1, bytes(32)))
+            for at in range(0, len(head), 7):
+                with self.assertRaises(keystone.Refused):
+                    keystone.Pages(verifier, head[:at] + bytes([head[at] ^ 1]) + head[at + 1:], stored.__getitem__)
+        self.assertGreaterEqual(checked, 18)
+
     def test_every_wrap(self):
         known: dict = {}
         checked = 0
