@@ -2,7 +2,7 @@
 //! with its store and its registrar. All of them miss one message.
 
 mod client;
-mod site;
+pub(crate) mod site;
 
 use std::collections::BTreeMap;
 use std::io;
