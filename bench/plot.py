@@ -232,11 +232,13 @@ def zookeeper(rows: list[dict]) -> plt.Figure:
         received.annotate(name, (0.25, level), xytext=(0, 3), textcoords="offset points", color="grey", fontsize=7)
     latency.axhline(0.5, color="grey", linewidth=0.8)
     latency.annotate("the paper", (0.25, 0.5), xytext=(0, 3), textcoords="offset points", color="grey", fontsize=7)
-    received.set(title="keys received of keys sent; dotted: by the run's end", ylabel="%")
+    received.set(title="keys received of keys sent (dotted: by the end)", ylabel="%", ylim=(92.5, 100.3))
+    received.legend(fontsize=6, ncols=2, loc="lower left")
     latency.set(title="from the making of a key to its arrival", ylabel="s", ylim=(0, None))
     joining.set(title="from a request to its reply", ylabel="s", ylim=(0, None))
     for axes in (received, latency, joining):
         axes.set_xscale("log", base=2)
+        axes.set_xticks([0.25, 0.5, 1, 2, 4, 8], ["0.25", "0.5", "1", "2", "4", "8"])
         axes.set(xlabel="joins a second")
     return figure
 

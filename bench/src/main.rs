@@ -114,7 +114,7 @@ enum Command {
     /// The experiments of the paper on ZooKeeper: availability of one and of two key managers, and keys received of keys sent
     /// through watches, in simulated time with the paper's parameters, and over a real ensemble if there is one.
     Zookeeper {
-        /// An address as in a key server's configuration. `tests/full/paper` starts one; it takes seven minutes.
+        /// An address as in a key server's configuration. `tests/full/paper` starts one; it takes six minutes.
         #[arg(long, value_name = "ADDRESS", requires = "digest")]
         zookeeper: Option<zk::Ensemble>,
         /// File of mode 0600 with `user:password` for it.
