@@ -214,12 +214,41 @@ def sockets_outage(rows: list[dict]) -> plt.Figure:
     return figure
 
 
+def zookeeper(rows: list[dict]) -> plt.Figure:
+    """Keys received of keys sent, their latency and the time to join by joins a second: lines simulated, dots over real servers."""
+    figure, (received, latency, joining) = plt.subplots(1, 3, figsize=(12, 3.8), layout="constrained")
+    for scheme, color in [("naive", "C0"), ("naive, 2 s apart", "C3"), ("ours", "C2")]:
+        def points(world: str, what: str) -> list[tuple[float, float]]:
+            return [(float(rate), row["value"]) for (rate,), row in
+                    matching(rows, rf"{world} {scheme}, ([\d.]+) joins a second: {what}")]
+        for axes, what in [(received, "received, under way included"), (latency, "latency")]:
+            axes.plot(*zip(*points("simulated", what)), "-", color=color, label=f"{scheme}, simulated")
+            if real := points("real", what):
+                axes.plot(*zip(*real), "o", color=color, label=f"{scheme}, real")
+        received.plot(*zip(*points("simulated", "received")), ":", color=color)
+        joining.plot(*zip(*points("simulated", "time to join")), "-", color=color, label=f"{scheme}, simulated")
+    for level, name in [(96, "the paper"), (99, "the paper, 2 s apart")]:
+        received.axhline(level, color="grey", linewidth=0.8)
+        received.annotate(name, (0.25, level), xytext=(0, 3), textcoords="offset points", color="grey", fontsize=7)
+    latency.axhline(0.5, color="grey", linewidth=0.8)
+    latency.annotate("the paper", (0.25, 0.5), xytext=(0, 3), textcoords="offset points", color="grey", fontsize=7)
+    received.set(title="keys received of keys sent (dotted: by the end)", ylabel="%", ylim=(92.5, 100.3))
+    received.legend(fontsize=6, ncols=2, loc="lower left")
+    latency.set(title="from the making of a key to its arrival", ylabel="s", ylim=(0, None))
+    joining.set(title="from a request to its reply", ylabel="s", ylim=(0, None))
+    for axes in (received, latency, joining):
+        axes.set_xscale("log", base=2)
+        axes.set_xticks([0.25, 0.5, 1, 2, 4, 8], ["0.25", "0.5", "1", "2", "4", "8"])
+        axes.set(xlabel="joins a second")
+    return figure
+
+
 def main(name: str, source: str, target: str) -> None:
     with open(source, encoding="utf-8") as file:
         rows = json.load(file)["rows"]
     figure = {"tree": tree, "batch": batch, "memory": memory, "paper": paper, "loss": loss,
               "controller": controller, "sockets-independent": sockets_independent, "sockets-bursts": sockets_bursts,
-              "sockets-outage": sockets_outage}[name](rows)
+              "sockets-outage": sockets_outage, "zookeeper": zookeeper}[name](rows)
     for axes in figure.axes:
         axes.grid(alpha=0.3)
         if axes.get_legend() is None:

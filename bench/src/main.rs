@@ -18,6 +18,7 @@ mod store;
 mod storm;
 mod table;
 mod tree;
+mod zookeeper;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -118,6 +119,16 @@ enum Command {
         #[arg(long, value_name = "URI")]
         prefix: String,
     },
+    /// The experiments of the paper on ZooKeeper: availability of one and of two key managers, and keys received of keys sent
+    /// through watches, in simulated time with the paper's parameters, and over a real ensemble if there is one.
+    Zookeeper {
+        /// An address as in a key server's configuration. `tests/full/paper` starts one; it takes six minutes.
+        #[arg(long, value_name = "ADDRESS", requires = "digest")]
+        zookeeper: Option<zk::Ensemble>,
+        /// File of mode 0600 with `user:password` for it.
+        #[arg(long, value_name = "FILE")]
+        digest: Option<PathBuf>,
+    },
     /// Sending units by multicast on loopback: time and units per second of a core beside a loop that does nothing but send
     /// segments; one by one for comparison.
     Send,
@@ -138,6 +149,7 @@ fn main() -> ExitCode {
         Command::Store { members, folder, zookeeper, digest } => {
             store::rows(*members, folder, zookeeper.as_ref().zip(digest.as_deref()))
         }
+        Command::Zookeeper { zookeeper, digest } => zookeeper::rows(zookeeper.as_ref().zip(digest.as_deref())),
         Command::Send => send::rows(),
         Command::Fill { config, members, prefix } => fill::fill(config, *members, prefix).map(|()| Vec::new()),
     };

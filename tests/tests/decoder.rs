@@ -177,8 +177,14 @@ impl Live {
     /// Epoch and SHA-256 of the data key, as the key server tells a member. A join of a member changes nothing, and each has
     /// its share of these.
     fn truth(&mut self, who: (MemberId, u64)) -> (u64, String) {
-        let reply = Reply::decode(&self.change(who, Act::Join)).unwrap();
-        let Outcome::Granted(membership) = &reply.outcomes[0] else { panic!("{reply:?}") };
+        let membership = loop {
+            let reply = Reply::decode(&self.change(who, Act::Join)).unwrap();
+            match reply.outcomes.into_iter().next() {
+                Some(Outcome::Granted(membership)) => break membership,
+                Some(Outcome::Later { after_ms }) => self.wait(Duration::from_millis(after_ms.into())),
+                other => panic!("{other:?}"),
+            }
+        };
         let context = Beacon::decode(&membership.beacon).unwrap().context;
         let key = context.data(membership.path.root().unwrap());
         (context.epoch, hex::encode(digest(&SHA256, key.expose())))

@@ -3,11 +3,12 @@
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use client_ctl::config::{Danger, RegistrarConfig};
+use client_ctl::config::{Danger, RegistrarConfig, ZooKeeperConfig};
+use client_ctl::core::Carrier;
 use client_ctl::{FileConfig, OnStop, Settings};
 use net::{OsEntropy, Shutdown};
 use protocol::Entropy;
@@ -17,7 +18,7 @@ use tempfile::TempDir;
 use crate::Failure;
 
 /// Name of the only group.
-pub(super) const GROUP: &str = "g";
+pub(crate) const GROUP: &str = "g";
 /// Time for both daemons to come up.
 const UP: Duration = Duration::from_secs(30);
 
@@ -26,6 +27,8 @@ pub(crate) struct Site {
     folder: TempDir,
     requests: SocketAddr,
     registrars: Vec<SocketAddr>,
+    /// Where the group is published, if it is.
+    published: Option<String>,
     shutdown: Shutdown,
     /// Key server and registrars, a thread each.
     daemons: Vec<Option<JoinHandle<Result<(), String>>>>,
@@ -34,12 +37,28 @@ pub(crate) struct Site {
 impl Site {
     /// A site with certificates for clients `m0`, `m1`, …, whose daemons are up. Everything that the configuration leaves open
     /// is as it is by default, except that joins wait for each other, and nothing refreshes the group.
-    pub(super) fn start(clients: u32) -> Result<Self, Failure> {
+    pub(crate) fn start(clients: u32) -> Result<Self, Failure> {
         Self::with(clients, 1)
     }
 
     /// The same with more than one registrar: threads `registrar-0` and so on.
     pub(crate) fn with(clients: u32, registrars: usize) -> Result<Self, Failure> {
+        Self::up(clients, registrars, ("", "batch_ms = 1000"), None)
+    }
+
+    /// A site whose group is published at an address of ZooKeeper, where members read it; joins do not wait for each other.
+    pub(crate) fn publishing(clients: u32, address: &str, digest: &Path) -> Result<Self, Failure> {
+        let digest = digest.canonicalize()?;
+        let top = format!("publish = {{ ensemble = \"{address}\" }}\nzookeeper = {{ digest = {digest:?} }}");
+        Self::up(clients, 1, (&top, "publish = true"), Some(address.to_owned()))
+    }
+
+    fn up(
+        clients: u32,
+        registrars: usize,
+        (top, pace): (&str, &str),
+        published: Option<String>,
+    ) -> Result<Self, Failure> {
         let folder = tempfile::Builder::new().prefix("keystone-bench-").tempdir()?;
         let spec = certs::Spec {
             domain: "bench".into(),
@@ -76,12 +95,13 @@ noise_key = "pki/ks.noise"
 signing_key = "pki/ks.signing"
 admin_socket = "ks.sock"
 tls = {{ certificate = "pki/ks.pem", key = "pki/ks.key", roots = "pki/ca.pem" }}
+{top}
 {admitted}[[group]]
 id = 1
 name = "{GROUP}"
 address = "{group}"
 allow = ["spiffe://bench/member/*"]
-batch_ms = 1000
+{pace}
 refresh_s = 0
 "#
         );
@@ -112,7 +132,7 @@ tls = {{ certificate = "pki/r{number}.pem", key = "pki/r{number}.key", roots = "
             let daemon = move || run(async { registrar::run(checked, one).await.map_err(|e| e.to_string()) });
             daemons.push(Some(thread::Builder::new().name(format!("registrar-{number}")).spawn(daemon)?));
         }
-        let mut site = Self { folder, requests, registrars: doors, shutdown, daemons };
+        let mut site = Self { folder, requests, registrars: doors, published, shutdown, daemons };
         let begun = Instant::now();
         while !site.status().is_ok_and(|status| status["registrars"] == registrars) {
             site.check()?;
@@ -144,12 +164,18 @@ tls = {{ certificate = "pki/r{number}.pem", key = "pki/r{number}.key", roots = "
             private_key: Some(format!("m{number}.key").into()),
             trust_roots: "ca.pem".into(),
             groups: vec![GROUP.into()],
-            carrier: client_ctl::core::Carrier::default(),
-            zookeeper: None,
+            carrier: self.published.as_ref().map_or(Carrier::Multicast, |_| Carrier::Zookeeper),
+            zookeeper: self.published.clone().map(|ensemble| ZooKeeperConfig {
+                ensemble,
+                session_timeout_ms: 10_000,
+                roots: None,
+                certificate: None,
+                key: None,
+            }),
             carriers: std::collections::BTreeMap::new(),
             interface: Ipv4Addr::LOCALHOST.to_string().parse()?,
             sources: Vec::new(),
-            socket: "unused.sock".into(),
+            socket: self.socket(number),
             allow_uids: Vec::new(),
             on_stop: OnStop::Stay,
             danger: Danger::default(),
@@ -162,26 +188,31 @@ tls = {{ certificate = "pki/r{number}.pem", key = "pki/r{number}.key", roots = "
         self.folder.path().join("pki")
     }
 
+    /// A client's feed.
+    pub(crate) fn socket(&self, number: u32) -> PathBuf {
+        self.folder.path().join(format!("m{number}.sock"))
+    }
+
     /// Where the key server takes requests.
-    pub(super) fn key_server(&self) -> SocketAddr {
+    pub(crate) fn key_server(&self) -> SocketAddr {
         self.requests
     }
 
     /// Members of the group and its epoch, as the key server has them.
-    pub(super) fn group(&self) -> Result<(u64, u64), Failure> {
+    pub(crate) fn group(&self) -> Result<(u64, u64), Failure> {
         let status = self.status()?;
         let number = |of: &str| status["groups"][0][of].as_u64().ok_or_else(|| format!("no {of} in {status}"));
         Ok((number("members")?, number("epoch")?))
     }
 
     /// A new key for the group. Its epoch.
-    pub(super) fn refresh(&self) -> Result<u64, Failure> {
+    pub(crate) fn refresh(&self) -> Result<u64, Failure> {
         let answer = self.ask("POST", &format!("/v1/groups/{GROUP}/refresh"))?;
         Ok(answer["epoch"].as_u64().ok_or_else(|| format!("no new epoch: {answer}"))?)
     }
 
     /// Why a daemon has ended, if one has.
-    pub(super) fn check(&mut self) -> Result<(), Failure> {
+    pub(crate) fn check(&mut self) -> Result<(), Failure> {
         for daemon in &mut self.daemons {
             if let Some(ended) = daemon.take_if(|daemon| daemon.is_finished()) {
                 let why = ended.join().unwrap_or_else(|_| Err("it panicked".into())).err();

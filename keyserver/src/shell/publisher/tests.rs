@@ -176,3 +176,34 @@ fn what_should_stand_comes_to_stand() {
         assert!(pages <= model.pages.len() + 601, "seed {seed}: {pages} pages");
     }
 }
+
+/// Where ZooKeeper is far away, epochs come faster than transactions go.
+#[test]
+fn epochs_that_wait_go_together() {
+    let (mut store, mut wanted) = (Store::default(), Wanted::new(GROUP));
+    wanted.listed(store.listing());
+    let large = vec![vec![1; 1000]; 300];
+    for epoch in 1..=200 {
+        let units = if epoch == 150 || epoch == 151 { large.clone() } else { vec![vec![1; 700]] };
+        wanted.publish(Published::Epoch { epoch, units });
+        wanted.publish(Published::Beacon(format!("beacon {epoch}").into_bytes()));
+    }
+    let mut transactions = 0;
+    while let Some(step) = wanted.step() {
+        let octets = step.changes.iter().map(|change| match change {
+            Change::Make(_, value) | Change::Replace(_, value, _) => value.len(),
+            Change::Remove(_) => 0,
+        });
+        assert!(octets.sum::<usize>() <= 600_000 && step.changes.len() <= 250);
+        let makes = |wanted: String| {
+            step.changes.iter().any(|change| matches!(change, Change::Make(name, _) if *name == wanted))
+        };
+        assert_eq!(makes(now_name(GROUP)), makes(epoch_name(GROUP, 200, 0)));
+        store.multi(&step.changes);
+        wanted.done(step);
+        transactions += 1;
+    }
+    // 64 changes at once, removals among them, and the two large ones do not go together.
+    assert_eq!(transactions, 6);
+    assert!((137..=200).all(|epoch| store.0.contains_key(&epoch_name(GROUP, epoch, 0))));
+}

@@ -3,12 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use protocol::GroupId;
-use protocol::pages::{Digest, KEPT_EPOCHS, epoch_name, epoch_pieces, head_name, now_name, page_name};
+use protocol::pages::{Digest, KEPT_EPOCHS, MAX_PIECE, epoch_name, epoch_pieces, head_name, now_name, page_name};
 
 use crate::core::Published;
 
 /// Pages in one transaction: with what surrounds each, well below the 1 MB that ZooKeeper takes.
 const PAGES_AT_ONCE: usize = 250;
+/// Changes for epochs in one transaction, but for the removals of the last: each takes some hundred octets beside its value.
+const EPOCHS_AT_ONCE: usize = 64;
 /// Octets of epochs that wait to be written; if ZooKeeper is away for longer, members read the pages.
 const MAX_EPOCHS: usize = 16 << 20;
 
@@ -195,29 +197,32 @@ impl Wanted {
             .then(|| Step { changes: gone.iter().cloned().map(Change::Remove).collect(), mark: Mark::Gone(gone) })
     }
 
-    /// The oldest epoch that waits; the beacon only once its epoch stands.
+    /// The epochs that wait, the oldest first, as far as a transaction takes them: where ZooKeeper is far away, one for each epoch
+    /// would fall behind. The beacon only with the newest.
     fn next_epochs(&self, group: GroupId) -> Step {
-        let (mut changes, mut marks) = (Vec::new(), Vec::new());
-        if let Some((epoch, pieces)) = self.epochs.first_key_value() {
-            let stand = self.standing.get(epoch).copied().unwrap_or(0);
-            let numbered = (0..).zip(pieces).skip(stand.into());
-            // A large epoch takes a transaction for each piece.
-            match numbered.clone().next() {
-                Some((piece, octets)) => {
-                    changes.push(Change::Make(epoch_name(group, *epoch, piece), octets.clone()));
-                    marks.push((*epoch, piece + 1));
+        let (mut changes, mut marks, mut octets, mut is_full) = (Vec::new(), Vec::new(), 0, false);
+        for (epoch, pieces) in &self.epochs {
+            let mut stand = self.standing.get(epoch).copied().unwrap_or(0);
+            for (piece, value) in (0..).zip(pieces).skip(stand.into()) {
+                octets += value.len();
+                is_full = !changes.is_empty() && (octets > MAX_PIECE || changes.len() >= EPOCHS_AT_ONCE);
+                if is_full {
+                    break;
                 }
-                None => marks.push((*epoch, stand)),
+                changes.push(Change::Make(epoch_name(group, *epoch, piece), value.clone()));
+                stand = piece + 1;
             }
-            let is_last = numbered.count() <= 1;
-            if is_last {
-                for (old, pieces) in self.standing.range(..epoch.saturating_sub(KEPT_EPOCHS - 1)).take(8) {
-                    changes.extend((0..*pieces).map(|piece| Change::Remove(epoch_name(group, *old, piece))));
-                    marks.push((*old, 0));
-                }
+            if stand > 0 {
+                marks.push((*epoch, stand));
             }
-            if !is_last || self.epochs.len() > 1 {
+            if is_full {
                 return Step { changes, mark: Mark::Epochs(marks, None) };
+            }
+            let old = self.standing.range(..epoch.saturating_sub(KEPT_EPOCHS - 1));
+            let old = old.filter(|(old, _)| !self.epochs.contains_key(old) && !marks.contains(&(**old, 0)));
+            for (old, pieces) in old.take(8).collect::<Vec<_>>() {
+                changes.extend((0..*pieces).map(|piece| Change::Remove(epoch_name(group, *old, piece))));
+                marks.push((*old, 0));
             }
         }
         let change = self.now.change();
