@@ -134,15 +134,8 @@ impl ZooKeeperConfig {
     fn check(&self, folder: &Path) -> Result<Options, ConfigError> {
         let invalid = |why: &dyn std::fmt::Display| ConfigError::invalid("zookeeper", why);
         let ensemble = self.ensemble.parse().map_err(|error: AddressError| invalid(&error))?;
-        let file = |path: &PathBuf| folder.join(path);
-        let identity = self.certificate.as_ref().map(file).zip(self.key.as_ref().map(file));
-        if identity.is_none() && (self.certificate.is_some() || self.key.is_some()) {
-            return Err(invalid(&"`certificate` and `key` belong together"));
-        }
-        let tls = self.roots.as_ref().map(|roots| TlsFiles { roots: file(roots), identity: identity.clone() });
-        if tls.is_none() && identity.is_some() {
-            return Err(invalid(&"a `certificate` is shown with `roots` only"));
-        }
+        let tls = TlsFiles::of(folder, self.roots.as_ref(), self.certificate.as_ref(), self.key.as_ref());
+        let tls = tls.map_err(|error| invalid(&error))?;
         let millis = in_range("zookeeper.session_timeout_ms", self.session_timeout_ms, 1_000..=60_000)?;
         let session_timeout = Duration::from_millis(millis);
         let options = Options { ensemble, role: Role::Reader, session_timeout, tls, digest: None, owners: Vec::new() };
