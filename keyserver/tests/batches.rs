@@ -1,11 +1,9 @@
 //! Joins and leaves share epochs; evictions wait for nobody; what of a group may change does, and what may not is refused.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests may panic")]
 
-mod common;
-
 use std::time::Duration;
 
-use common::{World, granted, group, identity};
+use crate::common::{World, granted, group, identity};
 use keygraph::{Degree, Strategy};
 use keyserver::core::{Admin, AdminReply, Config, Core, EpochEvent, Event, GroupConfig};
 use keyserver::store::{MemoryStore, Store};
@@ -168,7 +166,7 @@ fn a_strategy_changes_at_a_rekey_and_a_suite_or_degree_never() {
         };
         let loaded = store.clone().load().unwrap();
         let snapshot = loaded.snapshot.as_ref().map(|snapshot| snapshot.as_slice());
-        Core::start(config, Box::new(common::Counter(9)), snapshot, &loaded.records)
+        Core::start(config, Box::new(crate::common::Counter(9)), snapshot, &loaded.records)
             .map(|_| ())
             .map_err(|e| e.to_string())
     };

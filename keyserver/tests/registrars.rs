@@ -1,9 +1,7 @@
 //! A registrar is trusted with its own clients, by its own kinds of authentication, and with nothing else.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
-mod common;
-
-use common::{World, identity};
+use crate::common::{World, identity};
 use keyserver::core::{Config, Event, Input};
 use keyserver::store::MemoryStore;
 use protocol::credential::NO_END;

@@ -1,11 +1,9 @@
 //! A second key server over the same store: it follows, answers, and takes over.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests may panic")]
 
-mod common;
-
 use std::time::Duration;
 
-use common::{World, granted, group, identity};
+use crate::common::{World, granted, group, identity};
 use keyserver::core::{Admin, AdminError, AdminReply, Config, Core, Event, Input, Output};
 use keyserver::store::MemoryStore;
 use protocol::request::{Act, Denial, Losses, Operations, Outcome};
@@ -132,7 +130,7 @@ fn ten_thousand_groups_are_not_rekeyed_at_once() {
         signing: SigningKey::from_seed(&[1; 32]).unwrap(),
         others: Vec::new(),
     };
-    let mut core = Core::start(config, Box::new(common::Counter(1)), None, &[]).unwrap();
+    let mut core = Core::start(config, Box::new(crate::common::Counter(1)), None, &[]).unwrap();
     let (mut now, mut per_second) = (Duration::ZERO, vec![0u32; 30]);
     loop {
         let mut epochs = 0;

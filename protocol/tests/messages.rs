@@ -1,11 +1,9 @@
 //! Control messages: one encoding for each, no prefix and no extension of one is another, and no octets panic.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests may panic")]
 
-mod common;
-
 use std::fmt::Debug;
 
-use common::{Server, announcement};
+use crate::common::{Server, announcement};
 use keygraph::{Change, MemberId, Strategy};
 use proptest::prelude::*;
 use protocol::identity::Identity;

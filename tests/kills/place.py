@@ -4,6 +4,8 @@ import http.client, json, os, shutil, signal, socket, subprocess, tempfile, time
 
 TOP = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 TARGET = os.environ.get("CARGO_TARGET_DIR", os.path.join(TOP, "target"))
+# With what everything is built; tests/run names what it has built already.
+CARGO = os.environ.get("KEYSTONE_CARGO", "--locked").split()
 GROUP, PORT = "239.77.0.1", 7100
 JAVA = "/usr/share/java"
 # The first jar's own list lacks two parts of netty.
