@@ -3,12 +3,16 @@
 
 mod common;
 
-use common::{World, identity};
-use keyserver::core::{Config, Event, Input};
+use common::{World, identity, noise};
+use keyserver::core::{Admin, AdminReply, Config, Event, Input, Registrations};
 use keyserver::store::MemoryStore;
+use net::noise::StaticKey;
+use net::noise::sealed::{self, Offered};
 use protocol::credential::NO_END;
 use protocol::identity::IdentityPattern;
-use protocol::registration::{FromRegistrar, RefusalCode, ToRegistrar};
+use protocol::registration::{
+    ANSWER, FromRegistrar, Grant, MAX_OFFERS, OFFER, Offer, Parties, RefusalCode, ToRegistrar,
+};
 use protocol::{Authentication, IndividualKey, MemberId};
 
 /// The wall clock in seconds since 1970.
@@ -208,4 +212,103 @@ fn without_a_clock_no_token_is_taken() {
     let mut world = World::start_on(MemoryStore::default(), 5, config);
     world.handle(Input::RegistrarUp { link: 2, identity: identity("registrar/r2") });
     assert_eq!(by_token(&mut world, 2, "member/a", 1, T0 + 60), Err(RefusalCode::Credential));
+}
+
+/// What the client offers for the key server with this static key, handed over by `registrar/r1`; and the client's end.
+fn offered(name: &str, number: (MemberId, u64), key: &StaticKey) -> (Offered, Parties, FromRegistrar) {
+    let parties = Parties { client: identity(name), registrar: identity("registrar/r1"), key_server: "ks".into() };
+    let (offered, offers) = sealed::offer(&[[1; 32], *key.public()], &parties.prologue()).unwrap();
+    (offered, parties, seal(number, offers))
+}
+
+fn seal((client, registration): (MemberId, u64), offers: Vec<Offer>) -> FromRegistrar {
+    FromRegistrar::HandOverSealed { tag: 8, client, registration, offers, ends: NO_END, credential: vec![1; 52] }
+}
+
+fn counted(world: &mut World) -> Registrations {
+    world.handle(Input::Admin { ticket: 1, command: Admin::Status });
+    match world.answers.pop() {
+        Some(Ok(AdminReply::Status(status))) => status.registrations,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_sealed_key_is_known_at_both_ends_and_outlives_a_restart() {
+    let store = MemoryStore::default();
+    let mut world = start(&store);
+    let number = fetch(&mut world, 1, "member/a", Authentication::Certificate).unwrap();
+    let (client, parties, told) = offered("member/a", number, &noise());
+    let ToRegistrar::DurableSealed { tag: 8, answer } = say(&mut world, 1, &told) else { panic!() };
+    let grant = Grant::decode(client.open(&answer).unwrap().as_slice()).unwrap();
+    assert_eq!((grant.client, grant.registration), number);
+    let key = grant.individual_key(&parties);
+    assert_eq!(world.core.individual_key(number.0, number.1).as_ref(), Some(&key));
+    assert_eq!(outcome(say(&mut world, 1, &told)), Err(RefusalCode::Malformed), "a number serves once");
+    assert_eq!(counted(&mut world), Registrations { sealed: 1, ..Registrations::default() });
+    drop(world);
+    assert_eq!(start(&store).core.individual_key(number.0, number.1), Some(key));
+}
+
+#[test]
+fn what_nobody_can_open_is_refused_and_changes_nothing() {
+    let mut world = start(&MemoryStore::default());
+    let number = fetch(&mut world, 1, "member/a", Authentication::Certificate).unwrap();
+    assert_eq!(outcome(say(&mut world, 1, &hand_over(1, number, NO_END, 1))), Ok(()));
+    let (before, clients) = (world.core.individual_key(number.0, number.1), world.core.snapshot(world.now).len());
+    let foreign = StaticKey::generate().unwrap();
+    let mut refused = 0;
+    let mut refuse = |world: &mut World, message: &dyn Fn((MemberId, u64)) -> FromRegistrar| {
+        let number = fetch(world, 1, "member/a", Authentication::Certificate).unwrap();
+        world.events.clear();
+        assert_eq!(outcome(say(world, 1, &message(number))), Err(RefusalCode::Key));
+        let unopened = Event::Unopened { registrar: identity("registrar/r1"), identity: identity("member/a") };
+        assert_eq!(world.events, [unopened]);
+        refused += 1;
+    };
+    refuse(&mut world, &|number| seal(number, vec![]));
+    refuse(&mut world, &|number| seal(number, vec![[0xff; OFFER]; MAX_OFFERS]));
+    refuse(&mut world, &|number| offered("member/a", number, &foreign).2);
+    // Another client's: the registrar may not give it this client's name.
+    refuse(&mut world, &|number| offered("member/b", number, &noise()).2);
+    assert_eq!(counted(&mut world), Registrations { exported: 1, unopened: refused, ..Registrations::default() });
+    assert_eq!(world.core.individual_key(number.0, number.1), before);
+    assert_eq!(world.core.snapshot(world.now).len(), clients, "nothing is stored");
+    assert_eq!(by_token(&mut world, 2, "member/a", 7, T0 + 300), Ok(()), "and the next one registers");
+}
+
+#[test]
+fn an_answer_that_comes_too_late_goes_nowhere() {
+    let mut world = start(&MemoryStore::default());
+    let number = fetch(&mut world, 1, "member/a", Authentication::Certificate).unwrap();
+    let (_, _, told) = offered("member/a", number, &noise());
+    world.handle(Input::FromRegistrar { link: 1, frame: &told.encode() });
+    world.to_registrar.clear();
+    let answer = Some(Box::new([7; ANSWER]));
+    for link in [1, 2, 99] {
+        let answer = answer.clone();
+        world.handle(Input::Answered { link, client: number.0, registration: number.1, answer });
+    }
+    assert_eq!(world.to_registrar, []);
+    assert_eq!(counted(&mut world).sealed, 1);
+}
+
+#[test]
+fn a_registrar_that_may_know_no_key_hands_over_none() {
+    let only = |of: &mut Config| {
+        config(of);
+        of.sealed_only = vec![identity("registrar/r1")];
+    };
+    let mut world = World::start_on(MemoryStore::default(), 5, only);
+    world.handle(Input::RegistrarUp { link: 3, identity: identity("registrar/r3") });
+    let number = fetch(&mut world, 1, "member/a", Authentication::Certificate).unwrap();
+    assert_eq!(outcome(say(&mut world, 1, &hand_over(1, number, NO_END, 1))), Err(RefusalCode::Key));
+    assert_eq!(world.core.individual_key(number.0, number.1), None);
+    let number = fetch(&mut world, 1, "member/a", Authentication::Certificate).unwrap();
+    let (_, _, told) = offered("member/a", number, &noise());
+    assert!(matches!(say(&mut world, 1, &told), ToRegistrar::DurableSealed { .. }));
+    let number = fetch(&mut world, 3, "guest/a", Authentication::Certificate).unwrap();
+    assert_eq!(outcome(say(&mut world, 3, &hand_over(1, number, NO_END, 1))), Ok(()), "another may");
+    let counts = Registrations { sealed: 1, exported: 1, exported_refused: 1, unopened: 0 };
+    assert_eq!(counted(&mut world), counts);
 }

@@ -26,7 +26,7 @@ fn refresh(world: &mut World, group: &str) {
 
 fn status(world: &mut World) -> Status {
     let Ok(AdminReply::Status(status)) = world.admin(Admin::Status) else { panic!("no status") };
-    status
+    *status
 }
 
 #[test]

@@ -56,6 +56,7 @@ impl World {
                 identity("registrar/r"),
                 vec![(Authentication::Certificate, IdentityPattern::parse("spiffe://sim/member/*").unwrap())],
             )],
+            sealed_only: vec![],
             groups: vec![group(1, GROUPS[0]), group(2, GROUPS[1])],
             bits_per_second: 8_000_000,
             resyncs_per_second: 4_000,
