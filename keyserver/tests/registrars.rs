@@ -3,6 +3,8 @@
 
 mod common;
 
+use std::collections::BTreeSet;
+
 use common::{World, identity, noise};
 use keyserver::core::{Admin, AdminReply, Config, Event, Input, Registrations};
 use keyserver::store::MemoryStore;
@@ -11,9 +13,10 @@ use net::noise::sealed::{self, Offered};
 use protocol::credential::NO_END;
 use protocol::identity::IdentityPattern;
 use protocol::registration::{
-    ANSWER, FromRegistrar, Grant, MAX_OFFERS, OFFER, Offer, Parties, RefusalCode, ToRegistrar,
+    ANSWER, FromClient, FromRegistrar, Grant, MAX_OFFERS, OFFER, Offer, Parties, RefusalCode, ToClient, ToRegistrar,
 };
-use protocol::{Authentication, IndividualKey, MemberId};
+use protocol::request::Preamble;
+use protocol::{Authentication, IndividualKey, MemberId, Share};
 
 /// The wall clock in seconds since 1970.
 const T0: u64 = 1_800_000_000;
@@ -311,4 +314,76 @@ fn a_registrar_that_may_know_no_key_hands_over_none() {
     assert_eq!(outcome(say(&mut world, 3, &hand_over(1, number, NO_END, 1))), Ok(()), "another may");
     let counts = Registrations { sealed: 1, exported: 1, exported_refused: 1, unopened: 0 };
     assert_eq!(counted(&mut world), counts);
+}
+
+/// Everything that a registrar sees of one registration, in plaintext on both its links, and the number of it.
+fn registers(world: &mut World, offers: Vec<Offer>) -> (Vec<Vec<u8>>, (MemberId, u64)) {
+    let exported = [9; 32];
+    let mut view = vec![FromClient::Register { key_server: "ks".into(), offers: offers.clone() }.encode()];
+    let mut ask = |message: FromRegistrar| {
+        let answer = say(world, 1, &message);
+        view.extend([message.encode(), answer.encode()]);
+        answer
+    };
+    let kind = Authentication::Certificate;
+    let fetched = ask(FromRegistrar::FetchNumber { tag: 7, kind, identity: identity("member/a") });
+    let ToRegistrar::Number { client, registration, .. } = fetched else { panic!("{fetched:?}") };
+    let last = match offers.is_empty() {
+        true => ask(hand_over(9, (client, registration), NO_END, 1)),
+        false => ask(seal((client, registration), offers)),
+    };
+    let last = match last {
+        ToRegistrar::Durable { .. } => ToClient::Registered,
+        ToRegistrar::DurableSealed { answer, .. } => ToClient::RegisteredSealed(answer),
+        other => panic!("{other:?}"),
+    };
+    view.extend([ToClient::Number { client, registration }.encode(), last.encode(), exported.to_vec()]);
+    (view, (client, registration))
+}
+
+/// Whether whoever has this key gets a session of this registration.
+async fn is_let_in(world: &World, (client, registration): (MemberId, u64), key: &[u8; 32]) -> bool {
+    let preamble = Preamble { key_server: "ks".into(), client, registration }.encode();
+    let (psk, own) = (world.core.individual_key(client, registration).unwrap(), noise());
+    let (near, mut far) = tokio::io::duplex(1_024);
+    let key_server = async {
+        let octets = net::noise::read_preamble(&mut far).await.unwrap();
+        net::noise::accept(far, &octets, &own, psk.expose()).await.is_ok()
+    };
+    tokio::join!(net::noise::connect(near, &preamble, own.public(), key), key_server).1
+}
+
+/// A registrar that keeps all that it ever sees has the key of whoever it registers exported, and of nobody whom it registers
+/// sealed. It tries every 32 octets of its view, as they are and as the share of which the key is made.
+#[tokio::test]
+async fn a_registrar_that_keeps_everything_has_no_sealed_key() {
+    for is_sealed in [false, true] {
+        let mut world = start(&MemoryStore::default());
+        let parties =
+            Parties { client: identity("member/a"), registrar: identity("registrar/r1"), key_server: "ks".into() };
+        let (offered, offers) = sealed::offer(&[*noise().public()], &parties.prologue()).unwrap();
+        let (view, number) = registers(&mut world, if is_sealed { offers } else { vec![] });
+        let mut tried = BTreeSet::new();
+        for window in view.iter().flat_map(|octets| octets.windows(32)) {
+            let window: [u8; 32] = window.try_into().unwrap();
+            let (client, registration) = number;
+            let grant = Grant { client, registration, share: Share::new(window) };
+            tried.extend([window, *grant.individual_key(&parties).expose()]);
+        }
+        assert!(tried.len() > 200, "{}", tried.len());
+        let mut has = false;
+        for key in &tried {
+            has |= is_let_in(&world, number, key).await;
+        }
+        assert_eq!(has, !is_sealed, "of {} keys", tried.len());
+        if is_sealed {
+            let Some(Ok(ToClient::RegisteredSealed(answer))) =
+                view.iter().rev().nth(1).map(|last| ToClient::decode(last))
+            else {
+                panic!()
+            };
+            let grant = Grant::decode(offered.open(&answer).unwrap().as_slice()).unwrap();
+            assert!(is_let_in(&world, number, grant.individual_key(&parties).expose()).await, "the client itself");
+        }
+    }
 }

@@ -92,6 +92,10 @@ fn builder(prologue: &[u8]) -> Result<Builder<'_>, SealedError> {
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 mod tests {
+    use protocol::identity::Identity;
+    use protocol::registration::{Grant, Parties};
+    use protocol::{MemberId, Share};
+
     use super::*;
 
     fn keys<const N: usize>() -> [StaticKey; N] {
@@ -111,6 +115,33 @@ mod tests {
             let answer = answer(holds, b"who", &offers, &grant).unwrap();
             assert_eq!(*offered.open(&answer).unwrap(), grant);
         }
+    }
+
+    /// The worked example of the document, which a second implementation has made.
+    #[test]
+    fn octets_as_in_the_document() {
+        let identity = |name: &str| Identity::parse(&format!("spiffe://demo/{name}")).unwrap();
+        let parties =
+            Parties { client: identity("member/m1"), registrar: identity("registrar/r1"), key_server: "ks".into() };
+        let (prologue, share) = (parties.prologue(), Share::new([0x47; 32]));
+        let key = StaticKey::from_private(Zeroizing::new([0x44; 32])).unwrap();
+        let grant = Grant { client: MemberId(7), registration: 3, share };
+        let fixed = |octet: &'static [u8; 32]| builder(&prologue).unwrap().fixed_ephemeral_key_for_testing_only(octet);
+        let mut client = fixed(&[0x45; 32]).remote_public_key(key.public()).unwrap().build_initiator().unwrap();
+        let mut its = fixed(&[0x46; 32]).local_private_key(key.private()).unwrap().build_responder().unwrap();
+        let (mut offer, mut answer) = ([0; OFFER], [0; ANSWER]);
+        client.write_message(&[], &mut offer).unwrap();
+        its.read_message(&offer, &mut []).unwrap();
+        its.write_message(grant.encode().as_slice(), &mut answer).unwrap();
+        let document = include_str!("../../../docs/protocol.md").split_whitespace().collect::<String>();
+        let individual_key = grant.individual_key(&parties);
+        for (what, shown) in
+            [("offer", &offer[..]), ("answer", &answer[..]), ("individual key", individual_key.expose())]
+        {
+            assert!(document.contains(&hex::encode(shown)), "docs/protocol.md does not show this {what}");
+        }
+        let opened = Offered(vec![client]).open(&answer).unwrap();
+        assert_eq!(Grant::decode(opened.as_slice()).unwrap(), grant);
     }
 
     #[test]

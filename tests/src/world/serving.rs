@@ -203,7 +203,10 @@ impl World {
                 server::Output::Subscribed { .. }
                 | server::Output::Push { .. }
                 | server::Output::EndSubscription { .. } => {}
-                server::Output::Refuse { .. } | server::Output::CloseRegistrar { .. } | server::Output::Halt => {
+                server::Output::Refuse { .. }
+                | server::Output::CloseRegistrar { .. }
+                | server::Output::Answer { .. }
+                | server::Output::Halt => {
                     self.record.complaints.push("the key server refused something that was right".into());
                 }
             }
