@@ -63,6 +63,7 @@ pub(crate) fn config(records_per_snapshot: usize) -> Result<Config, Failure> {
     Ok(Config {
         name: "ks".into(),
         registrars: vec![(registrar, vec![(Authentication::Certificate, everybody()?)])],
+        sealed_only: vec![],
         groups: vec![group],
         bits_per_second: 8_000_000_000,
         resyncs_per_second: 4_000,

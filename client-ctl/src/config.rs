@@ -59,6 +59,10 @@ pub struct FileConfig {
     /// The identity in that token. Required with it.
     #[serde(default)]
     pub identity: Option<String>,
+    /// How this client and the key server make the individual key: `sealed` (default), so that no registrar learns it, or
+    /// `exported` from the connection to the registrar, who knows it then.
+    #[serde(default)]
+    pub individual_key: KeyMaking,
     /// PEM file with the certificates of the authorities that registrars must be under. Required.
     pub trust_roots: PathBuf,
     /// Groups to join at the start, 0 to 64 names of 1 to 64 octets. Default: none.
@@ -144,6 +148,17 @@ impl ZooKeeperConfig {
     }
 }
 
+/// How the individual key is made.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum KeyMaking {
+    /// By a key agreement with the key server, through the registrar.
+    #[default]
+    Sealed,
+    /// By the TLS exporter of the connection to the registrar.
+    Exported,
+}
+
 /// What happens to memberships when the daemon is told to end.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -180,6 +195,7 @@ pub struct Settings {
     pub(crate) registrars: Vec<(String, Identity)>,
     pub(crate) site: SiteCertificate,
     pub(crate) credential: Credential,
+    pub(crate) individual_key: KeyMaking,
     pub(crate) groups: Vec<String>,
     pub(crate) carriers: Carriers,
     /// Where groups are published.
@@ -266,6 +282,7 @@ impl FileConfig {
             registrars,
             site,
             credential,
+            individual_key: self.individual_key,
             groups: self.groups,
             carriers: Carriers { others: self.carrier, named: self.carriers },
             published,

@@ -8,7 +8,7 @@ use net::reload::Reloaded;
 use net::secret_file::read_private;
 use net::tls::{CredentialFiles, Credentials, TlsError, anonymous_client_config, client_config, load_roots};
 use protocol::identity::Identity;
-use protocol::registration::{ALPN_CLIENT, FromClient, MAX_TOKEN};
+use protocol::registration::{ALPN_CLIENT, FromClient, MAX_TOKEN, Offer};
 use tokio_rustls::rustls::ClientConfig;
 use zeroize::Zeroizing;
 
@@ -82,7 +82,7 @@ impl Credential {
         }
     }
 
-    /// TLS to this registrar, and what this client says there first. Files that are bad, or gone, are in the log: a certificate
+    /// TLS to this registrar, and what this client says there first, with these offers. Files that are bad, or gone, are in the log: a certificate
     /// that was good before serves on.
     ///
     /// # Errors
@@ -91,6 +91,7 @@ impl Credential {
         &self,
         registrar: &Identity,
         key_server: &str,
+        offers: Vec<Offer>,
     ) -> Result<(Arc<ClientConfig>, FromClient), TlsError> {
         let (registrar, key_server) = (registrar.clone(), key_server.to_owned());
         match self {
@@ -100,13 +101,14 @@ impl Credential {
                     Ok(fresh) => *last = fresh,
                     Err(error) => tracing::error!(%error, "TLS credentials: refused; the last good ones stay in force"),
                 }
-                Ok((client_config(&last, registrar, ALPN_CLIENT)?, FromClient::Register { key_server }))
+                Ok((client_config(&last, registrar, ALPN_CLIENT)?, FromClient::Register { key_server, offers }))
             }
             Self::Token { file, roots, identity } => {
                 let unusable = |why: String| TlsError::Credential(why);
                 let token = token(file).map_err(unusable)?;
                 let roots = load_roots(roots).map_err(|error| unusable(error.to_string()))?;
-                let message = FromClient::RegisterWithToken { key_server, identity: identity.clone(), token };
+                let identity = identity.clone();
+                let message = FromClient::RegisterWithToken { key_server, identity, token, offers };
                 Ok((anonymous_client_config(&roots, registrar, ALPN_CLIENT)?, message))
             }
         }

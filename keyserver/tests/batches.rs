@@ -156,6 +156,7 @@ fn a_strategy_changes_at_a_rekey_and_a_suite_or_degree_never() {
         let config = Config {
             name: "ks".into(),
             registrars: vec![],
+            sealed_only: vec![],
             groups,
             bits_per_second: 8_000_000,
             resyncs_per_second: 4_000,

@@ -1,13 +1,20 @@
 //! A registrar is trusted with its own clients, by its own kinds of authentication, and with nothing else.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
-use crate::common::{World, identity};
-use keyserver::core::{Config, Event, Input};
+use std::collections::BTreeSet;
+
+use crate::common::{World, identity, noise};
+use keyserver::core::{Admin, AdminReply, Config, Event, Input, Registrations};
 use keyserver::store::MemoryStore;
+use net::noise::StaticKey;
+use net::noise::sealed::{self, Offered};
 use protocol::credential::NO_END;
 use protocol::identity::IdentityPattern;
-use protocol::registration::{FromRegistrar, RefusalCode, ToRegistrar};
-use protocol::{Authentication, IndividualKey, MemberId};
+use protocol::registration::{
+    ANSWER, FromClient, FromRegistrar, Grant, MAX_OFFERS, OFFER, Offer, Parties, RefusalCode, ToClient, ToRegistrar,
+};
+use protocol::request::Preamble;
+use protocol::{Authentication, IndividualKey, MemberId, Share};
 
 /// The wall clock in seconds since 1970.
 const T0: u64 = 1_800_000_000;
@@ -206,4 +213,175 @@ fn without_a_clock_no_token_is_taken() {
     let mut world = World::start_on(MemoryStore::default(), 5, config);
     world.handle(Input::RegistrarUp { link: 2, identity: identity("registrar/r2") });
     assert_eq!(by_token(&mut world, 2, "member/a", 1, T0 + 60), Err(RefusalCode::Credential));
+}
+
+/// What the client offers for the key server with this static key, handed over by `registrar/r1`; and the client's end.
+fn offered(name: &str, number: (MemberId, u64), key: &StaticKey) -> (Offered, Parties, FromRegistrar) {
+    let parties = Parties { client: identity(name), registrar: identity("registrar/r1"), key_server: "ks".into() };
+    let (offered, offers) = sealed::offer(&[[1; 32], *key.public()], &parties.prologue()).unwrap();
+    (offered, parties, seal(number, offers))
+}
+
+fn seal((client, registration): (MemberId, u64), offers: Vec<Offer>) -> FromRegistrar {
+    FromRegistrar::HandOverSealed { tag: 8, client, registration, offers, ends: NO_END, credential: vec![1; 52] }
+}
+
+fn counted(world: &mut World) -> Registrations {
+    world.handle(Input::Admin { ticket: 1, command: Admin::Status });
+    match world.answers.pop() {
+        Some(Ok(AdminReply::Status(status))) => status.registrations,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_sealed_key_is_known_at_both_ends_and_outlives_a_restart() {
+    let store = MemoryStore::default();
+    let mut world = start(&store);
+    let number = fetch(&mut world, 1, "member/a", Authentication::Certificate).unwrap();
+    let (client, parties, told) = offered("member/a", number, &noise());
+    let ToRegistrar::DurableSealed { tag: 8, answer } = say(&mut world, 1, &told) else { panic!() };
+    let grant = Grant::decode(client.open(&answer).unwrap().as_slice()).unwrap();
+    assert_eq!((grant.client, grant.registration), number);
+    let key = grant.individual_key(&parties);
+    assert_eq!(world.core.individual_key(number.0, number.1).as_ref(), Some(&key));
+    assert_eq!(outcome(say(&mut world, 1, &told)), Err(RefusalCode::Malformed), "a number serves once");
+    assert_eq!(counted(&mut world), Registrations { sealed: 1, ..Registrations::default() });
+    drop(world);
+    assert_eq!(start(&store).core.individual_key(number.0, number.1), Some(key));
+}
+
+#[test]
+fn what_nobody_can_open_is_refused_and_changes_nothing() {
+    let mut world = start(&MemoryStore::default());
+    let number = fetch(&mut world, 1, "member/a", Authentication::Certificate).unwrap();
+    assert_eq!(outcome(say(&mut world, 1, &hand_over(1, number, NO_END, 1))), Ok(()));
+    let (before, clients) = (world.core.individual_key(number.0, number.1), world.core.snapshot(world.now).len());
+    let foreign = StaticKey::generate().unwrap();
+    let mut refused = 0;
+    let mut refuse = |world: &mut World, message: &dyn Fn((MemberId, u64)) -> FromRegistrar| {
+        let number = fetch(world, 1, "member/a", Authentication::Certificate).unwrap();
+        world.events.clear();
+        assert_eq!(outcome(say(world, 1, &message(number))), Err(RefusalCode::Key));
+        let unopened = Event::Unopened { registrar: identity("registrar/r1"), identity: identity("member/a") };
+        assert_eq!(world.events, [unopened]);
+        refused += 1;
+    };
+    refuse(&mut world, &|number| seal(number, vec![]));
+    refuse(&mut world, &|number| seal(number, vec![[0xff; OFFER]; MAX_OFFERS]));
+    refuse(&mut world, &|number| offered("member/a", number, &foreign).2);
+    // Another client's: the registrar may not give it this client's name.
+    refuse(&mut world, &|number| offered("member/b", number, &noise()).2);
+    assert_eq!(counted(&mut world), Registrations { exported: 1, unopened: refused, ..Registrations::default() });
+    assert_eq!(world.core.individual_key(number.0, number.1), before);
+    assert_eq!(world.core.snapshot(world.now).len(), clients, "nothing is stored");
+    assert_eq!(by_token(&mut world, 2, "member/a", 7, T0 + 300), Ok(()), "and the next one registers");
+}
+
+#[test]
+fn an_answer_that_comes_too_late_goes_nowhere() {
+    let mut world = start(&MemoryStore::default());
+    let number = fetch(&mut world, 1, "member/a", Authentication::Certificate).unwrap();
+    let (_, _, told) = offered("member/a", number, &noise());
+    world.handle(Input::FromRegistrar { link: 1, frame: &told.encode() });
+    world.to_registrar.clear();
+    let answer = Some(Box::new([7; ANSWER]));
+    for link in [1, 2, 99] {
+        let answer = answer.clone();
+        world.handle(Input::Answered { link, client: number.0, registration: number.1, answer });
+    }
+    assert_eq!(world.to_registrar, []);
+    assert_eq!(counted(&mut world).sealed, 1);
+}
+
+#[test]
+fn a_registrar_that_may_know_no_key_hands_over_none() {
+    let only = |of: &mut Config| {
+        config(of);
+        of.sealed_only = vec![identity("registrar/r1")];
+    };
+    let mut world = World::start_on(MemoryStore::default(), 5, only);
+    world.handle(Input::RegistrarUp { link: 3, identity: identity("registrar/r3") });
+    let number = fetch(&mut world, 1, "member/a", Authentication::Certificate).unwrap();
+    assert_eq!(outcome(say(&mut world, 1, &hand_over(1, number, NO_END, 1))), Err(RefusalCode::Key));
+    assert_eq!(world.core.individual_key(number.0, number.1), None);
+    let number = fetch(&mut world, 1, "member/a", Authentication::Certificate).unwrap();
+    let (_, _, told) = offered("member/a", number, &noise());
+    assert!(matches!(say(&mut world, 1, &told), ToRegistrar::DurableSealed { .. }));
+    let number = fetch(&mut world, 3, "guest/a", Authentication::Certificate).unwrap();
+    assert_eq!(outcome(say(&mut world, 3, &hand_over(1, number, NO_END, 1))), Ok(()), "another may");
+    let counts = Registrations { sealed: 1, exported: 1, exported_refused: 1, unopened: 0 };
+    assert_eq!(counted(&mut world), counts);
+}
+
+/// Everything that a registrar sees of one registration, in plaintext on both its links, and the number of it.
+fn registers(world: &mut World, offers: Vec<Offer>) -> (Vec<Vec<u8>>, (MemberId, u64)) {
+    let exported = [9; 32];
+    let mut view = vec![FromClient::Register { key_server: "ks".into(), offers: offers.clone() }.encode()];
+    let mut ask = |message: FromRegistrar| {
+        let answer = say(world, 1, &message);
+        view.extend([message.encode(), answer.encode()]);
+        answer
+    };
+    let kind = Authentication::Certificate;
+    let fetched = ask(FromRegistrar::FetchNumber { tag: 7, kind, identity: identity("member/a") });
+    let ToRegistrar::Number { client, registration, .. } = fetched else { panic!("{fetched:?}") };
+    let last = match offers.is_empty() {
+        true => ask(hand_over(9, (client, registration), NO_END, 1)),
+        false => ask(seal((client, registration), offers)),
+    };
+    let last = match last {
+        ToRegistrar::Durable { .. } => ToClient::Registered,
+        ToRegistrar::DurableSealed { answer, .. } => ToClient::RegisteredSealed(answer),
+        other => panic!("{other:?}"),
+    };
+    view.extend([ToClient::Number { client, registration }.encode(), last.encode(), exported.to_vec()]);
+    (view, (client, registration))
+}
+
+/// Whether whoever has this key gets a session of this registration.
+async fn is_let_in(world: &World, (client, registration): (MemberId, u64), key: &[u8; 32]) -> bool {
+    let preamble = Preamble { key_server: "ks".into(), client, registration }.encode();
+    let (psk, own) = (world.core.individual_key(client, registration).unwrap(), noise());
+    let (near, mut far) = tokio::io::duplex(1_024);
+    let key_server = async {
+        let octets = net::noise::read_preamble(&mut far).await.unwrap();
+        net::noise::accept(far, &octets, &own, psk.expose()).await.is_ok()
+    };
+    tokio::join!(net::noise::connect(near, &preamble, own.public(), key), key_server).1
+}
+
+/// A registrar that keeps all that it ever sees has the key of whoever it registers exported, and of nobody whom it registers
+/// sealed. It tries every 32 octets of its view, as they are and as the share of which the key is made.
+#[tokio::test]
+async fn a_registrar_that_keeps_everything_has_no_sealed_key() {
+    for is_sealed in [false, true] {
+        let mut world = start(&MemoryStore::default());
+        let parties =
+            Parties { client: identity("member/a"), registrar: identity("registrar/r1"), key_server: "ks".into() };
+        let (offered, offers) = sealed::offer(&[*noise().public()], &parties.prologue()).unwrap();
+        let (view, number) = registers(&mut world, if is_sealed { offers } else { vec![] });
+        let mut tried = BTreeSet::new();
+        for window in view.iter().flat_map(|octets| octets.windows(32)) {
+            let window: [u8; 32] = window.try_into().unwrap();
+            let (client, registration) = number;
+            let grant = Grant { client, registration, share: Share::new(window) };
+            tried.extend([window, *grant.individual_key(&parties).expose()]);
+        }
+        assert!(tried.len() > 100, "{}", tried.len());
+        let mut has = false;
+        for key in &tried {
+            has |= is_let_in(&world, number, key).await;
+        }
+        assert_eq!(has, !is_sealed, "of {} keys", tried.len());
+        if is_sealed {
+            let Some(Ok(ToClient::RegisteredSealed(answer))) =
+                view.iter().rev().nth(1).map(|last| ToClient::decode(last))
+            else {
+                panic!()
+            };
+            let grant = Grant::decode(offered.open(&answer).unwrap().as_slice()).unwrap();
+            assert!(is_let_in(&world, number, grant.individual_key(&parties).expose()).await, "the client itself");
+        }
+    }
 }

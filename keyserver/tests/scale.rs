@@ -75,6 +75,7 @@ impl Shell {
                 identity.clone(),
                 vec![(Authentication::Certificate, IdentityPattern::parse("spiffe://scale/member/*").unwrap())],
             )],
+            sealed_only: vec![],
             groups: (1..=groups).map(|id| group(id, batch)).collect(),
             bits_per_second: 8_000_000_000,
             resyncs_per_second: 4_000,

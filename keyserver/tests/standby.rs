@@ -122,6 +122,7 @@ fn ten_thousand_groups_are_not_rekeyed_at_once() {
     let config = Config {
         name: "ks".into(),
         registrars: vec![],
+        sealed_only: vec![],
         groups,
         bits_per_second: 8_000_000,
         resyncs_per_second: 4_000,

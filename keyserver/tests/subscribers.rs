@@ -24,7 +24,7 @@ fn refresh(world: &mut World, group: &str) {
 
 fn status(world: &mut World) -> Status {
     let Ok(AdminReply::Status(status)) = world.admin(Admin::Status) else { panic!("no status") };
-    status
+    *status
 }
 
 #[test]

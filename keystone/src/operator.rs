@@ -71,6 +71,8 @@ pub(crate) fn status(args: &StatusArgs) -> ExitCode {
             text(&status["clients"]),
             text(&status["registrars"])
         );
+        let [sealed, exported] = ["sealed", "exported"].map(|way| text(&status["registrations"][way]));
+        println!("registrations in this term: sealed {sealed}, exported {exported}");
         println!("{:<20}{:>10}{:>10}{:>10}{:>8}", "group", "id", "epoch", "members", "height");
         for group in status["groups"].as_array().into_iter().flatten() {
             let [name, id, epoch, members, height] =

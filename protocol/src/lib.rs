@@ -39,7 +39,7 @@ pub use keygraph::MemberId;
 pub use member::KeyPath;
 pub use rekey::{Reason, RekeyMessage};
 pub use schedule::EpochContext;
-pub use secret::{DataKey, IndividualKey, NodeSecret, Seed};
+pub use secret::{DataKey, IndividualKey, NodeSecret, Seed, Share};
 pub use sign::{SigningKey, VerifyingKey};
 pub use tag::TagKey;
 

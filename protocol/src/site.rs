@@ -11,7 +11,7 @@ use crate::{MAX_NAME, Suite, WIRE_VERSION};
 
 const MAGIC: &[u8; 4] = b"KSSC";
 /// Keys of one kind in a certificate: of five key servers that stand by for each other, the present ones and the next.
-const MAX_KEYS: usize = 10;
+pub(crate) const MAX_KEYS: usize = 10;
 
 /// Certifies a key server's keys.
 #[derive(Debug, Clone, PartialEq, Eq)]

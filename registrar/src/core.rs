@@ -3,13 +3,15 @@
 //! ```text
 //! Register -> FetchNumber -> Number -> Export -> HandOver -> Durable -> Registered
 //! ```
+//!
+//! A sealed registration is not exported: what the client offers, and what the key server answers, is passed on.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use protocol::identity::{Identity, IdentityPattern};
 use protocol::registration::{
-    FromClient, FromRegistrar, Refusal, RefusalCode, ToClient, ToRegistrar, exporter_context,
+    FromClient, FromRegistrar, Offer, Refusal, RefusalCode, ToClient, ToRegistrar, exporter_context,
 };
 use protocol::{Credential, IndividualKey, MemberId};
 use zeroize::Zeroizing;
@@ -44,11 +46,11 @@ pub struct Config {
 enum State {
     /// Authenticated; has not said anything.
     Silent,
-    /// Its number was asked for.
-    Asked,
+    /// Its number was asked for; what it offers, if the registration is sealed.
+    Asked(Vec<Offer>),
     /// It was told its number, the key is being made.
     Numbered(MemberId, u64),
-    /// Its key was handed over.
+    /// Its key was handed over, or what it offers.
     HandedOver(MemberId),
 }
 
@@ -114,7 +116,7 @@ impl Core {
             }
             Input::FromKeyServer(frame) => {
                 self.owed_since = None;
-                self.on_key_server(frame);
+                self.on_key_server(now, frame);
             }
             Input::ClientUp { session, identity, credential } => self.client_up(now, session, identity, credential),
             Input::Unproved { session, refusal } => {
@@ -195,7 +197,7 @@ impl Core {
             Some(_) => {
                 let (identity, kind) = (known.identity.clone(), known.credential.kind);
                 self.ask(now, session, |tag| FromRegistrar::FetchNumber { tag, kind, identity });
-                self.advance(session, State::Asked);
+                self.advance(session, State::Asked(message.offers().to_vec()));
             }
         }
     }
@@ -211,7 +213,7 @@ impl Core {
         self.advance(session, State::HandedOver(client));
     }
 
-    fn on_key_server(&mut self, frame: &[u8]) {
+    fn on_key_server(&mut self, now: Now, frame: &[u8]) {
         let message = match ToRegistrar::decode(frame) {
             Ok(message) if self.linked => message,
             _ => return self.outputs.push_back(Output::CutKeyServer),
@@ -228,8 +230,9 @@ impl Core {
                 }
             }
             ToRegistrar::ClientAdded(entry) => self.list(entry.identity, entry.client),
-            ToRegistrar::Number { tag, client, registration } => self.numbered(tag, client, registration),
-            ToRegistrar::Durable { tag } => self.durable(tag),
+            ToRegistrar::Number { tag, client, registration } => self.numbered(now, tag, client, registration),
+            ToRegistrar::Durable { tag } => self.durable(tag, &ToClient::Registered),
+            ToRegistrar::DurableSealed { tag, answer } => self.durable(tag, &ToClient::RegisteredSealed(answer)),
             ToRegistrar::Refused { tag, refusal } => {
                 if let Some(session) = self.tags.remove(&tag) {
                     self.refuse(session, refusal);
@@ -244,22 +247,36 @@ impl Core {
         }
     }
 
-    fn numbered(&mut self, tag: u32, client: MemberId, registration: u64) {
+    fn numbered(&mut self, now: Now, tag: u32, client: MemberId, registration: u64) {
         let (Some(&session), Some(key_server)) = (self.tags.get(&tag), self.key_server.clone()) else {
             return;
         };
-        let Some(Session { identity, state: State::Asked, .. }) = self.sessions.get(&session) else {
+        let Some(Session { identity, credential, state: State::Asked(offers), .. }) = self.sessions.get(&session)
+        else {
             return self.outputs.push_back(Output::CutKeyServer);
         };
+        let (offers, ends, credential) = (offers.clone(), credential.ends, credential.name.clone());
         let context = exporter_context(identity, &self.config.identity, &key_server, client, registration);
         let frame = ToClient::Number { client, registration }.encode();
         self.outputs.push_back(Output::ToClient { session, frame, close: false });
-        self.outputs.push_back(Output::Export { session, context });
         self.tags.remove(&tag);
-        self.advance(session, State::Numbered(client, registration));
+        if offers.is_empty() {
+            self.outputs.push_back(Output::Export { session, context });
+            self.advance(session, State::Numbered(client, registration));
+        } else {
+            self.ask(now, session, |tag| FromRegistrar::HandOverSealed {
+                tag,
+                client,
+                registration,
+                offers,
+                ends,
+                credential,
+            });
+            self.advance(session, State::HandedOver(client));
+        }
     }
 
-    fn durable(&mut self, tag: u32) {
+    fn durable(&mut self, tag: u32, last: &ToClient) {
         let Some(&session) = self.tags.get(&tag) else {
             return;
         };
@@ -269,7 +286,7 @@ impl Core {
         let event = Event::Registered { client: *client, identity: identity.clone() };
         self.tally.registered += 1;
         self.forget(session);
-        let frame = ToClient::Registered.encode();
+        let frame = last.encode();
         self.outputs.push_back(Output::ToClient { session, frame, close: true });
         self.outputs.push_back(Output::Event(event));
     }

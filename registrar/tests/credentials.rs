@@ -48,8 +48,12 @@ impl Site {
 
     async fn say(&self, stream: &mut TlsStream<TcpStream>, token: &str) -> ToClient {
         let identity = Identity::parse("spiffe://demo/member/m1").unwrap();
-        let message =
-            FromClient::RegisterWithToken { key_server: "ks".into(), identity, token: token.to_owned().into() };
+        let message = FromClient::RegisterWithToken {
+            key_server: "ks".into(),
+            identity,
+            token: token.to_owned().into(),
+            offers: vec![],
+        };
         write_frame(stream, &message.encode()).await.unwrap();
         answer(stream).await
     }
@@ -57,7 +61,7 @@ impl Site {
     /// Whether the registrar lets these credentials through its handshake, or what it says.
     async fn lets_in(&self, credentials: &Credentials) -> Result<(), String> {
         let mut stream = self.connect(credentials).await.map_err(|error| error.to_string())?;
-        let hello = FromClient::Register { key_server: "ks".into() };
+        let hello = FromClient::Register { key_server: "ks".into(), offers: vec![] };
         write_frame(&mut stream, &hello.encode()).await.map_err(|error| error.to_string())?;
         let answer = timeout(LIMIT, read_frame(&mut stream, MAX_FRAME)).await.unwrap();
         answer.map(drop).map_err(|error| error.to_string())
@@ -152,7 +156,8 @@ async fn a_registrar_that_takes_no_tokens_wants_a_certificate() {
     let _registrar = site.run();
     site.register_soon().await;
     if let Ok(mut stream) = site.anonymous().await {
-        let _ = write_frame(&mut stream, &FromClient::Register { key_server: "ks".into() }.encode()).await;
+        let _ =
+            write_frame(&mut stream, &FromClient::Register { key_server: "ks".into(), offers: vec![] }.encode()).await;
         let error = timeout(LIMIT, read_frame(&mut stream, MAX_FRAME)).await.unwrap().unwrap_err();
         assert!(error.to_string().contains("CertificateRequired"), "{error}");
     }

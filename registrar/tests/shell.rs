@@ -14,9 +14,11 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
-use common::{LIMIT, Manner, Site, answer, ask, code};
+use common::{LIMIT, Manner, Site, answer, ask, ask_with, code, parties};
 use net::frame::{read_frame, write_frame};
-use protocol::registration::{FromClient, MAX_FRAME, RefusalCode, ToClient};
+use net::noise::sealed;
+use protocol::MemberId;
+use protocol::registration::{FromClient, Grant, MAX_FRAME, MAX_OFFERS, OFFER, RefusalCode, ToClient};
 use registrar::config::Checked;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, sleep, timeout};
@@ -104,7 +106,8 @@ async fn strangers_get_no_further_than_the_handshake() {
     let stranger = site.issue(&foreign, "spiffe://demo/member/m1");
     // TLS 1.3: the client may learn only with its first read that it is refused.
     if let Ok(mut stream) = site.connect(&stranger).await {
-        let _ = write_frame(&mut stream, &FromClient::Register { key_server: "ks".into() }.encode()).await;
+        let _ =
+            write_frame(&mut stream, &FromClient::Register { key_server: "ks".into(), offers: vec![] }.encode()).await;
         let error = timeout(LIMIT, read_frame(&mut stream, MAX_FRAME)).await.unwrap().unwrap_err();
         assert!(error.to_string().contains("UnknownCA"), "{error}");
     }
@@ -134,6 +137,32 @@ async fn frames_of_a_wrong_size_or_content_are_refused_and_the_connection_ends()
     stream.write_all(&[0, 0, 0, 9, 1]).await.unwrap();
     stream.shutdown().await.unwrap();
     site.register_soon().await;
+}
+
+/// What is sealed passes both ways as it is, and what the key server cannot open costs neither client nor link anything.
+#[tokio::test]
+async fn a_sealed_registration_passes() {
+    let site = Site::new().await;
+    let _key_server = site.serve("ks", Manner::Well).await;
+    let _registrar = site.run();
+    site.register_soon().await;
+    let (keys, prologue) = ([*site.noise().public()], parties().prologue());
+    let (offered, offers) = sealed::offer(&keys, &prologue).unwrap();
+    for (offers, opens) in [(vec![[1; OFFER]; MAX_OFFERS], false), (offers.clone(), true)] {
+        let mut stream = site.member().await;
+        let number = ask_with(&mut stream, offers).await;
+        assert_eq!(number, ToClient::Number { client: MemberId(7), registration: 3 });
+        match answer(&mut stream).await {
+            ToClient::Refused(refusal) => assert_eq!((refusal.code, opens), (RefusalCode::Key, false)),
+            ToClient::RegisteredSealed(answer) if opens => {
+                let grant = Grant::decode(offered.open(&answer).unwrap().as_slice()).unwrap();
+                assert_eq!((grant.client, grant.registration), (MemberId(7), 3));
+                break;
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    assert!(site.register().await.is_ok(), "over the same link");
 }
 
 #[tokio::test]

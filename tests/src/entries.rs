@@ -50,6 +50,7 @@ pub const ENTRIES: &[Entry] = &[
     entry("to_registrar", messages::to_registrar, messages::to_registrar_seeds),
     entry("frame", streams::frame, streams::frame_seeds),
     slow("handshake", streams::handshake, streams::handshake_seeds, 8),
+    slow("offers", streams::offers, streams::offers_seeds, 40),
     entry("certificate", streams::certificate, streams::certificate_seeds),
     entry("assembly", repair::assembly, repair::assembly_seeds),
     entry("reassembly", repair::reassembly, repair::reassembly_seeds),

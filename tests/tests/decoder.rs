@@ -80,6 +80,7 @@ impl Live {
                 identity("registrar"),
                 allow.into_iter().map(|of| (Authentication::Certificate, of)).collect(),
             )],
+            sealed_only: vec![],
             groups: vec![group],
             bits_per_second: 80_000_000,
             resyncs_per_second: 4_000,

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use client_ctl::config::{Danger, RegistrarConfig, ZooKeeperConfig};
+use client_ctl::config::{Danger, KeyMaking, RegistrarConfig, ZooKeeperConfig};
 use client_ctl::core::Carrier;
 use client_ctl::{FileConfig, OnStop, Settings};
 use net::{OsEntropy, Shutdown};
@@ -41,7 +41,7 @@ impl Site {
         Self::with(clients, 1)
     }
 
-    /// The same with more than one registrar: threads `registrar-0` and so on.
+    /// The same with more than one registrar: threads `keyserver`, `registrar-0` and so on.
     pub(crate) fn with(clients: u32, registrars: usize) -> Result<Self, Failure> {
         Self::up(clients, registrars, ("", "batch_ms = 1000"), None)
     }
@@ -123,9 +123,8 @@ tls = {{ certificate = "pki/r{number}.pem", key = "pki/r{number}.key", roots = "
         let key_server = keyserver::config::Checked::load(&file("ks.toml", &key_server)?)?;
         let shutdown = Shutdown::new();
         let one = shutdown.clone();
-        let mut daemons = vec![Some(thread::spawn(move || {
-            run(async { keyserver::run(key_server, one).await.map_err(|e| e.to_string()) })
-        }))];
+        let daemon = move || run(async { keyserver::run(key_server, one).await.map_err(|e| e.to_string()) });
+        let mut daemons = vec![Some(thread::Builder::new().name("keyserver".into()).spawn(daemon)?)];
         for (number, at) in doors.iter().enumerate() {
             let checked = registrar::config::Checked::load(&file(&format!("r{number}.toml"), &door(number, at))?)?;
             let one = shutdown.clone();
@@ -146,6 +145,11 @@ tls = {{ certificate = "pki/r{number}.pem", key = "pki/r{number}.key", roots = "
 
     /// The checked configuration of a client.
     pub(crate) fn settings(&self, number: u32) -> Result<Settings, Failure> {
+        self.settings_by(number, KeyMaking::default())
+    }
+
+    /// The same, with the individual key made in this way.
+    pub(crate) fn settings_by(&self, number: u32, individual_key: KeyMaking) -> Result<Settings, Failure> {
         let pki = self.pki();
         let registrar = usize::try_from(number)? % self.registrars.len();
         let config = FileConfig {
@@ -162,6 +166,7 @@ tls = {{ certificate = "pki/r{number}.pem", key = "pki/r{number}.key", roots = "
             token_file: None,
             identity: None,
             private_key: Some(format!("m{number}.key").into()),
+            individual_key,
             trust_roots: "ca.pem".into(),
             groups: vec![GROUP.into()],
             carrier: self.published.as_ref().map_or(Carrier::Multicast, |_| Carrier::Zookeeper),

@@ -7,6 +7,7 @@ use std::time::Duration;
 use fec::RepairScheme;
 use keygraph::{Degree, KeyRef, Plan, Strategy};
 use protocol::identity::{Identity, IdentityPattern};
+use protocol::registration::{Answer, Grant, Offer, Parties};
 use protocol::request::Denial;
 use protocol::sign::{SigningKey, VerifyingKey};
 use protocol::{Authentication, GroupId, Incarnation, MemberId, Reason, Suite};
@@ -21,6 +22,8 @@ pub struct Config {
     pub name: String,
     /// Registrars that may connect, each with whom it may register.
     pub registrars: Vec<(Identity, Prefixes)>,
+    /// Those of them that may hand over no key that they know.
+    pub sealed_only: Vec<Identity>,
     /// The groups.
     pub groups: Vec<GroupConfig>,
     /// Bits that multicasts may take per second, each counted once however many relays it goes to; without headers of IP and
@@ -108,6 +111,17 @@ pub enum Input<'a> {
         /// The frame.
         frame: &'a [u8],
     },
+    /// The answer to [`Output::Answer`].
+    Answered {
+        /// Names the connection.
+        link: u64,
+        /// As in the grant.
+        client: MemberId,
+        /// As in the grant.
+        registration: u64,
+        /// The key server's Noise message; `None` if no offer is for this key server.
+        answer: Option<Box<Answer>>,
+    },
     /// A request, opened by a Noise session under the individual key of this registration.
     Request {
         /// Names the session.
@@ -162,6 +176,17 @@ pub enum Output {
         link: u64,
         /// The frame.
         frame: Vec<u8>,
+    },
+    /// Answer a client's offer with this grant, under the static Noise key, and say so by [`Input::Answered`].
+    Answer {
+        /// Names the connection.
+        link: u64,
+        /// Who registers; the prologue is made of it.
+        parties: Parties,
+        /// The client's offers.
+        offers: Vec<Offer>,
+        /// What the answer carries.
+        grant: Grant,
     },
     /// Close a registrar's connection: it broke the protocol or may not be here.
     CloseRegistrar {
@@ -239,6 +264,16 @@ pub enum Event {
         identity: Identity,
         /// Number of the registration.
         registration: u64,
+        /// Whether the registrar does not know the key.
+        sealed: bool,
+    },
+    /// A sealed registration was refused, because none of the client's offers is for this key server. The client's site
+    /// certificate is of another time or place, or the registrar has altered something.
+    Unopened {
+        /// The registrar.
+        registrar: Identity,
+        /// Whom it registers.
+        identity: Identity,
     },
     /// A group has a new key.
     Epoch(Box<EpochEvent>),

@@ -28,6 +28,7 @@ mod recovery;
 mod registrars;
 mod requests;
 mod restore;
+mod sealed;
 mod sending;
 mod snapshot;
 mod standby;
@@ -48,6 +49,7 @@ pub use policy::PolicyError;
 pub use publish::{Publication, Published};
 pub use recover::{LEAP, Recovery as RecoveryPlan};
 pub use restore::RestoreError;
+pub use sealed::Registrations;
 pub use subscribers::MAX_SUBSCRIBERS;
 
 use admission::Admission;
@@ -89,6 +91,7 @@ pub struct Core {
     /// Of the configured groups.
     names: BTreeMap<String, GroupId>,
     links: BTreeMap<u64, Link>,
+    registrations: Registrations,
     intents: VecDeque<Intent>,
     /// Requests that wait for batches, by session.
     waiting: BTreeMap<u64, Waiting>,
@@ -140,6 +143,9 @@ impl Core {
             Input::RegistrarUp { link, identity } => self.registrar_up(link, &identity),
             Input::RegistrarDown { link } => drop(self.links.remove(&link)),
             Input::FromRegistrar { link, frame } => self.on_registrar(link, frame),
+            Input::Answered { link, client, registration, answer } => {
+                self.answered(link, (client, registration), answer);
+            }
             Input::Request { session, client, registration, message } => {
                 self.request(now, session, client, registration, message);
             }

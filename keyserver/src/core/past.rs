@@ -73,6 +73,7 @@ impl Kept {
         Config {
             name: "ks".into(),
             registrars: vec![(identity("registrar"), vec![(Authentication::Certificate, everybody)])],
+            sealed_only: vec![],
             groups: vec![group],
             bits_per_second: 1_000_000_000,
             resyncs_per_second: 4_000,

@@ -8,6 +8,7 @@ use protocol::{Authentication, Credential, MemberId};
 
 use super::clients::Registration;
 use super::io::Prefixes;
+use super::sealed::Answering;
 use super::transaction::Intent;
 use super::{Core, Output};
 
@@ -18,10 +19,12 @@ const BUSY_RETRY_MS: u32 = 1_000;
 
 /// A registrar's connection.
 pub(super) struct Link {
-    identity: Identity,
+    pub(super) identity: Identity,
     prefixes: Prefixes,
     /// Registrations whose numbers this connection has fetched; a hand-over must be one of them.
     issued: BTreeMap<(MemberId, u64), (Identity, Authentication)>,
+    /// Sealed hand-overs that are being answered.
+    pub(super) answering: BTreeMap<(MemberId, u64), Answering>,
 }
 
 impl Core {
@@ -30,8 +33,8 @@ impl Core {
             self.outputs.push_back(Output::CloseRegistrar { link });
             return self.misbehaved(identity.to_string(), "it is not a registrar of this key server".into());
         };
-        let prefixes = prefixes.clone();
-        self.links.insert(link, Link { identity: identity.clone(), prefixes, issued: BTreeMap::new() });
+        let (prefixes, issued, answering) = (prefixes.clone(), BTreeMap::new(), BTreeMap::new());
+        self.links.insert(link, Link { identity: identity.clone(), prefixes, issued, answering });
         let clients: Vec<ClientEntry> = (self.clients.iter())
             .map(|(client, known)| ClientEntry { client, identity: known.identity.clone() })
             .collect();
@@ -70,7 +73,11 @@ impl Core {
                     self.tell_registrar(link, &ToRegistrar::Refused { tag, refusal });
                     return self.misbehaved(peer, format!("it asked to register {identity} by {kind}"));
                 }
-                let number = if registrar.issued.len() < MAX_ISSUED { self.clients.number(&identity) } else { None };
+                let number = if registrar.issued.len() + registrar.answering.len() < MAX_ISSUED {
+                    self.clients.number(&identity)
+                } else {
+                    None
+                };
                 let answer = match number {
                     Some((client, registration)) => {
                         registrar.issued.insert((client, registration), (identity, kind));
@@ -84,20 +91,46 @@ impl Core {
                 self.tell_registrar(link, &answer);
             }
             FromRegistrar::HandOver { tag, client, registration, key, ends, credential } => {
-                let Some((identity, kind)) = registrar.issued.remove(&(client, registration)) else {
-                    let peer = registrar.identity.to_string();
-                    let refusal = refusal("this registration's number was not fetched on this connection");
-                    self.tell_registrar(link, &ToRegistrar::Refused { tag, refusal });
-                    return self.misbehaved(peer, "it handed over a key for a number that it had not fetched".into());
+                let Some((identity, kind)) = self.fetched(link, tag, (client, registration)) else {
+                    return;
                 };
+                if self.links.get(&link).is_some_and(|registrar| self.config.sealed_only.contains(&registrar.identity))
+                {
+                    return self.refuse_exported(link, tag);
+                }
                 let credential = Credential { kind, ends, name: credential };
                 let registration = Registration { number: registration, key, credential };
-                let intent = Intent::HandOver { link, tag, client, identity, registration };
-                if self.intend(intent).is_err() {
-                    let refusal = Refusal::new(RefusalCode::Busy, "too many changes are waiting", BUSY_RETRY_MS);
-                    self.tell_registrar(link, &ToRegistrar::Refused { tag, refusal });
-                }
+                let intent = Intent::HandOver { link, tag, client, identity, registration, answer: None };
+                self.hand_over(link, tag, intent);
             }
+            FromRegistrar::HandOverSealed { tag, client, registration, offers, ends, credential } => {
+                let Some((identity, kind)) = self.fetched(link, tag, (client, registration)) else {
+                    return;
+                };
+                let credential = Credential { kind, ends, name: credential };
+                self.grant_share(link, tag, (client, registration), (identity, credential), offers);
+            }
+        }
+    }
+
+    /// Whose number this is. It serves once, and only the connection that has fetched it.
+    fn fetched(&mut self, link: u64, tag: u32, number: (MemberId, u64)) -> Option<(Identity, Authentication)> {
+        let registrar = self.links.get_mut(&link)?;
+        if let Some(known) = registrar.issued.remove(&number) {
+            return Some(known);
+        }
+        let peer = registrar.identity.to_string();
+        let refusal = refusal("this registration's number was not fetched on this connection");
+        self.tell_registrar(link, &ToRegistrar::Refused { tag, refusal });
+        self.misbehaved(peer, "it handed over a key for a number that it had not fetched".into());
+        None
+    }
+
+    /// Queues a hand-over, the question `tag` of a link.
+    pub(super) fn hand_over(&mut self, link: u64, tag: u32, intent: Intent) {
+        if self.intend(intent).is_err() {
+            let refusal = Refusal::new(RefusalCode::Busy, "too many changes are waiting", BUSY_RETRY_MS);
+            self.tell_registrar(link, &ToRegistrar::Refused { tag, refusal });
         }
     }
 

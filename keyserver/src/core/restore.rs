@@ -17,7 +17,7 @@ use super::recovery::Recovery;
 use super::subscribers::Subscribers;
 use super::tokens::Tokens;
 use super::transaction::Transaction;
-use super::{Access, Config, Core, GroupConfig, Now, Output, SETTLED, TOO_MANY};
+use super::{Access, Config, Core, GroupConfig, Now, Output, Registrations, SETTLED, TOO_MANY};
 use crate::store::age;
 
 /// Why a key server cannot start from what its store holds. The store is untouched.
@@ -120,6 +120,7 @@ impl Core {
             clients: Clients::default(),
             groups: BTreeMap::new(),
             links: BTreeMap::new(),
+            registrations: Registrations::default(),
             names,
             intents: VecDeque::new(),
             waiting: BTreeMap::new(),

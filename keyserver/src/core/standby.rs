@@ -86,6 +86,7 @@ impl Core {
             }
             Input::RegistrarDown { .. }
             | Input::FromRegistrar { .. }
+            | Input::Answered { .. }
             | Input::SubscriberGone { .. }
             | Input::Persisted(_)
             | Input::Timeout => {}

@@ -208,6 +208,12 @@ fn render(reply: AdminReply) -> Value {
             "standby": status.standby,
             "clients": status.clients,
             "registrars": status.registrars,
+            "registrations": {
+                "sealed": status.registrations.sealed,
+                "exported": status.registrations.exported,
+                "unopened": status.registrations.unopened,
+                "exported_refused": status.registrations.exported_refused,
+            },
             "subscribers": status.subscribers,
             "subscribers_cut": status.subscribers_cut,
             "groups": status.groups.iter().map(|group| json!({

@@ -3,11 +3,14 @@
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use net::multicast::{MulticastError, SendOptions, Sender};
+use net::noise::{StaticKey, sealed};
 use net::shutdown::Shutdown;
 use protocol::identity::Identity;
+use protocol::registration;
 use protocol::{IndividualKey, MemberId};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
@@ -47,6 +50,7 @@ pub(super) enum Command {
     RegistrarUp(u64, Identity, mpsc::Sender<Vec<u8>>),
     RegistrarDown(u64),
     FromRegistrar(u64, Zeroizing<Vec<u8>>),
+    Answered(u64, (MemberId, u64), Option<Box<registration::Answer>>),
     Policy(Vec<GroupConfig>),
     Revoked(BTreeSet<Vec<u8>>),
     SubscriberGone(u64),
@@ -98,6 +102,8 @@ pub(super) struct Engine {
     halted: bool,
     pub(super) turn: Box<dyn Turn>,
     publisher: Publisher,
+    /// The static key, for sealed registrations.
+    noise: Arc<StaticKey>,
 }
 
 impl Engine {
@@ -108,6 +114,7 @@ impl Engine {
         relays: Relays,
         multicast: SendOptions,
         publisher: Publisher,
+        noise: Arc<StaticKey>,
     ) -> Self {
         Self {
             core,
@@ -127,6 +134,7 @@ impl Engine {
             halted: false,
             turn,
             publisher,
+            noise,
         }
     }
 
@@ -246,6 +254,9 @@ impl Engine {
                 self.feed(Input::RegistrarDown { link });
             }
             Command::FromRegistrar(link, frame) => self.feed(Input::FromRegistrar { link, frame: &frame }),
+            Command::Answered(link, (client, registration), answer) => {
+                self.feed(Input::Answered { link, client, registration, answer });
+            }
             Command::Policy(groups) => self.take_policy(groups),
             Command::Revoked(names) => self.feed(Input::Revoked(names)),
             Command::SubscriberGone(session) => {
@@ -282,6 +293,15 @@ impl Engine {
                         tracing::warn!(link, "a registrar does not read; its connection is cut");
                         self.registrars.remove(&link);
                     }
+                }
+                Output::Answer { link, parties, offers, grant } => {
+                    let (noise, handle) = (self.noise.clone(), self.handle());
+                    // Some public-key cryptography, which the engine has no time for.
+                    tokio::spawn(async move {
+                        let answer = sealed::answer([&*noise], &parties.prologue(), &offers, &grant.encode());
+                        let answer = answer.ok().map(Box::new);
+                        handle.send(Command::Answered(link, (grant.client, grant.registration), answer)).await;
+                    });
                 }
                 Output::CloseRegistrar { link } => drop(self.registrars.remove(&link)),
                 Output::Reply { session, message } => {

@@ -20,6 +20,7 @@ use std::fs::{File, TryLockError};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use net::config::ConfigError;
@@ -194,7 +195,8 @@ pub async fn run(checked: Checked, shutdown: Shutdown) -> Result<(), RunError> {
     let admin = admin::Socket::bind(&file.admin_socket)
         .map_err(|source| RunError::Listen { what: file.admin_socket.display().to_string(), source })?;
     let (relays, publisher) = (Relays::open(&file.relays, file.dscp)?, Publisher::start(publish));
-    let mut engine = Engine::new(core, store, turn, relays, file.multicast(), publisher);
+    let noise = Arc::new(noise);
+    let mut engine = Engine::new(core, store, turn, relays, file.multicast(), publisher, noise.clone());
     groups.iter().try_for_each(|group| engine.add_destination(group.destination))?;
     let handle = engine.handle();
     let identity = credentials.identity().clone();

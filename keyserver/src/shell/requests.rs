@@ -14,9 +14,9 @@ use super::subscribers;
 /// Time for the reply to be made and taken: a write to the store, a queue before it, and a slow reader.
 const REPLY: Duration = Duration::from_secs(30);
 
-pub(super) async fn serve(listener: TcpListener, name: String, key: StaticKey, engine: Handle) {
+pub(super) async fn serve(listener: TcpListener, name: String, key: Arc<StaticKey>, engine: Handle) {
     let admission = Admission::default();
-    let (name, key) = (Arc::<str>::from(name), Arc::new(key));
+    let name = Arc::<str>::from(name);
     loop {
         let (stream, from, ticket) = admission.next(&listener).await;
         let (name, key, engine) = (name.clone(), key.clone(), engine.clone());

@@ -1,5 +1,5 @@
 use protocol::Authentication;
-use protocol::registration::ClientEntry;
+use protocol::registration::{ANSWER, ClientEntry, OFFER};
 
 use super::*;
 
@@ -31,7 +31,7 @@ fn key_server(core: &mut Core, message: &ToRegistrar) {
 
 fn register(core: &mut Core, session: u64, name: &str) {
     core.handle(Now::ZERO, Input::ClientUp { session, identity: identity(name), credential: credential() });
-    let frame = FromClient::Register { key_server: "ks".into() }.encode();
+    let frame = FromClient::Register { key_server: "ks".into(), offers: vec![] }.encode();
     core.handle(Now::ZERO, Input::FromClient { session, frame: &frame });
 }
 
@@ -83,6 +83,29 @@ fn a_registration_from_beginning_to_end() {
 }
 
 #[test]
+fn what_is_sealed_is_passed_on_and_nothing_is_exported() {
+    let mut core = linked();
+    core.handle(Now::ZERO, Input::ClientUp { session: 1, identity: identity("member/m1"), credential: credential() });
+    let offers = vec![[1; OFFER], [2; OFFER]];
+    let frame = FromClient::Register { key_server: "ks".into(), offers: offers.clone() }.encode();
+    core.handle(Now::ZERO, Input::FromClient { session: 1, frame: &frame });
+    let FromRegistrar::FetchNumber { tag, .. } = question(&drain(&mut core)) else { panic!() };
+    key_server(&mut core, &ToRegistrar::Number { tag, client: MemberId(9), registration: 3 });
+    let outputs = drain(&mut core);
+    let number = ToClient::Number { client: MemberId(9), registration: 3 }.encode();
+    assert_eq!(outputs[0], Output::ToClient { session: 1, frame: number, close: false });
+    assert!(!outputs.iter().any(|output| matches!(output, Output::Export { .. })));
+    let FromRegistrar::HandOverSealed { tag, offers: handed, ends, credential, .. } = question(&outputs) else {
+        panic!()
+    };
+    assert_eq!((handed, ends, credential), (offers, 77, vec![4; 32]));
+    key_server(&mut core, &ToRegistrar::DurableSealed { tag, answer: Box::new([8; ANSWER]) });
+    let frame = ToClient::RegisteredSealed(Box::new([8; ANSWER])).encode();
+    assert_eq!(drain(&mut core)[0], Output::ToClient { session: 1, frame, close: true });
+    assert!(core.is_idle());
+}
+
+#[test]
 fn whoever_may_not_is_refused_before_the_key_server_hears_of_it() {
     let mut core = linked();
     register(&mut core, 1, "elsewhere/m1");
@@ -98,14 +121,14 @@ fn a_missing_key_server_another_one_and_nonsense_each_have_an_answer() {
     assert_eq!(refusal(&drain(&mut core)), RefusalCode::Unavailable);
     let mut core = linked();
     core.handle(Now::ZERO, Input::ClientUp { session: 2, identity: identity("member/m2"), credential: credential() });
-    let frame = FromClient::Register { key_server: "other".into() }.encode();
+    let frame = FromClient::Register { key_server: "other".into(), offers: vec![] }.encode();
     core.handle(Now::ZERO, Input::FromClient { session: 2, frame: &frame });
     assert_eq!(refusal(&drain(&mut core)), RefusalCode::KeyServer);
     core.handle(Now::ZERO, Input::ClientUp { session: 3, identity: identity("member/m3"), credential: credential() });
     core.handle(Now::ZERO, Input::FromClient { session: 3, frame: b"nonsense" });
     assert_eq!(refusal(&drain(&mut core)), RefusalCode::Malformed);
     register(&mut core, 4, "member/m4");
-    let again = FromClient::Register { key_server: "ks".into() }.encode();
+    let again = FromClient::Register { key_server: "ks".into(), offers: vec![] }.encode();
     core.handle(Now::ZERO, Input::FromClient { session: 4, frame: &again });
     assert_eq!(refusal(&drain(&mut core)), RefusalCode::Malformed);
     assert!(core.is_idle());

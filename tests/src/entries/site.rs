@@ -11,7 +11,7 @@ use keygraph::{Degree, Strategy};
 use keyserver::core as server;
 use protocol::credential::NO_END;
 use protocol::identity::{Identity, IdentityPattern};
-use protocol::registration::{FromRegistrar, ToRegistrar};
+use protocol::registration::{ANSWER, FromRegistrar, Offer, ToRegistrar};
 use protocol::request::{Act, Operations, Outcome, Reply, Request, RequestId};
 use protocol::tag::TAG;
 use protocol::unit::{BlockHeader, PAYLOAD, Unit};
@@ -109,6 +109,7 @@ impl Site {
         let config = server::Config {
             name: "ks".into(),
             registrars: vec![(identity("registrar/r"), vec![(Authentication::Certificate, members())])],
+            sealed_only: vec![],
             groups: vec![
                 group(1, GROUP, members(), kind),
                 group(2, CLOSED, IdentityPattern::Exact(identity("member/nobody")), kind),
@@ -148,6 +149,13 @@ impl Site {
                     self.core.handle(self.now, server::Input::Persisted(true));
                 }
                 server::Output::ToRegistrar { frame, .. } => self.to_registrar.push(frame),
+                // Of the shell's key agreement only whether it comes to something matters here: an odd octet says so.
+                server::Output::Answer { link, offers, grant, .. } => {
+                    let opens = offers.iter().any(|offer| offer[0] % 2 == 1);
+                    let answer = opens.then(|| Box::new([7; ANSWER]));
+                    let (client, registration) = (grant.client, grant.registration);
+                    self.core.handle(self.now, server::Input::Answered { link, client, registration, answer });
+                }
                 server::Output::CloseRegistrar { .. } => self.closed = true,
                 server::Output::Reply { session, message } | server::Output::Subscribed { session, message } => {
                     self.replies.push((session, Some(message.to_vec())));
@@ -180,6 +188,11 @@ impl Site {
 
     /// Registers a client, as a registrar does; returns the frames of both sides.
     pub(super) fn register(&mut self, path: &str) -> Registration {
+        self.register_by(path, &[])
+    }
+
+    /// The same; sealed, if there are offers.
+    pub(super) fn register_by(&mut self, path: &str, offers: &[Offer]) -> Registration {
         let fetch =
             FromRegistrar::FetchNumber { tag: 0, kind: Authentication::Certificate, identity: identity(path) }.encode();
         self.registrar_says(&fetch);
@@ -187,15 +200,21 @@ impl Site {
         let Ok(ToRegistrar::Number { client, registration, .. }) = ToRegistrar::decode(&number) else {
             panic!("no number");
         };
-        let key = IndividualKey::new([9; 32]);
-        let hand_over =
-            FromRegistrar::HandOver { tag: 1, client, registration, key, ends: NO_END, credential: vec![1; 33] }
-                .encode();
+        let (key, offers) = (IndividualKey::new([9; 32]), offers.to_vec());
+        let (tag, ends, credential) = (1, NO_END, vec![1; 33]);
+        let hand_over = match offers.is_empty() {
+            true => FromRegistrar::HandOver { tag, client, registration, key, ends, credential },
+            false => FromRegistrar::HandOverSealed { tag, client, registration, offers, ends, credential },
+        };
+        let hand_over = hand_over.encode();
         let before = self.to_registrar.len();
         self.registrar_says(&hand_over);
         let said = self.to_registrar.split_off(before);
-        let durable =
-            said.into_iter().find(|frame| matches!(ToRegistrar::decode(frame), Ok(ToRegistrar::Durable { .. })));
+        let is_durable = |frame: &Vec<u8>| {
+            let answer = ToRegistrar::decode(frame);
+            matches!(answer, Ok(ToRegistrar::Durable { .. } | ToRegistrar::DurableSealed { .. }))
+        };
+        let durable = said.into_iter().find(is_durable);
         let (question, answer) = (vec![fetch, hand_over], vec![number, durable.unwrap()]);
         Registration { client, registration, question, answer }
     }

@@ -124,6 +124,7 @@ pub(super) fn config() -> Config {
             identity("registrar/r"),
             members.into_iter().map(|of| (Authentication::Certificate, of)).collect(),
         )],
+        sealed_only: vec![],
         groups: vec![group],
         bits_per_second: 80_000_000,
         resyncs_per_second: 4_000,

@@ -56,6 +56,7 @@ impl World {
                 identity("registrar/r"),
                 vec![(Authentication::Certificate, IdentityPattern::parse("spiffe://sim/member/*").unwrap())],
             )],
+            sealed_only: vec![],
             groups: vec![group(1, GROUPS[0]), group(2, GROUPS[1])],
             bits_per_second: 8_000_000,
             resyncs_per_second: 4_000,
@@ -202,7 +203,10 @@ impl World {
                 server::Output::Subscribed { .. }
                 | server::Output::Push { .. }
                 | server::Output::EndSubscription { .. } => {}
-                server::Output::Refuse { .. } | server::Output::CloseRegistrar { .. } | server::Output::Halt => {
+                server::Output::Refuse { .. }
+                | server::Output::CloseRegistrar { .. }
+                | server::Output::Answer { .. }
+                | server::Output::Halt => {
                     self.record.complaints.push("the key server refused something that was right".into());
                 }
             }

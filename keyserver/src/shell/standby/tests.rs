@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use keygraph::{Degree, Strategy};
 use net::multicast::SendOptions;
+use net::noise::StaticKey;
 use protocol::credential::NO_END;
 use protocol::identity::{Identity, IdentityPattern};
 use protocol::registration::{FromRegistrar, ToRegistrar};
@@ -64,6 +65,7 @@ pub(in crate::shell) fn config() -> Config {
     Config {
         name: "ks".into(),
         registrars: vec![(identity("registrar"), vec![(Authentication::Certificate, everybody)])],
+        sealed_only: vec![],
         groups: vec![group],
         bits_per_second: 8_000_000,
         resyncs_per_second: 4_000,
@@ -120,8 +122,8 @@ impl Server {
         let core = Core::stand_by(Now::ZERO, config(), Box::new(Count(seed)), snapshot, &records).unwrap();
         let (turn, shutdown) = (Arc::<ByHand>::default(), Shutdown::new());
         let relays = Relays::open(&[], 0).unwrap();
-        let engine =
-            Engine::new(core, store, Box::new(turn.clone()), relays, SendOptions::default(), Publisher::default());
+        let (noise, options) = (Arc::new(StaticKey::generate().unwrap()), SendOptions::default());
+        let engine = Engine::new(core, store, Box::new(turn.clone()), relays, options, Publisher::default(), noise);
         let (handle, stop) = (engine.handle(), shutdown.clone());
         let ended = tokio::task::spawn_local(engine.run(stop, Duration::from_secs(1)));
         Self { engine: handle, turn, shutdown, ended }
@@ -129,7 +131,7 @@ impl Server {
 
     async fn status(&self) -> Status {
         match self.engine.ask(|answer| Command::Admin(Admin::Status, answer)).await {
-            Some(Ok(AdminReply::Status(status))) => status,
+            Some(Ok(AdminReply::Status(status))) => *status,
             other => panic!("{other:?}"),
         }
     }
