@@ -9,7 +9,7 @@ use keygraph::{Degree, KeyRef, Plan, Strategy};
 use protocol::identity::{Identity, IdentityPattern};
 use protocol::request::Denial;
 use protocol::sign::{SigningKey, VerifyingKey};
-use protocol::{Authentication, GroupId, Incarnation, MemberId, Reason, Suite};
+use protocol::{Authentication, GroupId, Incarnation, MemberId, Reason, Share, Suite};
 use zeroize::Zeroizing;
 
 use super::{Access, Admin, AdminError, AdminReply, Cause, Publication};
@@ -70,6 +70,8 @@ pub struct GroupConfig {
     pub access: Access,
     /// Members at the most.
     pub max_members: usize,
+    /// Joins that make one and the same client a member, again and again.
+    pub joins: Share,
     /// Time between refreshes of the group key; `None` for never.
     pub refresh: Option<Duration>,
     /// Time from a change to the next beacon. It doubles with every beacon without a change,
