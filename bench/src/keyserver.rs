@@ -52,6 +52,7 @@ pub(crate) fn config(records_per_snapshot: usize) -> Result<Config, Failure> {
         repair: fec::RepairScheme::default(),
         access: Access::open([everybody()?]),
         max_members: 1_000_000,
+        joins: protocol::Ration::UNLIMITED,
         refresh: None,
         beacon: Duration::from_secs(1),
         beacon_max: Duration::from_secs(8),

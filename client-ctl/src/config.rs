@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicBool, AtomicUsize};
 use std::time::Duration;
 
 use net::ConfigError;
@@ -12,7 +12,7 @@ use net::config::in_range;
 use net::multicast::{Impairment, Interface, MAX_SOURCES, ReceiveOptions};
 use protocol::identity::Identity;
 use protocol::site::SiteCertificate;
-use protocol::{MAX_NAME, VerifyingKey};
+use protocol::{Entropy, MAX_NAME, VerifyingKey};
 use serde::Deserialize;
 use zk::{AddressError, Options, Role, TlsFiles};
 
@@ -185,6 +185,15 @@ pub struct Danger {
     pub seed: u64,
 }
 
+/// The registrar that is asked first. It is a random one, so that many clients with one configuration spread over all.
+#[derive(Debug)]
+pub(crate) struct InLine {
+    /// Which.
+    pub(crate) at: AtomicUsize,
+    /// It has told this client when to come again: its turn is there.
+    pub(crate) is_told: AtomicBool,
+}
+
 /// A configuration that was checked, with the files that it names.
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -193,6 +202,8 @@ pub struct Settings {
     /// The one that answered last; clones of the settings share it.
     pub(crate) preferred: Arc<AtomicUsize>,
     pub(crate) registrars: Vec<(String, Identity)>,
+    /// Which of them is asked first; clones of the settings share it.
+    pub(crate) line: Arc<InLine>,
     pub(crate) site: SiteCertificate,
     pub(crate) credential: Credential,
     pub(crate) individual_key: KeyMaking,
@@ -279,6 +290,7 @@ impl FileConfig {
         Ok(Settings {
             key_servers: [vec![self.key_server_address], self.standby_addresses].concat(),
             preferred: Arc::default(),
+            line: Arc::new(InLine { at: AtomicUsize::new(any(registrars.len())), is_told: AtomicBool::new(false) }),
             registrars,
             site,
             credential,
@@ -323,6 +335,12 @@ fn address(key: &str, text: &str) -> Result<(), ConfigError> {
         return Err(ConfigError::invalid(key, format!("`{text}` is not `host:port`")));
     }
     Ok(())
+}
+
+/// One of so many, at random.
+fn any(registrars: usize) -> usize {
+    let bound = u64::try_from(registrars).unwrap_or(1).max(1);
+    usize::try_from(net::OsEntropy.below(bound)).unwrap_or(0)
 }
 
 fn count(key: &str, have: usize, least: usize, most: usize) -> Result<(), ConfigError> {

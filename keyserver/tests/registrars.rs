@@ -4,8 +4,8 @@
 use std::collections::BTreeSet;
 
 use crate::common::{World, identity, noise};
-use keyserver::core::{Admin, AdminReply, Config, Event, Input, Registrations};
-use keyserver::store::MemoryStore;
+use keyserver::core::{Admin, AdminReply, Config, Event, Input, Output, Registrations};
+use keyserver::store::{MemoryStore, Store};
 use net::noise::StaticKey;
 use net::noise::sealed::{self, Offered};
 use protocol::credential::NO_END;
@@ -182,7 +182,7 @@ fn a_token_serves_once_at_all_registrars_and_after_a_restart() {
     let mut world = start(&store);
     assert_eq!(by_token(&mut world, 2, "member/b", 7, life), Err(RefusalCode::Credential), "from the records");
     let snapshot = world.core.snapshot(world.now);
-    keyserver::store::Store::snapshot(&mut world.store, &snapshot).unwrap();
+    world.store.snapshot(&snapshot).unwrap();
     drop(world);
     let mut world = start(&store);
     assert_eq!(by_token(&mut world, 2, "member/b", 7, life), Err(RefusalCode::Credential), "from a snapshot");
@@ -384,4 +384,68 @@ async fn a_registrar_that_keeps_everything_has_no_sealed_key() {
             assert!(is_let_in(&world, number, grant.individual_key(&parties).expose()).await, "the client itself");
         }
     }
+}
+
+#[test]
+fn what_queues_while_one_is_written_is_written_together() {
+    let mut world = start(&MemoryStore::default());
+    let kind = Authentication::Certificate;
+    let numbers: Vec<_> =
+        (0..300).map(|name| fetch(&mut world, 1, &format!("member/m{name}"), kind).unwrap()).collect();
+    let second = fetch(&mut world, 1, "member/m7", kind).unwrap();
+    assert_eq!(second.0, numbers[7].0);
+    // Nothing is written yet: the first is under way, and all others wait. One of them is of a client that waits already.
+    for number in numbers.iter().take(100).chain([&second]).chain(&numbers[100..]) {
+        let frame = hand_over(1, *number, NO_END, 1).encode();
+        world.core.handle(world.now, Input::FromRegistrar { link: 1, frame: &frame });
+    }
+    let (mut writes, mut told) = (Vec::new(), Vec::new());
+    let mut outputs = std::collections::VecDeque::new();
+    loop {
+        outputs.extend(std::iter::from_fn(|| world.core.poll_output()));
+        match outputs.pop_front() {
+            Some(Output::Persist(records)) => {
+                assert!(outputs.is_empty(), "nobody is told before it is durable");
+                writes.push(records.len());
+                let records: Vec<&[u8]> = records.iter().map(|record| record.as_slice()).collect();
+                world.store.append(&records).unwrap();
+                world.core.handle(world.now, Input::Persisted(true));
+            }
+            Some(Output::ToRegistrar { link: 1, frame }) => match ToRegistrar::decode(&frame).unwrap() {
+                ToRegistrar::Durable { .. } => told.push(writes.len()),
+                ToRegistrar::ClientAdded(_) => {}
+                other => panic!("{other:?}"),
+            },
+            Some(_) => {}
+            None => break,
+        }
+    }
+    // One alone; what came up to the second registration of one client; the rest.
+    assert_eq!(writes, [1, 99, 201]);
+    assert_eq!(told.len(), 301);
+    assert!(told.is_sorted());
+    // All of it is there after a restart, and the newer of two registrations is the one that counts.
+    let world = World::start_on(world.store.clone(), 6, config);
+    assert!(
+        numbers
+            .iter()
+            .all(|(client, number)| { world.core.individual_key(*client, *number).is_some() == (*client != second.0) })
+    );
+    assert!(world.core.individual_key(second.0, second.1).is_some());
+}
+
+#[test]
+fn a_registrar_that_connects_again_and_again_keeps_its_newest_connections() {
+    let mut world = start(&MemoryStore::default());
+    let mut closed = Vec::new();
+    for link in 10..20 {
+        world.core.handle(world.now, Input::RegistrarUp { link, identity: identity("registrar/r1") });
+        closed.extend(std::iter::from_fn(|| world.core.poll_output()).filter_map(|output| match output {
+            Output::CloseRegistrar { link } => Some(link),
+            _ => None,
+        }));
+    }
+    assert_eq!(closed, [1, 10, 11, 12, 13, 14, 15], "four are kept");
+    assert!(fetch(&mut world, 19, "member/m1", Authentication::Certificate).is_ok());
+    assert!(by_token(&mut world, 2, "member/m2", 4, T0 + 60).is_ok(), "others' stand");
 }

@@ -56,6 +56,7 @@ fn group(id: u32, batch: Duration) -> GroupConfig {
         repair: fec::RepairScheme::default(),
         access: Access::open([IdentityPattern::parse("spiffe://scale/member/*").unwrap()]),
         max_members: 1_000_000,
+        joins: protocol::Ration::UNLIMITED,
         refresh: None,
         beacon: Duration::from_secs(600),
         beacon_max: Duration::from_secs(600),

@@ -20,6 +20,7 @@ pub mod entropy;
 pub mod exit;
 pub mod frame;
 pub mod identity;
+pub mod line;
 pub mod logs;
 pub mod multicast;
 pub mod noise;

@@ -31,7 +31,7 @@ pub mod tag;
 pub mod unit;
 
 pub use beacon::Beacon;
-pub use budget::Budget;
+pub use budget::{Budget, Ration, Rations};
 pub use codec::DecodeError;
 pub use credential::{Authentication, Credential};
 pub use header::{Commitment, EpochHeader, HeaderHash, Incarnation};

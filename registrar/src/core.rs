@@ -29,8 +29,12 @@ const MAX_SESSIONS: usize = 1_000;
 const SESSION_TIME: Duration = Duration::from_secs(10);
 /// A key server that says nothing for so long after a question is gone, though its connection still looks open.
 const SILENCE: Duration = Duration::from_secs(10);
-/// What a client is told to wait when the key server is away; its own jitter spreads the return.
-const RETRY_MS: u32 = 1_000;
+/// What a client is told to wait at the least when the key server is away, or answers too late.
+const RETRY: Duration = Duration::from_secs(1);
+/// Those who were told so come back one after the other, at this distance: about what one core can do. The last are told this
+/// much, which is as long as clients believe.
+const RETRY_EACH: Duration = Duration::from_millis(1);
+const RETRY_LAST: Duration = Duration::from_secs(60);
 /// Clients in the list: more than one key server admits.
 const MAX_CLIENTS: usize = 4_000_000;
 
@@ -74,6 +78,8 @@ pub struct Core {
     next_tag: u32,
     /// Since when the key server owes an answer and has said nothing at all.
     owed_since: Option<Now>,
+    /// When the last of those is expected who found no key server.
+    expected: Now,
     tally: Tally,
     outputs: VecDeque<Output>,
 }
@@ -90,6 +96,7 @@ impl Core {
             tags: BTreeMap::new(),
             next_tag: 0,
             owed_since: None,
+            expected: Now::ZERO,
             tally: Tally::default(),
             outputs: VecDeque::new(),
         }
@@ -111,7 +118,7 @@ impl Core {
                 // Numbers die with the connection that fetched them, so whoever has said something begins again.
                 let under_way = self.sessions.iter().filter(|(_, session)| !matches!(session.state, State::Silent));
                 for session in under_way.map(|(session, _)| *session).collect::<Vec<_>>() {
-                    self.refuse(session, unavailable());
+                    self.unavailable(now, session, AWAY);
                 }
             }
             Input::FromKeyServer(frame) => {
@@ -135,7 +142,7 @@ impl Core {
         let late: Vec<u64> =
             self.sessions.iter().filter(|(_, s)| s.deadline <= now).map(|(session, _)| *session).collect();
         for session in late {
-            self.refuse(session, Refusal::new(RefusalCode::Unavailable, "the registration took too long", RETRY_MS));
+            self.unavailable(now, session, "the registration took too long");
         }
         if self.owed_since.is_some_and(|since| since + SILENCE <= now) {
             self.owed_since = None;
@@ -174,7 +181,7 @@ impl Core {
             let text = "this registrar does not serve this identity";
             self.refuse(session, Refusal::new(RefusalCode::Identity, text, 0));
         } else if full {
-            self.refuse(session, Refusal::new(RefusalCode::Busy, "too many registrations at once", RETRY_MS));
+            self.refuse(session, Refusal::new(RefusalCode::Busy, "too many registrations at once", millis(RETRY)));
         }
     }
 
@@ -189,7 +196,7 @@ impl Core {
             return self.refuse(session, Refusal::new(RefusalCode::Malformed, "asked twice", 0));
         }
         match &self.key_server {
-            None => self.refuse(session, unavailable()),
+            None => self.unavailable(now, session, AWAY),
             Some(name) if name != message.key_server() => {
                 let text = format!("this registrar serves key server {name}");
                 self.refuse(session, Refusal::new(RefusalCode::KeyServer, &text, 0));
@@ -307,6 +314,12 @@ impl Core {
         }
     }
 
+    /// No key server now: clients come back one after the other.
+    fn unavailable(&mut self, now: Now, session: u64, why: &str) {
+        self.expected = (self.expected + RETRY_EACH).clamp(now + RETRY, now + RETRY_LAST);
+        self.refuse(session, Refusal::new(RefusalCode::Unavailable, why, millis(self.expected - now)));
+    }
+
     fn refuse(&mut self, session: u64, refusal: Refusal) {
         let Some(Session { identity, .. }) = self.sessions.get(&session) else {
             return;
@@ -331,8 +344,10 @@ impl std::fmt::Debug for Core {
     }
 }
 
-fn unavailable() -> Refusal {
-    Refusal::new(RefusalCode::Unavailable, "the key server cannot be reached", RETRY_MS)
+const AWAY: &str = "the key server cannot be reached";
+
+fn millis(wait: Duration) -> u32 {
+    u32::try_from(wait.as_millis()).unwrap_or(u32::MAX)
 }
 
 #[cfg(test)]

@@ -66,6 +66,7 @@ impl Live {
             repair: fec::RepairScheme::default(),
             access: Access::open(allow.clone()),
             max_members: 1_000,
+            joins: protocol::Ration::UNLIMITED,
             refresh: None,
             beacon: Duration::from_millis(200),
             beacon_max: Duration::from_millis(200),

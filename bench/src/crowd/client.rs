@@ -145,7 +145,10 @@ impl Client {
                 self.key = Some(key);
                 self.core.handle(now, Input::Registered { client, registration });
             }
-            Home::Registered(Err(RegistrationFailed { retry_after, is_final })) => {
+            Home::Registered(Err(RegistrationFailed { retry_after: Some(after), in_line: true, .. })) => {
+                self.core.handle(now, Input::RegistrationLater { after });
+            }
+            Home::Registered(Err(RegistrationFailed { retry_after, is_final, .. })) => {
                 self.core.handle(now, Input::RegistrationFailed { retry_after, is_final });
             }
             Home::Replied(id, Ok(message)) => self.core.handle(now, Input::Reply { id, message: &message }),

@@ -37,6 +37,11 @@ pub enum Input<'a> {
         /// Asking again cannot help.
         is_final: bool,
     },
+    /// A registrar has no place now, and has said when it has one.
+    RegistrationLater {
+        /// How much later.
+        after: Duration,
+    },
     /// The credential was replaced: there is another to register with.
     Credential,
     /// A reply, opened by the session of this request.

@@ -132,6 +132,7 @@ impl Core {
             Input::RegistrationFailed { retry_after, is_final } => {
                 self.registration_failed(now, retry_after, is_final);
             }
+            Input::RegistrationLater { after } => self.registration_later(now, after),
             Input::Credential => self.renew_registration(now),
             Input::Reply { id, message } => self.reply(now, id, message),
             Input::RequestFailed { id, refused } => self.request_failed(now, id, refused),

@@ -248,7 +248,10 @@ impl Shell {
                 self.individual_key = Some(key);
                 core.handle(now, Input::Registered { client, registration });
             }
-            Happened::Registered(Err(RegistrationFailed { retry_after, is_final })) => {
+            Happened::Registered(Err(RegistrationFailed { retry_after: Some(after), in_line: true, .. })) => {
+                core.handle(now, Input::RegistrationLater { after });
+            }
+            Happened::Registered(Err(RegistrationFailed { retry_after, is_final, .. })) => {
                 core.handle(now, Input::RegistrationFailed { retry_after, is_final });
             }
             Happened::Replied { id, reply: Ok(message) } => core.handle(now, Input::Reply { id, message: &message }),

@@ -1,8 +1,9 @@
 //! Registers with the first registrar that does it.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use net::frame::{FrameError, read_frame, write_frame};
+use net::frame::{FrameError, read_frame};
 use net::noise::sealed::{self, SealedError};
 use net::tls::{self, TlsError};
 use protocol::codec::DecodeError;
@@ -37,6 +38,8 @@ pub struct RegistrationFailed {
     pub retry_after: Option<Duration>,
     /// Every registrar refuses this client for good.
     pub is_final: bool,
+    /// A registrar had no place, and has said when it has one for this client.
+    pub in_line: bool,
 }
 
 #[derive(Debug, Error)]
@@ -59,21 +62,43 @@ pub(super) enum RegisterError {
     Number,
     #[error("refused ({:?}): {}", .0.code, .0.text)]
     Refused(Refusal),
+    #[error("it has no place for {} ms", .0.as_millis())]
+    Full(Duration),
     #[error("no answer within {} s", LIMIT.as_secs())]
     TimedOut,
 }
 
-/// Registers this client: tries each registrar once, for at most 9 s.
+/// What a client believes of a registrar that has no place: that it has one in so long a time. Below, asking again would cost more
+/// than is won; above, anybody who can answer first could keep clients away.
+const BELIEVED: [Duration; 2] = [Duration::from_millis(50), net::line::LONGEST];
+
+/// Registers this client: tries each registrar once, for at most 9 s. One that has no place and says when it has one is believed
+/// once: its turn there is waited for, and none is taken at the others, where others come. Told so twice, the client asks all.
 ///
 /// # Errors
-/// Each of them failed. It is final if every one of them says so.
+/// Each of them failed, or one had no place. It is final if every one of them says so.
 pub async fn register(settings: &Settings) -> Result<Registered, RegistrationFailed> {
     let mut retry_after: Option<Duration> = None;
+    let mut turn: Option<(Duration, usize)> = None;
     let mut is_final = true;
-    for (address, registrar) in &settings.registrars {
+    let (registrars, line) = (&settings.registrars, &settings.line);
+    let (first, was_told) = (line.at.load(Ordering::Relaxed), line.is_told.swap(false, Ordering::Relaxed));
+    for at in (0..registrars.len()).map(|turn| (first + turn) % registrars.len()) {
+        let (address, registrar) = &registrars[at];
         let result = tokio::time::timeout(LIMIT, attempt(settings, address, registrar)).await;
         match result.unwrap_or(Err(RegisterError::TimedOut)) {
-            Ok(registered) => return Ok(registered),
+            Ok(registered) => {
+                line.at.store(at, Ordering::Relaxed);
+                return Ok(registered);
+            }
+            Err(RegisterError::Full(wait)) => {
+                tracing::info!(%registrar, address, ?wait, "no place here now");
+                is_final = false;
+                turn = turn.into_iter().chain([(wait, at)]).min();
+                if !was_told {
+                    break;
+                }
+            }
             Err(error) => {
                 tracing::warn!(%registrar, address, %error, "cannot register here");
                 let refusal = if let RegisterError::Refused(refusal) = error { Some(refusal) } else { None };
@@ -84,7 +109,26 @@ pub async fn register(settings: &Settings) -> Result<Registered, RegistrationFai
             }
         }
     }
-    Err(RegistrationFailed { retry_after, is_final })
+    if let Some((wait, at)) = turn {
+        line.at.store(at, Ordering::Relaxed);
+        line.is_told.store(true, Ordering::Relaxed);
+        return Err(RegistrationFailed { retry_after: Some(wait), is_final: false, in_line: true });
+    }
+    Err(RegistrationFailed { retry_after, is_final, in_line: false })
+}
+
+/// What was said in clear is a hint, and says one thing at the most.
+fn in_clear(error: TlsError) -> RegisterError {
+    match &error {
+        TlsError::InClear(frame) => match ToClient::decode(frame) {
+            Ok(ToClient::Refused(refusal)) if refusal.code == RefusalCode::Busy => {
+                let wait = Duration::from_millis(refusal.retry_after_ms.into());
+                RegisterError::Full(wait.clamp(BELIEVED[0], BELIEVED[1]))
+            }
+            _ => error.into(),
+        },
+        _ => error.into(),
+    }
 }
 
 fn ends_it(refusal: &Refusal) -> bool {
@@ -109,8 +153,8 @@ pub(super) async fn attempt(
         KeyMaking::Exported => (None, Vec::new()),
     };
     let (config, message) = credential.begin(registrar, &site.key_server, offers)?;
-    let mut stream = tls::connect(found, config, LIMIT).await?;
-    write_frame(&mut stream, &Zeroizing::new(message.encode())).await?;
+    let message = Zeroizing::new(message.encode());
+    let mut stream = tls::connect_or_hear(found, config, &message).await.map_err(in_clear)?;
     let (client, registration) = match answer(&mut stream).await? {
         ToClient::Number { client, registration } => (client, registration),
         ToClient::Refused(refusal) => return Err(RegisterError::Refused(refusal)),

@@ -81,8 +81,15 @@ impl World {
         };
         let config = net::tls::server_config(&Credentials::load(&files).unwrap(), ALPN_CLIENT).unwrap();
         let door = Admission::default();
+        // The first who comes finds no place, and hears so in clear.
+        let (mut first, _) = listener.accept().await.unwrap();
+        let full = ToClient::Refused(Refusal::new(RefusalCode::Busy, "full", 300));
+        write_frame(&mut first, &full.encode()).await.unwrap();
+        first.shutdown().await.unwrap();
+        let told = tokio::time::Instant::now();
         loop {
             let (stream, _, ticket) = door.next(&listener).await;
+            assert!(told.elapsed() >= Duration::from_millis(300), "it comes when it was told");
             let (mut stream, who) = net::tls::accept(stream, Arc::clone(&config), ticket).await.unwrap();
             let frame = read_frame(&mut stream, MAX_FRAME).await.unwrap().unwrap();
             let message = FromClient::decode(&frame).unwrap();
@@ -270,6 +277,33 @@ async fn a_full_door_is_no_refusal() {
         }
     }
     drop(held);
+}
+
+/// Whoever can answer first may keep a client away for a while, and do no more to it.
+#[tokio::test]
+async fn what_a_registrar_says_in_clear_is_a_hint() {
+    let listener = listen().await;
+    let files = Files::new(*StaticKey::generate().unwrap().public());
+    let settings = files.load(&files.text("127.0.0.1:1", &address(&listener))).unwrap();
+    let say = async |refusal: Refusal| {
+        let answer = async {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            write_frame(&mut stream, &ToClient::Refused(refusal).encode()).await.unwrap();
+            stream.shutdown().await.unwrap();
+            stream
+        };
+        let (failed, _stream) = tokio::join!(in_time(register(&settings)), answer);
+        failed.unwrap_err()
+    };
+    let later =
+        |ms| RegistrationFailed { retry_after: Some(Duration::from_millis(ms)), is_final: false, in_line: true };
+    assert_eq!(say(Refusal::new(RefusalCode::Busy, "full", 700)).await, later(700));
+    assert_eq!(say(Refusal::new(RefusalCode::Busy, "full", u32::MAX)).await, later(60_000));
+    assert_eq!(say(Refusal::new(RefusalCode::Busy, "full", 0)).await, later(50));
+    let nothing = RegistrationFailed { retry_after: None, is_final: false, in_line: false };
+    for code in [RefusalCode::Identity, RefusalCode::KeyServer, RefusalCode::Credential] {
+        assert_eq!(say(Refusal::new(code, "never", 0)).await, nothing);
+    }
 }
 
 #[tokio::test]

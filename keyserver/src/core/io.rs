@@ -10,7 +10,7 @@ use protocol::identity::{Identity, IdentityPattern};
 use protocol::registration::{Answer, Grant, Offer, Parties};
 use protocol::request::Denial;
 use protocol::sign::{SigningKey, VerifyingKey};
-use protocol::{Authentication, GroupId, Incarnation, MemberId, Reason, Suite};
+use protocol::{Authentication, GroupId, Incarnation, MemberId, Ration, Reason, Suite};
 use zeroize::Zeroizing;
 
 use super::{Access, Admin, AdminError, AdminReply, Cause, Publication};
@@ -73,6 +73,8 @@ pub struct GroupConfig {
     pub access: Access,
     /// Members at the most.
     pub max_members: usize,
+    /// Joins that make one and the same client a member, again and again.
+    pub joins: Ration,
     /// Time between refreshes of the group key; `None` for never.
     pub refresh: Option<Duration>,
     /// Time from a change to the next beacon. It doubles with every beacon without a change,

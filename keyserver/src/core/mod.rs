@@ -5,7 +5,8 @@
 //! handle(now, Persisted) -> merge -> Output::{Reply, Datagram, ...}
 //! ```
 //!
-//! One transaction is in flight at a time, so that what is staged is always staged against what is merged.
+//! One transaction is in flight at a time, so that what is staged is always staged against what is merged. What comes meanwhile
+//! goes into the next one, as far as it may.
 
 mod access;
 mod admin;
@@ -33,6 +34,7 @@ mod sending;
 mod snapshot;
 mod standby;
 mod subscribers;
+mod together;
 mod tokens;
 mod transaction;
 

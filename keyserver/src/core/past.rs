@@ -62,6 +62,7 @@ impl Kept {
             repair: fec::RepairScheme::default(),
             access: Access::open([everybody.clone()]),
             max_members: CLIENTS,
+            joins: protocol::Ration::UNLIMITED,
             refresh: None,
             beacon: COMPACT_EVERY,
             beacon_max: COMPACT_EVERY,

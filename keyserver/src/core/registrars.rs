@@ -14,6 +14,9 @@ use super::{Core, Output};
 
 /// Numbers that a registrar has fetched and not used: ten times the sessions that one serves at once.
 const MAX_ISSUED: usize = 10_000;
+/// Connections of one registrar: it needs one, and makes another before this end has noticed that the old one is gone. Beyond that the
+/// oldest is cut.
+const MAX_LINKS: usize = 4;
 /// What a registrar is told to wait when a limit is reached.
 const BUSY_RETRY_MS: u32 = 1_000;
 
@@ -34,6 +37,11 @@ impl Core {
             return self.misbehaved(identity.to_string(), "it is not a registrar of this key server".into());
         };
         let (prefixes, issued, answering) = (prefixes.clone(), BTreeMap::new(), BTreeMap::new());
+        let mut same = self.links.iter().filter(|(_, link)| link.identity == *identity).map(|(number, _)| *number);
+        if let Some(oldest) = same.next().filter(|_| same.count() + 1 >= MAX_LINKS) {
+            self.links.remove(&oldest);
+            self.outputs.push_back(Output::CloseRegistrar { link: oldest });
+        }
         self.links.insert(link, Link { identity: identity.clone(), prefixes, issued, answering });
         let clients: Vec<ClientEntry> = (self.clients.iter())
             .map(|(client, known)| ClientEntry { client, identity: known.identity.clone() })

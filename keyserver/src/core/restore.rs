@@ -247,6 +247,7 @@ impl Core {
             repair: fec::RepairScheme::default(),
             access: Access::default(),
             max_members: 0,
+            joins: protocol::Ration::UNLIMITED,
             refresh: None,
             beacon: Now::ZERO,
             beacon_max: Now::ZERO,

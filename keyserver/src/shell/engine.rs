@@ -78,6 +78,13 @@ impl Handle {
     }
 }
 
+/// A handle whose commands a test reads.
+#[cfg(test)]
+pub(super) fn test_handle() -> (Handle, mpsc::Receiver<Command>) {
+    let (commands, queue) = mpsc::channel(QUEUE);
+    (Handle(commands), queue)
+}
+
 /// A call of the store on a thread of its own; it brings the store back.
 pub(super) type Call<T> = JoinHandle<(Box<dyn Store>, Result<T, StoreError>)>;
 type Write = Call<()>;

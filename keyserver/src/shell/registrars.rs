@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use net::admission::{Admission, Ticket};
 use net::crl::Crl;
-use net::frame::{read_frame, write_frame};
+use net::frame::{read_frame, write_frames};
 use net::reload::Reloaded;
 use net::tls::{CredentialFiles, Credentials, TlsError};
 use protocol::registration::{ALPN_REGISTRAR, MAX_FRAME};
@@ -15,6 +15,9 @@ use zeroize::Zeroizing;
 
 use super::RunError;
 use super::engine::{Command, Handle};
+
+/// Frames that leave in one piece if so many wait: what one write to the store has settled.
+const TOGETHER: usize = 256;
 
 /// TLS for registrars.
 pub(super) struct Door {
@@ -73,8 +76,10 @@ async fn connection(
     engine.send(Command::RegistrarUp(link, identity, frames)).await;
     let (mut reader, mut writer) = tokio::io::split(stream);
     let write = async {
-        while let Some(frame) = to_send.recv().await {
-            write_frame(&mut writer, &frame).await?;
+        let mut waiting = Vec::new();
+        while to_send.recv_many(&mut waiting, TOGETHER).await > 0 {
+            write_frames(&mut writer, &waiting).await?;
+            waiting.clear();
         }
         Ok::<_, net::frame::FrameError>(())
     };

@@ -44,6 +44,7 @@ pub(crate) fn group(id: u32, name: &str, allow: &str) -> GroupConfig {
         repair: fec::RepairScheme::default(),
         access: Access::open([IdentityPattern::parse(allow).unwrap()]),
         max_members: 5,
+        joins: protocol::Ration::UNLIMITED,
         refresh: Some(Duration::from_secs(100)),
         beacon: Duration::from_secs(2),
         beacon_max: Duration::from_secs(2),

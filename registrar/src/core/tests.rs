@@ -275,3 +275,21 @@ fn a_key_never_shows_in_debug() {
     let shown = format!("{:?}", drain(&mut core));
     assert!(!shown.contains("211, 211"), "{shown}");
 }
+
+#[test]
+fn who_finds_no_key_server_comes_back_one_after_the_other() {
+    let mut core = core();
+    let mut waits = Vec::new();
+    for session in 0..500 {
+        register(&mut core, session, &format!("member/m{session}"));
+        waits.extend(drain(&mut core).iter().filter_map(|output| match output {
+            Output::ToClient { frame, .. } => match ToClient::decode(frame).unwrap() {
+                ToClient::Refused(refusal) => Some(refusal.retry_after_ms),
+                _ => None,
+            },
+            _ => None,
+        }));
+    }
+    assert!(waits.len() == 500 && waits.windows(2).all(|pair| pair[0] < pair[1]), "{waits:?}");
+    assert!(waits[0] >= 1_000 && waits[499] <= 2_000);
+}

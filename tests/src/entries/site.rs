@@ -79,6 +79,7 @@ fn group(id: u32, name: &str, allow: IdentityPattern, kind: Kind) -> server::Gro
         repair: RepairScheme::Alpha(0.5),
         access: server::Access::open([allow]),
         max_members: 100,
+        joins: protocol::Ration::UNLIMITED,
         refresh: None,
         beacon: Duration::from_secs(1),
         beacon_max: Duration::from_secs(1),

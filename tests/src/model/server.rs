@@ -110,6 +110,7 @@ pub(super) fn config() -> Config {
         repair: fec::RepairScheme::default(),
         access: Access::open(members.clone()),
         max_members: 10,
+        joins: protocol::Ration::UNLIMITED,
         refresh: None,
         beacon: Duration::from_secs(2),
         beacon_max: Duration::from_secs(2),

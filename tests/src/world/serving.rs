@@ -42,6 +42,7 @@ impl World {
             repair: self.story.repair,
             access: access(name),
             max_members: 100,
+            joins: protocol::Ration::UNLIMITED,
             refresh: Some(Duration::from_secs(17)),
             beacon: Duration::from_secs(1),
             beacon_max: Duration::from_secs(1),

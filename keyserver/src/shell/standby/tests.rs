@@ -53,6 +53,7 @@ pub(in crate::shell) fn config() -> Config {
         repair: fec::RepairScheme::default(),
         access: Access::open([everybody.clone()]),
         max_members: 5,
+        joins: protocol::Ration::UNLIMITED,
         refresh: None,
         // The first of an epoch is the only one in the time of a test.
         beacon: Duration::from_secs(3_600),
