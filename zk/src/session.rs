@@ -17,10 +17,9 @@ use crate::{Ensemble, Error, Options, Role};
 const MAX_TRANSACTION: usize = 1_000_000;
 /// Octets around the path and the value of a change, and around each entry of its ACL.
 const AROUND: usize = 40;
-/// Session timeouts in which every question has its answer, or the session that it was asked in is over: it may be lost just
-/// before the session expires, be found out by the library at 7/5, and meet an ensemble that elects. Whatever takes longer was
-/// forgotten on its way, and so would be all that is asked after it.
-const PATIENCE: u32 = 5;
+/// Session timeouts after which no answer is due any more: the library cuts a connection that says nothing at 2/5 of one, and
+/// gives a session up at 7/5. What takes longer was forgotten on its way, and so may be all that is asked after it.
+const PATIENCE: u32 = 2;
 /// An orderly end takes one round trip; whoever ends does not wait longer than this for it.
 const GOODBYE: Duration = Duration::from_millis(500);
 
