@@ -39,6 +39,8 @@ pub enum Input<'a> {
     },
     /// The credential was replaced: there is another to register with.
     Credential,
+    /// The site certificate was replaced: these keys may sign rekey messages and beacons, and no others.
+    Trusted(Vec<VerifyingKey>),
     /// A reply, opened by the session of this request.
     Reply {
         /// The request.

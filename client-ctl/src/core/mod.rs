@@ -31,7 +31,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use protocol::unit::{Kind, Unit, UnitVerifier, kind};
-use protocol::{Beacon, DataKey, Entropy, GroupId, MAX_NAME, MemberId, TagKey};
+use protocol::{Beacon, DataKey, Entropy, GroupId, MAX_NAME, MemberId, TagKey, VerifyingKey};
 
 pub use input::{Config, Input};
 pub use output::{Counters, Event, GroupStatus, How, LiveKey, Output, Snapshot, Status};
@@ -133,6 +133,7 @@ impl Core {
                 self.registration_failed(now, retry_after, is_final);
             }
             Input::Credential => self.renew_registration(now),
+            Input::Trusted(signing) => self.trust(now, signing),
             Input::Reply { id, message } => self.reply(now, id, message),
             Input::RequestFailed { id, refused } => self.request_failed(now, id, refused),
             Input::Subscribed { id, message } => self.subscribed(now, id, message),
@@ -255,6 +256,14 @@ impl Core {
             self.event(Event::Dropped { cause: "a join of one group too many or of no valid name" });
         } else {
             self.groups.insert(name.to_owned(), Group::new(now, name, self.carriers.of(name)));
+        }
+    }
+
+    /// What was not believed until now may be, so whatever waits to be asked again is asked soon.
+    fn trust(&mut self, now: Now, signing: Vec<VerifyingKey>) {
+        self.verifier.trust(signing);
+        for name in self.groups.keys().cloned().collect::<Vec<_>>() {
+            self.with(now, &name, |group, env| group.retry_soon(env));
         }
     }
 

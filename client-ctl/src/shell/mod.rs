@@ -90,6 +90,7 @@ pub async fn run(settings: Settings, shutdown: Shutdown) -> Result<(), RunError>
     }
     let published = settings.published.clone().map(|options| Arc::new(Session::new(options)));
     let mut renewed = settings.credential.follow().map_err(RunError::Signals)?;
+    let mut trusted = settings.trust.follow().map_err(RunError::Signals)?;
     let mut shell = Shell {
         settings: Arc::new(settings),
         feed,
@@ -128,6 +129,7 @@ pub async fn run(settings: Settings, shutdown: Shutdown) -> Result<(), RunError>
             }
             Some(command) = commanded.recv() => shell.command(&mut core, clock, command),
             () = renewed.changed(), if !is_stopping => core.handle(clock.now(), Input::Credential),
+            () = trusted.changed() => core.handle(clock.now(), Input::Trusted(shell.settings.signing())),
             Some(what) = happened.recv() => shell.happened(&mut core, clock, what),
             () = sleep => core.handle(clock.now(), Input::Timeout),
             Some(_) = shell.tasks.join_next() => {}
@@ -286,11 +288,13 @@ impl Shell {
             .collect();
         let (client, registration) = core.registration().unzip();
         let (is_open, ended) = core.stream();
+        let site = self.settings.trust.get();
         json!({
             "identity": self.settings.credential.identity().as_str(),
             "client_id": client.map(|client| client.0),
             "registration": registration,
             "foreign_datagrams": core.foreign_datagrams(),
+            "site_certificate": { "begins": site.certificate.not_before, "days_left": site.days_left() },
             "tcp": { "open": is_open, "ended": ended },
             "groups": groups,
         })

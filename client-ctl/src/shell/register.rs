@@ -89,7 +89,7 @@ fn ends_it(refusal: &Refusal) -> bool {
 async fn attempt(settings: &Settings, address: &str, registrar: &Identity) -> Result<Registered, RegisterError> {
     let found = tokio::net::lookup_host(address).await.map_err(RegisterError::Address)?.next();
     let found = found.ok_or_else(|| RegisterError::Address(std::io::ErrorKind::NotFound.into()))?;
-    let key_server = &settings.site.key_server;
+    let key_server = &settings.trust.get().certificate.key_server;
     let (config, message) = settings.credential.begin(registrar, key_server)?;
     let mut stream = tls::connect(found, config, LIMIT).await?;
     write_frame(&mut stream, &Zeroizing::new(message.encode())).await?;

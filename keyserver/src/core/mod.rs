@@ -16,6 +16,7 @@ mod clients;
 mod codec;
 mod group;
 mod io;
+mod keys;
 mod left;
 mod membership;
 mod outbox;
@@ -44,6 +45,7 @@ pub use access::{Access, Contradiction, Grant, Rule, Verdict};
 pub use admin::{Admin, AdminError, AdminReply, Endings, GroupStatus, MemberStatus, Members, Status};
 pub use admission::Cause;
 pub use io::{Config, EpochEvent, Event, GroupConfig, Input, Output, Prefixes};
+pub use keys::Keys;
 pub use policy::PolicyError;
 pub use publish::{Publication, Published};
 pub use recover::{LEAP, Recovery as RecoveryPlan};
@@ -147,6 +149,7 @@ impl Core {
             Input::Clock { seconds } => self.wall_clock(now, seconds),
             Input::Revoked(names) => self.revoked(now, names),
             Input::Policy(groups) => self.new_policy(now, groups),
+            Input::Keys(keys) => self.new_keys(now, keys),
             Input::SubscriberGone { session, too_slow } => self.subscribers.gone(session, too_slow),
             Input::Persisted(true) => self.persisted(now),
             Input::Persisted(false) => self.halt(),

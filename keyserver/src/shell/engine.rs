@@ -20,7 +20,7 @@ use super::publisher::Publisher;
 use super::relays::Relays;
 use super::subscribers::{Pushed, Queues};
 use super::turn::Turn;
-use crate::core::{Admin, AdminError, AdminReply, Core, Event, GroupConfig, Input, Output};
+use crate::core::{Admin, AdminError, AdminReply, Core, Event, GroupConfig, Input, Keys, Output};
 use crate::store::{Store, StoreError};
 
 /// Commands that wait for the core: what all doors together let in at once. Beyond it they wait, and so do peers.
@@ -48,6 +48,7 @@ pub(super) enum Command {
     RegistrarDown(u64),
     FromRegistrar(u64, Zeroizing<Vec<u8>>),
     Policy(Vec<GroupConfig>),
+    Keys(Keys),
     Revoked(BTreeSet<Vec<u8>>),
     SubscriberGone(u64),
 }
@@ -247,6 +248,7 @@ impl Engine {
             }
             Command::FromRegistrar(link, frame) => self.feed(Input::FromRegistrar { link, frame: &frame }),
             Command::Policy(groups) => self.take_policy(groups),
+            Command::Keys(keys) => self.feed(Input::Keys(keys)),
             Command::Revoked(names) => self.feed(Input::Revoked(names)),
             Command::SubscriberGone(session) => {
                 self.subscribers.close(session);

@@ -152,12 +152,14 @@ pub fn main(args: Args) -> ExitCode {
 
 /// Runs until `shutdown`, then finishes what was accepted.
 pub async fn run(checked: Checked, shutdown: Shutdown) -> Result<(), RunError> {
-    let Checked { core: config, file, store: place, publish, credentials, noise, policy } = checked;
+    let Checked { core: config, file, store: place, publish, credentials, keys, key_files, policy } = checked;
+    // There is one. It is the name of this process for as long as it runs, whatever becomes of the key.
+    let noise = keys.noise.public().next().copied().unwrap_or_default();
     let (key, _lock) = site_key(&place, &file.store_key)?;
     let mut presence = match &place {
         Place::File(_) => None,
         Place::ZooKeeper(options) => {
-            let badge = Badge::new(&key, noise.public());
+            let badge = Badge::new(&key, &noise);
             Some(Presence::new(options.clone(), badge, &this_process(file.listen_requests))?)
         }
     };
@@ -200,6 +202,7 @@ pub async fn run(checked: Checked, shutdown: Shutdown) -> Result<(), RunError> {
     let identity = credentials.identity().clone();
     let door = registrars::Door::follow(file.tls.clone(), credentials)?;
     let policy = policy::follow(policy, groups)?;
+    let keys = key_files.follow(keys).map_err(|source| RunError::Listen { what: "signals".into(), source })?;
     // Before anybody is answered.
     engine.command(engine::Command::Revoked(policy::revoked(&door)));
     tracing::info!(
@@ -211,11 +214,12 @@ pub async fn run(checked: Checked, shutdown: Shutdown) -> Result<(), RunError> {
     );
     let doors = async {
         tokio::join!(
-            requests::serve(requests, file.name.clone(), noise, handle.clone()),
+            requests::serve(requests, file.name.clone(), keys.clone(), handle.clone()),
             registrars::serve(registrars, door.clone(), handle.clone()),
             policy::tell_revoked(door, handle.clone()),
-            admin.serve(&file, handle.clone()),
+            admin.serve(&file, keys.clone(), handle.clone()),
             policy::tell(policy, handle.clone()),
+            policy::tell_keys(keys, handle.clone()),
         )
     };
     let engine = engine.run(shutdown.clone(), DRAIN);

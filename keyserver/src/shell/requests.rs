@@ -4,24 +4,26 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use net::admission::Admission;
-use net::noise::{self, StaticKey};
+use net::noise::{self, StaticKeys};
+use net::reload::Reloaded;
 use protocol::request::{MAX_REQUEST, Preamble};
 use tokio::net::{TcpListener, TcpStream};
 
 use super::engine::{Answer, Command, Handle};
 use super::subscribers;
+use crate::config::keys::Keys;
 
 /// Time for the reply to be made and taken: a write to the store, a queue before it, and a slow reader.
 const REPLY: Duration = Duration::from_secs(30);
 
-pub(super) async fn serve(listener: TcpListener, name: String, key: StaticKey, engine: Handle) {
+pub(super) async fn serve(listener: TcpListener, name: String, keys: Reloaded<Keys>, engine: Handle) {
     let admission = Admission::default();
-    let (name, key) = (Arc::<str>::from(name), Arc::new(key));
+    let name = Arc::<str>::from(name);
     loop {
         let (stream, from, ticket) = admission.next(&listener).await;
-        let (name, key, engine) = (name.clone(), key.clone(), engine.clone());
+        let (name, keys, engine) = (name.clone(), keys.get().noise.clone(), engine.clone());
         tokio::spawn(async move {
-            let session = ticket.during(handshake(stream, &name, &key, &engine)).await;
+            let session = ticket.during(handshake(stream, &name, &keys, &engine)).await;
             match session {
                 Ok(Ok(session)) => match tokio::time::timeout(REPLY, answer(session, &engine)).await {
                     Ok(Ok(Some(subscriber))) => {
@@ -49,7 +51,7 @@ struct Session {
 async fn handshake(
     mut stream: TcpStream,
     name: &str,
-    key: &StaticKey,
+    keys: &StaticKeys,
     engine: &Handle,
 ) -> Result<Session, noise::NoiseError> {
     let octets = noise::read_preamble(&mut stream).await?;
@@ -61,9 +63,9 @@ async fn handshake(
         None => None,
     };
     let (Some(preamble), Some(psk)) = (preamble, psk) else {
-        return Err(noise::refuse(stream, &octets, key).await);
+        return Err(noise::refuse(stream, &octets, keys).await);
     };
-    let mut stream = noise::accept(stream, &octets, key, psk.expose()).await?;
+    let mut stream = noise::accept(stream, &octets, keys, psk.expose()).await?;
     let request = stream.receive(MAX_REQUEST).await?;
     Ok(Session { stream, preamble, request })
 }
