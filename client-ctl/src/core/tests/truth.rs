@@ -299,3 +299,43 @@ fn no_octets_from_outside_panic() {
     assert!(client.core.foreign_datagrams() > 0);
     assert_eq!(client.group().counters.conflicts, 0);
 }
+
+#[test]
+fn a_key_that_is_rolled_is_believed_as_long_as_the_site_certificate_names_it() {
+    let (mut client, mut server) = Client::member(4, 9);
+    let key = |seed| SigningKey::from_seed(&[seed; 32]).unwrap();
+    let join = |server: &mut Server, member| server.change(Reason::Join, &[Change::Join(MemberId(member))]);
+    // Both are known before the new one signs: nothing is asked.
+    client.handle(Input::Trusted(vec![key(3).public(), key(4).public()]));
+    client.datagrams(&join(&mut server, 20));
+    server.key = key(4);
+    client.datagrams(&join(&mut server, 21));
+    client.agrees(&server);
+    client.handle(Input::Trusted(vec![key(4).public()]));
+    client.datagrams(&join(&mut server, 22));
+    client.agrees(&server);
+    assert_eq!(client.requests.len(), 1, "a join and nothing else");
+
+    // One that is not known: the member falls silent, asks, and says why it does not believe the answer.
+    server.key = key(5);
+    let datagrams = join(&mut server, 23);
+    client.datagrams(&datagrams);
+    assert!(client.resyncs_within(60_000), "silence");
+    client.answer(vec![server.granted()]);
+    assert_eq!(client.status(), Status::Stale);
+    assert!(client.feeds["g"].detail.contains("there may be a newer certificate"), "{}", client.feeds["g"].detail);
+    // It goes on asking, more and more rarely; with the certificate it asks soon.
+    let mut pauses = Vec::new();
+    for _ in 0..8 {
+        let before = client.now;
+        while !client.resyncs_within(100) {}
+        pauses.push(client.now - before);
+        client.answer(vec![server.granted()]);
+    }
+    assert!(pauses[7] > 10 * pauses[0], "{pauses:?}");
+    client.handle(Input::Trusted(vec![key(5).public()]));
+    assert!(client.resyncs_within(u64::from(WAIT_MS)), "soon");
+    client.answer(vec![server.granted()]);
+    assert_eq!(client.status(), Status::Member);
+    client.agrees(&server);
+}
