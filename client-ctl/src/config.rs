@@ -206,8 +206,13 @@ impl Settings {
         core::Config { groups: self.groups.clone(), signing: self.signing(), carriers: self.carriers.clone() }
     }
 
+    /// What the core is told of the site certificate in force.
+    pub(crate) fn trusted(&self) -> core::Input<'static> {
+        core::Input::Trusted { signing: self.signing(), begins: self.trust.get().certificate.not_before }
+    }
+
     /// Keys that may sign rekey messages and beacons.
-    pub(crate) fn signing(&self) -> Vec<VerifyingKey> {
+    fn signing(&self) -> Vec<VerifyingKey> {
         // A key of suite `paper` counts on the loopback interface and nowhere else.
         let counts = |key: &&VerifyingKey| !key.is_broken() || self.multicast.interface.is_loopback();
         self.trust.get().certificate.signing.iter().filter(counts).cloned().collect()

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use aws_lc_rs::encoding::{AsDer, Pkcs8V1Der};
 use common::{World, granted, group, identity};
-use keyserver::core::{Admin, AdminError, AdminReply, Config, Core, Event, Input, Keys, Output};
+use keyserver::core::{Admin, AdminError, AdminReply, Config, Core, Event, Input, Issued, Keys, Output};
 use keyserver::store::MemoryStore;
 use protocol::request::{Act, Denial, Losses, Operations, Outcome};
 use protocol::{Beacon, Reason, SigningKey, Suite};
@@ -170,14 +170,24 @@ fn the_key_that_signs_is_rolled_without_an_epoch_and_another_reign_may_have_anot
     let epoch = active.epoch();
     assert!(signed_by(&mut active, 1));
     for world in [&mut active, &mut standby] {
-        world.handle(Input::Keys(Keys { signing: key(2), others: vec![key(1).public()] }));
+        world.handle(Input::Keys(Keys { signing: key(2), others: vec![key(1).public()], certificate: None }));
     }
     assert_eq!((active.epoch(), signed_by(&mut active, 2)), (epoch, true), "at once, in the same epoch");
     let said = |world: &World| world.events.iter().filter(|event| matches!(event, Event::SignsWith { .. })).count();
     assert_eq!(said(&active), 1);
-    active.handle(Input::Keys(Keys { signing: key(2), others: Vec::new() }));
+    active.handle(Input::Keys(Keys { signing: key(2), others: Vec::new(), certificate: None }));
     assert_eq!(said(&active), 1, "the same again is nothing new");
     assert!(Beacon::verify(&granted(&active.resync(m1, (1, epoch))).beacon, &[key(2).public()]).is_ok());
+    // Whoever has an older site certificate may have this one, of the standby too.
+    for world in [&mut active, &mut standby] {
+        let certificate = Some(Issued { begins: 9, octets: vec![3; 200] });
+        world.handle(Input::Keys(Keys { signing: key(2), others: Vec::new(), certificate }));
+    }
+    standby.follow();
+    for world in [&mut active, &mut standby] {
+        let mut ask = |id, begins| world.ask(m1, id, Operations::Certificate(begins)).remove(0);
+        assert_eq!((ask(70, 8), ask(71, 9)), (Outcome::Certificate(vec![3; 200]), Outcome::Noted));
+    }
     // A unit of the next epoch.
     active.admin(Admin::Refresh { group: "news".into() }).unwrap();
     assert!(signed_by(&mut active, 2));
@@ -192,6 +202,6 @@ fn the_key_that_signs_is_rolled_without_an_epoch_and_another_reign_may_have_anot
         config.signing = key(1).with_rsa(&pkcs8).unwrap();
         config.groups.iter_mut().for_each(|group| group.suite = Suite::Rsa);
     });
-    rsa.handle(Input::Keys(Keys { signing: key(2), others: Vec::new() }));
+    rsa.handle(Input::Keys(Keys { signing: key(2), others: Vec::new(), certificate: None }));
     assert!(rsa.events.iter().any(|event| matches!(event, Event::KeysRefused { .. })) && said(&rsa) == 0);
 }

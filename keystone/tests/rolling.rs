@@ -179,22 +179,17 @@ fn every_key_is_rolled_and_nothing_is_lost() {
     assert_eq!(rolled["noise_keys"].as_array().unwrap().len(), 1);
     assert_ne!(rolled["noise_keys"], first["noise_keys"]);
 
-    // The signing key: m3 hears of it too late.
+    // The signing key. Nobody tells m3: when it can believe nothing more it asks the key server.
     running.roll("begin", "signing");
     running.tell(&[0, 1]);
     assert_eq!(running.status()["signing_key"], first["signing_key"]);
     running.roll("switch", "signing");
     assert_ne!(running.status()["signing_key"], first["signing_key"]);
-    let says_why = |status: &Value| group(status)["detail"].as_str().unwrap().contains("newer certificate");
-    let silent = site.wait("m3.sock", |status| group(status)["status"] == "stale" && says_why(status));
-    std::thread::sleep(Duration::from_secs(3));
-    assert_eq!(group(&site.ask("m3.sock", "/v1/status").unwrap())["epoch"], group(&silent)["epoch"]);
-    for name in ["m1.sock", "m2.sock"] {
-        let status = site.ask(name, "/v1/status").unwrap();
-        assert!(is_member(&status) && group(&status)["epoch"].as_u64() > group(&silent)["epoch"].as_u64(), "{status}");
-    }
-    running.tell(&[2]);
-    site.wait("m3.sock", is_member);
+    let begins = running.begins("pki/ks.site");
+    site.wait("m3.sock", |status| status["site_certificate"]["begins"] == begins && is_member(status));
+    site.says("m3.log", "there may be a newer certificate");
+    site.says("m3.log", "a newer site certificate came from the key server");
+    assert_eq!(running.begins("m3.site"), begins, "it is in the file");
     running.roll("finish", "signing");
     running.tell(&[0, 1, 2]);
 
@@ -207,7 +202,7 @@ fn every_key_is_rolled_and_nothing_is_lost() {
     running.members.iter().for_each(hang_up);
 
     let sent = stream.end(site);
-    assert!(sent.len() > 50_000, "{} octets", sent.len());
+    assert!(sent.len() > 20_000, "{} octets", sent.len());
     for name in MEMBERS {
         let status = site.wait(&format!("{name}.sock"), is_member);
         let resyncs = group(&status)["counters"]["resyncs"].as_u64().unwrap();

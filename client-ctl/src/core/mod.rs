@@ -10,6 +10,7 @@
 //! signed beacon commits to the keys in it and is not older than anything seen.
 
 mod backoff;
+mod certificate;
 mod fence;
 mod group;
 mod input;
@@ -31,12 +32,13 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use protocol::unit::{Kind, Unit, UnitVerifier, kind};
-use protocol::{Beacon, DataKey, Entropy, GroupId, MAX_NAME, MemberId, TagKey, VerifyingKey};
+use protocol::{Beacon, DataKey, Entropy, GroupId, MAX_NAME, MemberId, TagKey};
 
 pub use input::{Config, Input};
 pub use output::{Counters, Event, GroupStatus, How, LiveKey, Output, Snapshot, Status};
 pub use stream::{Carrier, Carriers};
 
+use certificate::Certificate;
 use group::{Env, Group};
 use life::Life;
 use published::Published;
@@ -67,6 +69,7 @@ pub struct Core {
     client: Option<MemberId>,
     in_flight: Option<InFlight>,
     life: Life,
+    certificate: Certificate,
     /// Registrations in a row whose credential had ended already.
     ended: u32,
     /// Handshakes refused since the last reply.
@@ -101,6 +104,7 @@ impl Core {
             client: None,
             in_flight: None,
             life: Life::default(),
+            certificate: Certificate::default(),
             ended: 0,
             refusals: 0,
             subscribed: BTreeSet::new(),
@@ -133,7 +137,7 @@ impl Core {
                 self.registration_failed(now, retry_after, is_final);
             }
             Input::Credential => self.renew_registration(now),
-            Input::Trusted(signing) => self.trust(now, signing),
+            Input::Trusted { signing, begins } => self.trust(now, signing, begins),
             Input::Reply { id, message } => self.reply(now, id, message),
             Input::RequestFailed { id, refused } => self.request_failed(now, id, refused),
             Input::Subscribed { id, message } => self.subscribed(now, id, message),
@@ -256,14 +260,6 @@ impl Core {
             self.event(Event::Dropped { cause: "a join of one group too many or of no valid name" });
         } else {
             self.groups.insert(name.to_owned(), Group::new(now, name, self.carriers.of(name)));
-        }
-    }
-
-    /// What was not believed until now may be, so whatever waits to be asked again is asked soon.
-    fn trust(&mut self, now: Now, signing: Vec<VerifyingKey>) {
-        self.verifier.trust(signing);
-        for name in self.groups.keys().cloned().collect::<Vec<_>>() {
-            self.with(now, &name, |group, env| group.retry_soon(env));
         }
     }
 

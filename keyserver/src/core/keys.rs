@@ -1,6 +1,7 @@
 //! Other keys while the key server runs. What it signs from then on is signed with the new one; nothing else changes, least of all
 //! an epoch: members believe all keys that their site certificate names.
 
+use protocol::request::Outcome;
 use protocol::sign::{SigningKey, VerifyingKey};
 
 use super::{Core, Event, Now};
@@ -12,6 +13,17 @@ pub struct Keys {
     pub signing: SigningKey,
     /// Keys with which key servers of the site sign, see [`Config::others`](super::Config::others).
     pub others: Vec<VerifyingKey>,
+    /// The site certificate that says so.
+    pub certificate: Option<Issued>,
+}
+
+/// A site certificate for members whose own is older.
+#[derive(Debug)]
+pub struct Issued {
+    /// When it begins, in seconds since 1970.
+    pub begins: u64,
+    /// All of it, signed.
+    pub octets: Vec<u8>,
 }
 
 impl Core {
@@ -21,7 +33,7 @@ impl Core {
             return self.event(Event::KeysRefused { why });
         }
         let is_other = keys.signing.all_public() != self.config.signing.all_public();
-        (self.config.signing, self.config.others) = (keys.signing, keys.others);
+        (self.config.signing, self.config.others, self.issued) = (keys.signing, keys.others, keys.certificate);
         if !is_other {
             return;
         }
@@ -36,5 +48,11 @@ impl Core {
                 self.arm(id);
             }
         }
+    }
+
+    /// The site certificate, if it begins later than a client's own. A standby gives it as well.
+    pub(super) fn newer_certificate(&self, begins: u64) -> Outcome {
+        let newer = self.issued.as_ref().filter(|issued| issued.begins > begins);
+        newer.map_or(Outcome::Noted, |issued| Outcome::Certificate(issued.octets.clone()))
     }
 }

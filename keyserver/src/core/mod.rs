@@ -45,7 +45,7 @@ pub use access::{Access, Contradiction, Grant, Rule, Verdict};
 pub use admin::{Admin, AdminError, AdminReply, Endings, GroupStatus, MemberStatus, Members, Status};
 pub use admission::Cause;
 pub use io::{Config, EpochEvent, Event, GroupConfig, Input, Output, Prefixes};
-pub use keys::Keys;
+pub use keys::{Issued, Keys};
 pub use policy::PolicyError;
 pub use publish::{Publication, Published};
 pub use recover::{LEAP, Recovery as RecoveryPlan};
@@ -104,6 +104,8 @@ pub struct Core {
     recovery: Recovery,
     admission: Admission,
     subscribers: Subscribers,
+    /// The site certificate for members whose own is older.
+    issued: Option<Issued>,
     records: usize,
     /// Records that stood in the store when all of it was read.
     loaded: usize,

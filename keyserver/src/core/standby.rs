@@ -124,6 +124,7 @@ impl Core {
                 }
                 outcomes
             }
+            Operations::Certificate(begins) => vec![self.newer_certificate(*begins)],
             operations => standby(operations.len()),
         };
         self.reply(session, &Reply { id, outcomes });

@@ -205,6 +205,7 @@ pub async fn run(checked: Checked, shutdown: Shutdown) -> Result<(), RunError> {
     let keys = key_files.follow(keys).map_err(|source| RunError::Listen { what: "signals".into(), source })?;
     // Before anybody is answered.
     engine.command(engine::Command::Revoked(policy::revoked(&door)));
+    engine.command(engine::Command::Keys(policy::for_core(&keys.get())));
     tracing::info!(
         name = %file.name,
         requests = %file.listen_requests,

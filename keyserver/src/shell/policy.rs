@@ -10,7 +10,7 @@ use super::engine::{Command, Handle};
 use super::registrars::Door;
 use crate::config::keys::Keys;
 use crate::config::policy::PolicySource;
-use crate::core::{self, GroupConfig};
+use crate::core::{self, GroupConfig, Issued};
 
 /// Follows the policy's file; a mistake leaves the one before in force.
 pub(super) fn follow(source: PolicySource, groups: Vec<GroupConfig>) -> Result<Reloaded<Vec<GroupConfig>>, RunError> {
@@ -39,9 +39,17 @@ pub(super) async fn tell_revoked(mut door: Reloaded<Door>, engine: Handle) {
 pub(super) async fn tell_keys(mut keys: Reloaded<Keys>, engine: Handle) {
     loop {
         keys.changed().await;
-        let Keys { signing, site, .. } = &*keys.get();
-        let others = site.as_ref().map(|site| site.certificate.signing.clone()).unwrap_or_default();
-        engine.send(Command::Keys(core::Keys { signing: signing.clone(), others })).await;
+        engine.send(Command::Keys(for_core(&keys.get()))).await;
+    }
+}
+
+/// What the core needs of the keys.
+pub(super) fn for_core(keys: &Keys) -> core::Keys {
+    let site = keys.site.as_ref();
+    core::Keys {
+        signing: keys.signing.clone(),
+        others: site.map(|site| site.certificate.signing.clone()).unwrap_or_default(),
+        certificate: site.map(|site| Issued { begins: site.certificate.not_before, octets: site.octets.clone() }),
     }
 }
 

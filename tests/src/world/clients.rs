@@ -256,6 +256,9 @@ impl World {
                 client::Output::Stream { .. } | client::Output::EndStream => {
                     self.record.complaints.push("a member with multicast asks for TCP".into());
                 }
+                client::Output::Certificate(_) => {
+                    self.record.complaints.push("a certificate that nobody has sent".into());
+                }
                 client::Output::Event(_) | client::Output::Stopped => {}
             }
         }

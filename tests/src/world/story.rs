@@ -158,13 +158,13 @@ impl World {
         match roll {
             Roll::Signs(seed) => {
                 self.signs = seed;
-                let (signing, others) = (signing_key(seed), Vec::new());
-                self.server_input(server::Input::Keys(server::Keys { signing, others }));
+                let (signing, others, certificate) = (signing_key(seed), Vec::new(), None);
+                self.server_input(server::Input::Keys(server::Keys { signing, others, certificate }));
             }
             Roll::Trusts(client, seeds) => {
-                let keys = seeds.iter().map(|seed| signing_key(*seed).public()).collect();
+                let signing = seeds.iter().map(|seed| signing_key(*seed).public()).collect();
                 self.clients[client].trusts = seeds;
-                self.client_input(client, client::Input::Trusted(keys));
+                self.client_input(client, client::Input::Trusted { signing, begins: u64::MAX });
             }
         }
         self.record.count("keys rolled");

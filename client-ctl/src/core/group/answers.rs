@@ -20,16 +20,20 @@ const LATER_MS: [u64; 2] = [10, 60_000];
 const RETRY_MS: u64 = 1_000;
 
 impl Group {
-    /// A join or re-synchronization was granted by a sealed reply.
-    pub(in super::super) fn granted(&mut self, env: &mut Env<'_>, ask: Ask, membership: Membership) {
+    /// A join or re-synchronization was granted by a sealed reply. Whether a key of the site certificate has signed it.
+    pub(in super::super) fn granted(&mut self, env: &mut Env<'_>, ask: Ask, membership: Membership) -> bool {
         self.asking = None;
         // Left in the meantime, as a leave that is asked next will say again.
         let former = self.member.take_if(|_| self.ending.is_none());
         match reply::check(&membership, &self.fence, former.as_ref(), env.verifier.keys()) {
-            Ok(beacon) => self.install(env, ask, membership, &beacon, former),
+            Ok(beacon) => {
+                self.install(env, ask, membership, &beacon, former);
+                true
+            }
             Err(error) => {
                 self.member = former.or(self.member.take());
                 self.bad_reply(env, ask, &error);
+                error != ReplyError::Signature
             }
         }
     }
