@@ -11,13 +11,13 @@ use net::ConfigError;
 use net::config::in_range;
 use net::multicast::{Impairment, Interface, MAX_SOURCES, ReceiveOptions};
 use protocol::identity::Identity;
-use protocol::site::SiteCertificate;
 use protocol::{Entropy, MAX_NAME, VerifyingKey};
 use serde::Deserialize;
 use zk::{AddressError, Options, Role, TlsFiles};
 
 use crate::core::{self, Carrier, Carriers, MAX_GROUPS};
 use crate::credential::Credential;
+use crate::trust::Trust;
 
 /// Registrars in a configuration: each is tried for up to 10 s, and a minute is the longest that a try may take.
 const MAX_REGISTRARS: usize = 6;
@@ -42,9 +42,11 @@ pub struct FileConfig {
     pub standby_addresses: Vec<String>,
     /// Registrars, tried in this order, 1 to 6. Required.
     pub registrars: Vec<RegistrarConfig>,
-    /// The site's public key (Ed25519), 64 hexadecimal digits: the root of all trust in rekey messages. Required.
+    /// The site's public key (Ed25519), 64 hexadecimal digits: the root of all trust in rekey messages. Or a file with one or, while
+    /// it is rolled, two such lines, read again when it changes. Required.
     pub site_key: String,
-    /// File with the site certificate of the key server, in hexadecimal digits. Required.
+    /// File with the site certificate of the key server, in hexadecimal digits; read again when it changes, and taken if it begins
+    /// later than the one in force. Required.
     pub site_certificate: PathBuf,
     /// PEM file with this client's certificate and those between it and a root. Required, or else `token_file`.
     #[serde(default)]
@@ -204,7 +206,7 @@ pub struct Settings {
     pub(crate) registrars: Vec<(String, Identity)>,
     /// Which of them is asked first; clones of the settings share it.
     pub(crate) line: Arc<InLine>,
-    pub(crate) site: SiteCertificate,
+    pub(crate) trust: Trust,
     pub(crate) credential: Credential,
     pub(crate) individual_key: KeyMaking,
     pub(crate) groups: Vec<String>,
@@ -221,10 +223,19 @@ pub struct Settings {
 impl Settings {
     /// What the core is told.
     pub fn core(&self) -> core::Config {
+        core::Config { groups: self.groups.clone(), signing: self.signing(), carriers: self.carriers.clone() }
+    }
+
+    /// What the core is told of the site certificate in force.
+    pub(crate) fn trusted(&self) -> core::Input<'static> {
+        core::Input::Trusted { signing: self.signing(), begins: self.trust.get().certificate.not_before }
+    }
+
+    /// Keys that may sign rekey messages and beacons.
+    fn signing(&self) -> Vec<VerifyingKey> {
         // A key of suite `paper` counts on the loopback interface and nowhere else.
         let counts = |key: &&VerifyingKey| !key.is_broken() || self.multicast.interface.is_loopback();
-        let signing = self.site.signing.iter().filter(counts).cloned().collect();
-        core::Config { groups: self.groups.clone(), signing, carriers: self.carriers.clone() }
+        self.trust.get().certificate.signing.iter().filter(counts).cloned().collect()
     }
 }
 
@@ -285,14 +296,14 @@ impl FileConfig {
         if is_read && published.is_none() {
             return Err(ConfigError::invalid("zookeeper", "carrier `zookeeper` needs this table, with its `ensemble`"));
         }
-        let site = site(&self, folder)?;
+        let trust = Trust::check(&self, folder)?;
         let credential = Credential::check(&self, folder)?;
         Ok(Settings {
             key_servers: [vec![self.key_server_address], self.standby_addresses].concat(),
             preferred: Arc::default(),
             line: Arc::new(InLine { at: AtomicUsize::new(any(registrars.len())), is_told: AtomicBool::new(false) }),
             registrars,
-            site,
+            trust,
             credential,
             individual_key: self.individual_key,
             groups: self.groups,
@@ -305,18 +316,6 @@ impl FileConfig {
             impairment: Impairment { loss: f64::from(loss) / 100.0, burst_ms, seed: self.danger.seed },
         })
     }
-}
-
-/// The site certificate, for the key server that is meant.
-fn site(config: &FileConfig, folder: &Path) -> Result<SiteCertificate, ConfigError> {
-    let path = folder.join(&config.site_certificate);
-    let site = net::site::load(&config.site_key, &path)?;
-    if site.key_server != config.key_server {
-        let (path, found, wanted) = (path.display(), &site.key_server, &config.key_server);
-        let why = format!("{path}: it is for key server `{found}`, expected `{wanted}`");
-        return Err(ConfigError::invalid("site_certificate", why));
-    }
-    Ok(site)
 }
 
 fn name(key: &str, text: &str) -> Result<(), ConfigError> {

@@ -5,9 +5,8 @@
 mod common;
 
 use std::fs;
-use std::time::{Duration, Instant};
 
-use common::{Daemon, Site, keystone, refused};
+use common::{Site, hang_up, keystone, refused};
 use serde_json::Value;
 
 fn is_member(status: &Value) -> bool {
@@ -27,19 +26,6 @@ impl Site {
         let text = text.replace(&format!("certificate = \"pki/{name}.pem\""), &format!("token_file = \"{token}\""));
         text.replace(&format!("private_key = \"pki/{name}.key\""), &format!("identity = \"{identity}\""))
     }
-
-    fn says(&self, log: &str, text: &str) {
-        let deadline = Instant::now() + Duration::from_secs(20);
-        while !fs::read_to_string(self.path(log)).unwrap().contains(text) {
-            assert!(Instant::now() < deadline, "{log}: {}", fs::read_to_string(self.path(log)).unwrap());
-            std::thread::sleep(Duration::from_millis(50));
-        }
-    }
-}
-
-fn hang_up(daemon: &Daemon) {
-    let id = daemon.0.id().to_string();
-    assert!(std::process::Command::new("kill").args(["-HUP", &id]).status().unwrap().success());
 }
 
 #[test]

@@ -123,7 +123,8 @@ fn requests_and_replies() {
     let reports = Operations::Reports(vec![("a".into(), losses), ("b".into(), Losses::default())]);
     let subscriptions = Operations::Subscriptions(vec!["a".into(), "b".into()]);
     let witnesses = Operations::Witnesses(vec![("a".into(), vec![7; 253]), ("b".into(), vec![])]);
-    for operations in [changes, resyncs, with_losses, reports, subscriptions, witnesses] {
+    let certificate = Operations::Certificate(1_700_000_000);
+    for operations in [changes, resyncs, with_losses, reports, subscriptions, witnesses, certificate] {
         let request = Request { id, operations };
         check(&request, &request.encode(), Request::decode);
     }
@@ -150,6 +151,7 @@ fn requests_and_replies() {
         Outcome::Later { after_ms: 70_000 },
         Outcome::Noted,
         Outcome::Subscribed,
+        Outcome::Certificate(vec![9; 300]),
     ];
     let reply = Reply { id, outcomes };
     check(&reply, &reply.encode(), Reply::decode);
@@ -178,8 +180,15 @@ fn a_request_mixes_nothing_and_names_each_group_once() {
     assert!(request(Operations::Changes(vec![(Act::Join, String::new())])).is_err());
     // The kind stands once before all operations, so a request with both kinds cannot even be written.
     let mut octets = Request { id, operations: Operations::Changes(vec![(Act::Join, "a".into())]) }.encode();
-    octets[17] = 6;
-    assert_eq!(Request::decode(&octets), Err(DecodeError::Value { what: "kind of operations", value: 6 }));
+    octets[17] = 7;
+    assert_eq!(Request::decode(&octets), Err(DecodeError::Value { what: "kind of operations", value: 7 }));
+    // One certificate is asked for, no more and no less.
+    let certificate = Request { id, operations: Operations::Certificate(3) }.encode();
+    for (count, more) in [(0, 0), (2, 8), (1, 1)] {
+        let mut octets = [certificate.as_slice(), &vec![0; more]].concat();
+        octets[19] = count;
+        assert!(Request::decode(&octets).is_err());
+    }
     let beacons =
         |count: usize, len| Operations::Witnesses((0..count).map(|i| (format!("g{i}"), vec![0; len])).collect());
     assert!(request(beacons(8, Beacon::MAX_LEN)).is_ok());

@@ -120,7 +120,7 @@ impl Client {
             Output::Feed { snapshot, .. } => self.tell(snapshot.keys.last()),
             Output::Event(_) | Output::Stream { .. } | Output::EndStream => {}
             // All of the crowd hear multicast.
-            Output::Follow(_) | Output::Unfollow(_) | Output::Read { .. } => {}
+            Output::Follow(_) | Output::Unfollow(_) | Output::Read { .. } | Output::Certificate(_) => {}
             Output::Stopped => return Err(format!("client {} has stopped", self.number)),
         }
         Ok(())

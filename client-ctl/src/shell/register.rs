@@ -142,7 +142,8 @@ pub(super) async fn attempt(
 ) -> Result<Registered, RegisterError> {
     let found = tokio::net::lookup_host(address).await.map_err(RegisterError::Address)?.next();
     let found = found.ok_or_else(|| RegisterError::Address(std::io::ErrorKind::NotFound.into()))?;
-    let Settings { site, credential, .. } = settings;
+    let Settings { trust, credential, .. } = settings;
+    let site = &trust.get().certificate;
     let client = credential.identity().clone();
     let parties = Parties { client, registrar: registrar.clone(), key_server: site.key_server.clone() };
     let (offered, offers) = match settings.individual_key {

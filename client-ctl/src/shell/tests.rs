@@ -160,7 +160,7 @@ impl World {
             }
             Operations::Changes(_) => Outcome::Left { epoch: server.context.epoch + 1 },
             Operations::Resyncs(_) => server.granted(),
-            Operations::Reports(_) | Operations::Witnesses(_) => Outcome::Noted,
+            Operations::Reports(_) | Operations::Witnesses(_) | Operations::Certificate(_) => Outcome::Noted,
             Operations::Subscriptions(_) => Outcome::Subscribed,
         };
         self.requests.lock().unwrap().push(request.operations.clone());

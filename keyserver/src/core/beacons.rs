@@ -78,6 +78,14 @@ impl Group {
         self.sign_beacon(position, members, (key, &tag), recovery)
     }
 
+    /// The next beacon goes out at once, and pages that are published are written again.
+    pub(super) fn hasten(&mut self, now: Now) {
+        self.beacons.next = self.beacons.next.map(|_| now);
+        if self.config.published {
+            self.publishing.due = Some(now);
+        }
+    }
+
     /// The first beacon of the epoch that was just merged is on its way.
     pub(super) fn changed(&mut self, now: Now) -> Vec<u8> {
         self.beacons.next = Some(now + self.beacons.interval);

@@ -13,7 +13,7 @@ use protocol::sign::{SigningKey, VerifyingKey};
 use protocol::{Authentication, GroupId, Incarnation, MemberId, Ration, Reason, Suite};
 use zeroize::Zeroizing;
 
-use super::{Access, Admin, AdminError, AdminReply, Cause, Publication};
+use super::{Access, Admin, AdminError, AdminReply, Cause, Keys, Publication};
 
 /// What the key server is told once, before it starts.
 #[derive(Debug)]
@@ -144,6 +144,8 @@ pub enum Input<'a> {
     },
     /// The policy has changed. It is right by itself; see [`Core::check_policy`](super::Core::check_policy).
     Policy(Vec<GroupConfig>),
+    /// This key server signs with another key, or believes others.
+    Keys(Keys),
     /// What the wall clock says, in seconds since 1970: before a reign begins, and about every second. It is needed for what
     /// ends at a time of day; as long as nobody tells, nothing ends so.
     Clock {
@@ -317,6 +319,16 @@ pub enum Event {
     PolicyTaken {
         /// Its groups.
         groups: usize,
+    },
+    /// What is sent from here on is signed with another key.
+    SignsWith {
+        /// Its public key, of Ed25519.
+        key: VerifyingKey,
+    },
+    /// Keys cannot be used; those before stay.
+    KeysRefused {
+        /// Why.
+        why: String,
     },
     /// A policy cannot follow the one that is in force, which stays.
     PolicyRefused {

@@ -17,6 +17,7 @@ mod clients;
 mod codec;
 mod group;
 mod io;
+mod keys;
 mod left;
 mod membership;
 mod outbox;
@@ -47,6 +48,7 @@ pub use access::{Access, Contradiction, Grant, Rule, Verdict};
 pub use admin::{Admin, AdminError, AdminReply, Endings, GroupStatus, MemberStatus, Members, Status};
 pub use admission::Cause;
 pub use io::{Config, EpochEvent, Event, GroupConfig, Input, Output, Prefixes};
+pub use keys::{Issued, Keys};
 pub use policy::PolicyError;
 pub use publish::{Publication, Published};
 pub use recover::{LEAP, Recovery as RecoveryPlan};
@@ -107,6 +109,8 @@ pub struct Core {
     recovery: Recovery,
     admission: Admission,
     subscribers: Subscribers,
+    /// The site certificate for members whose own is older.
+    issued: Option<Issued>,
     records: usize,
     /// Records that stood in the store when all of it was read.
     loaded: usize,
@@ -155,6 +159,7 @@ impl Core {
             Input::Clock { seconds } => self.wall_clock(now, seconds),
             Input::Revoked(names) => self.revoked(now, names),
             Input::Policy(groups) => self.new_policy(now, groups),
+            Input::Keys(keys) => self.new_keys(now, keys),
             Input::SubscriberGone { session, too_slow } => self.subscribers.gone(session, too_slow),
             Input::Persisted(true) => self.persisted(now),
             Input::Persisted(false) => self.halt(),

@@ -115,6 +115,7 @@ impl Core {
             recovery,
             admission: Admission::default(),
             subscribers: Subscribers::default(),
+            issued: None,
             term: 0,
             incarnation: Incarnation([0; 16]),
             clients: Clients::default(),

@@ -3,11 +3,11 @@
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use net::multicast::{MulticastError, SendOptions, Sender};
-use net::noise::{StaticKey, sealed};
+use net::noise::sealed;
+use net::reload::Reloaded;
 use net::shutdown::Shutdown;
 use protocol::identity::Identity;
 use protocol::registration;
@@ -23,7 +23,8 @@ use super::publisher::Publisher;
 use super::relays::Relays;
 use super::subscribers::{Pushed, Queues};
 use super::turn::Turn;
-use crate::core::{Admin, AdminError, AdminReply, Core, Event, GroupConfig, Input, Output};
+use crate::config::keys;
+use crate::core::{Admin, AdminError, AdminReply, Core, Event, GroupConfig, Input, Keys, Output};
 use crate::store::{Store, StoreError};
 
 /// Commands that wait for the core: what all doors together let in at once. Beyond it they wait, and so do peers.
@@ -52,6 +53,7 @@ pub(super) enum Command {
     FromRegistrar(u64, Zeroizing<Vec<u8>>),
     Answered(u64, (MemberId, u64), Option<Box<registration::Answer>>),
     Policy(Vec<GroupConfig>),
+    Keys(Keys),
     Revoked(BTreeSet<Vec<u8>>),
     SubscriberGone(u64),
 }
@@ -110,7 +112,7 @@ pub(super) struct Engine {
     pub(super) turn: Box<dyn Turn>,
     publisher: Publisher,
     /// The static key, for sealed registrations.
-    noise: Arc<StaticKey>,
+    keys: Reloaded<keys::Keys>,
 }
 
 impl Engine {
@@ -121,7 +123,7 @@ impl Engine {
         relays: Relays,
         multicast: SendOptions,
         publisher: Publisher,
-        noise: Arc<StaticKey>,
+        keys: Reloaded<keys::Keys>,
     ) -> Self {
         Self {
             core,
@@ -141,7 +143,7 @@ impl Engine {
             halted: false,
             turn,
             publisher,
-            noise,
+            keys,
         }
     }
 
@@ -265,6 +267,7 @@ impl Engine {
                 self.feed(Input::Answered { link, client, registration, answer });
             }
             Command::Policy(groups) => self.take_policy(groups),
+            Command::Keys(keys) => self.feed(Input::Keys(keys)),
             Command::Revoked(names) => self.feed(Input::Revoked(names)),
             Command::SubscriberGone(session) => {
                 self.subscribers.close(session);
@@ -302,10 +305,10 @@ impl Engine {
                     }
                 }
                 Output::Answer { link, parties, offers, grant } => {
-                    let (noise, handle) = (self.noise.clone(), self.handle());
+                    let (noise, handle) = (self.keys.get().noise.clone(), self.handle());
                     // Some public-key cryptography, which the engine has no time for.
                     tokio::spawn(async move {
-                        let answer = sealed::answer([&*noise], &parties.prologue(), &offers, &grant.encode());
+                        let answer = sealed::answer(noise.as_ref(), &parties.prologue(), &offers, &grant.encode());
                         let answer = answer.ok().map(Box::new);
                         handle.send(Command::Answered(link, (grant.client, grant.registration), answer)).await;
                     });

@@ -48,6 +48,8 @@ pub(super) fn log(event: &Event) {
                 "the new policy cannot be taken while the key server runs; the one before stays in force"
             );
         }
+        Event::SignsWith { key } => tracing::info!(?key, "another key signs from here on"),
+        Event::KeysRefused { why } => tracing::error!(why, "the new signing key is not used; the one before goes on"),
         Event::Denied { group, client, denial } => tracing::info!(group, %client, %denial, "denied"),
         Event::Misbehaved { peer, how } => tracing::warn!(peer, how, "refused"),
         Event::EvictionSent { group, epoch, took } => {

@@ -4,7 +4,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use net::admission::Admission;
-use net::noise::{self, StaticKey};
+use net::noise;
+use net::reload::Reloaded;
 use protocol::request::{MAX_REQUEST, Preamble};
 use protocol::{MemberId, Ration, Rations};
 use tokio::net::{TcpListener, TcpStream};
@@ -12,6 +13,7 @@ use tokio::time::Instant;
 
 use super::engine::{Answer, Command, Handle};
 use super::subscribers;
+use crate::config::keys::Keys;
 
 /// Time for the reply to be made and taken: a write to the store, a queue before it, and a slow reader.
 const REPLY: Duration = Duration::from_secs(30);
@@ -22,7 +24,7 @@ const SHARE: Ration = Ration { burst: 100, each: Duration::from_millis(100) };
 
 struct Door {
     name: String,
-    key: Arc<StaticKey>,
+    keys: Reloaded<Keys>,
     engine: Handle,
     /// What clients have used up. Only who has proved its key pays, so nobody can use up another's, and no more enter than are served
     /// in ten seconds.
@@ -30,9 +32,9 @@ struct Door {
     started: Instant,
 }
 
-pub(super) async fn serve(listener: TcpListener, name: String, key: Arc<StaticKey>, engine: Handle) {
+pub(super) async fn serve(listener: TcpListener, name: String, keys: Reloaded<Keys>, engine: Handle) {
     let admission = Admission::default();
-    let door = Arc::new(Door { name, key, engine, shares: Mutex::default(), started: Instant::now() });
+    let door = Arc::new(Door { name, keys, engine, shares: Mutex::default(), started: Instant::now() });
     loop {
         let (stream, from, ticket) = admission.next(&listener).await;
         let door = door.clone();
@@ -66,7 +68,7 @@ impl Door {
     /// Up to the request: all of it is bounded by the time of a handshake. `None`: the client asks too often, and was reset as if
     /// there were no place; that is seen before the handshake, which is what costs.
     async fn handshake(&self, mut stream: TcpStream) -> Result<Option<Session>, noise::NoiseError> {
-        let octets = noise::read_preamble(&mut stream).await?;
+        let (keys, octets) = (self.keys.get().noise.clone(), noise::read_preamble(&mut stream).await?);
         let preamble = Preamble::decode(&octets).ok().filter(|preamble| preamble.key_server == self.name);
         if preamble.as_ref().is_some_and(|preamble| !self.has_share(preamble.client)) {
             drop(stream.set_zero_linger());
@@ -80,9 +82,9 @@ impl Door {
             None => None,
         };
         let (Some(preamble), Some(psk)) = (preamble, psk) else {
-            return Err(noise::refuse(stream, &octets, &self.key).await);
+            return Err(noise::refuse(stream, &octets, &keys).await);
         };
-        let mut stream = noise::accept(stream, &octets, &self.key, psk.expose()).await?;
+        let mut stream = noise::accept(stream, &octets, &keys, psk.expose()).await?;
         let request = stream.receive(MAX_REQUEST).await?;
         // Whoever has begun more at once than it has left is served, and comes into debt.
         let now = self.started.elapsed();

@@ -19,7 +19,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::MissedTickBehavior;
 
-use super::config::{Input, Output, Settings};
+use super::config::{Input, Output, Settings, keys};
 use super::core::{Core, Counters};
 use super::status;
 
@@ -96,7 +96,8 @@ pub(super) async fn run(settings: Settings, shutdown: Shutdown) -> Result<(), Ru
         let socket = status::Socket::bind(path).map_err(RunError::Status)?;
         tasks.spawn(socket.serve(reports));
     }
-    let mut core = Core::new(settings.keys);
+    let mut core = Core::new(keys(&settings.site));
+    let mut site = settings.site_files.follow(settings.site).map_err(RunError::Signals)?;
     let started = Instant::now();
     let mut log = tokio::time::interval_at((started + settings.report).into(), settings.report);
     log.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -106,6 +107,7 @@ pub(super) async fn run(settings: Settings, shutdown: Shutdown) -> Result<(), Ru
         tokio::select! {
             () = shutdown.wait() => break,
             _ = log.tick() => tell(&core),
+            () = site.changed() => core.trust(keys(&site.get())),
             _ = arrived.recv_many(&mut batch, BATCH) => {}
         }
         for (input, from, datagram) in batch.drain(..) {

@@ -183,6 +183,7 @@ pub(super) fn request_seeds() -> Vec<Vec<u8>> {
         request(Operations::Resyncs((0..2).map(resync).collect())),
         request(Operations::Reports((0..3).map(|n| (format!("g{n}"), losses)).collect())),
         request(Operations::Witnesses(vec![("g1".into(), vec![3; 253])])),
+        request(Operations::Certificate(1_700_000_000)),
         request(Operations::Subscriptions((0..3).map(|n| format!("g{n}")).collect())),
         request(Operations::Resyncs(vec![Resync {
             group: GROUP.into(),
@@ -211,6 +212,7 @@ pub(super) fn reply_seeds() -> Vec<Vec<u8>> {
     let outcomes = denials
         .into_iter()
         .chain([Outcome::Left { epoch: 9 }, Outcome::Later { after_ms: 900 }, Outcome::Noted, Outcome::Subscribed])
+        .chain([Outcome::Certificate(vec![5; 200])])
         .collect();
     let star = History::live(SIMPLE).reply;
     vec![HISTORY.reply.clone(), star, Reply { id: RequestId([7; 16]), outcomes }.encode()]
@@ -246,7 +248,8 @@ pub(super) fn site_certificate(data: &[u8]) -> bool {
     assert!(
         (certificate.not_before..=certificate.not_after).contains(&now) && certificate.key_server.len() <= MAX_NAME
     );
-    assert!((1..=4).contains(&certificate.signing.len()) && (1..=4).contains(&certificate.noise.len()));
+    assert!((1..=10).contains(&certificate.signing.len()) && (1..=10).contains(&certificate.noise.len()));
+    assert!(signed.len() <= protocol::site::MAX_LEN);
     let again = certificate.sign(&site);
     // Keys of an unknown kind are left out on purpose.
     assert!(again == signed || again.len() < signed.len(), "another encoding of the same is accepted");

@@ -67,7 +67,7 @@ pub(super) fn handshake(mut data: &[u8]) -> bool {
     if !messages::preamble(&preamble) {
         return false;
     }
-    match now(accept(join(data, sink()), &preamble, &KEY, &PSK)) {
+    match now(accept(join(data, sink()), &preamble, &*KEY, &PSK)) {
         Ok(mut stream) => {
             assert!(now(stream.receive(MAX_REQUEST)).is_err(), "a message of another session is read");
             true

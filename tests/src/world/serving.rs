@@ -7,9 +7,9 @@ use keygraph::Degree;
 use keyserver::core as server;
 use keyserver::store::Store;
 use protocol::identity::IdentityPattern;
-use protocol::{Authentication, GroupId, MemberId, SigningKey};
+use protocol::{Authentication, GroupId, MemberId};
 
-use super::{GROUPS, Happening, World, Write, delay, identity};
+use super::{GROUPS, Happening, World, Write, delay, identity, signing_key};
 
 /// Everybody may join. In the second group nobody may be silent for long.
 fn access(group: &str) -> server::Access {
@@ -63,7 +63,7 @@ impl World {
             resyncs_per_second: 4_000,
             records_per_snapshot: keyserver::core::RECORDS_PER_SNAPSHOT,
             compact_every: keyserver::core::COMPACT_EVERY,
-            signing: SigningKey::from_seed(&[5; 32]).unwrap(),
+            signing: signing_key(self.signs),
             others: Vec::new(),
         };
         let loaded = self.store.load().unwrap();

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use keygraph::{Degree, Strategy};
 use net::multicast::SendOptions;
 use net::noise::StaticKey;
+use net::reload::Reloaded;
 use protocol::credential::NO_END;
 use protocol::identity::{Identity, IdentityPattern};
 use protocol::registration::{FromRegistrar, ToRegistrar};
@@ -15,6 +16,7 @@ use tokio::task::JoinHandle;
 use zeroize::Zeroizing;
 
 use super::*;
+use crate::config::keys::Keys;
 use crate::core::{Access, Admin, AdminReply, COMPACT_EVERY, Config, GroupConfig, RECORDS_PER_SNAPSHOT, Status};
 use crate::shell::engine::{Answer, Command, Handle};
 use crate::shell::publisher::Publisher;
@@ -123,8 +125,10 @@ impl Server {
         let core = Core::stand_by(Now::ZERO, config(), Box::new(Count(seed)), snapshot, &records).unwrap();
         let (turn, shutdown) = (Arc::<ByHand>::default(), Shutdown::new());
         let relays = Relays::open(&[], 0).unwrap();
-        let (noise, options) = (Arc::new(StaticKey::generate().unwrap()), SendOptions::default());
-        let engine = Engine::new(core, store, Box::new(turn.clone()), relays, options, Publisher::default(), noise);
+        let noise = StaticKey::generate().unwrap().into();
+        let keys = Keys { noise, signing: SigningKey::from_seed(&[1; 32]).unwrap(), site: None };
+        let ((_, keys), options) = (Reloaded::new(keys), SendOptions::default());
+        let engine = Engine::new(core, store, Box::new(turn.clone()), relays, options, Publisher::default(), keys);
         let (handle, stop) = (engine.handle(), shutdown.clone());
         let ended = tokio::task::spawn_local(engine.run(stop, Duration::from_secs(1)));
         Self { engine: handle, turn, shutdown, ended }
