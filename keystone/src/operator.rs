@@ -65,11 +65,13 @@ pub(crate) fn backup(args: &BackupArgs) -> ExitCode {
 pub(crate) fn status(args: &StatusArgs) -> ExitCode {
     order(args, "/v1/status", None, |status| {
         println!(
-            "key server {}, term {}, clients {}, registrars connected {}",
+            "key server {}, term {}, clients {}, registrars connected {}, denied {}, misbehaved {}",
             text(&status["name"]),
             text(&status["term"]),
             text(&status["clients"]),
-            text(&status["registrars"])
+            text(&status["registrars"]),
+            text(&status["denied"]),
+            text(&status["misbehaved"])
         );
         println!("{:<20}{:>10}{:>10}{:>10}{:>8}", "group", "id", "epoch", "members", "height");
         for group in status["groups"].as_array().into_iter().flatten() {
