@@ -1,5 +1,7 @@
 //! Limits on strangers: how many handshakes are under way, in all and from one source, and for how long.
 
+mod known;
+
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
@@ -9,11 +11,14 @@ use std::time::Duration;
 use thiserror::Error;
 use tokio::net::{TcpListener, TcpStream};
 
+use known::Known;
+
 /// What peers that have not proved who they are may take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
     /// Handshakes under way. The default, 100, at the 64 KiB that a handshake may buffer is 6.4 MiB, and at 1 to 2 ms each
-    /// some hundred milliseconds of work that a flood can put before an honest peer.
+    /// some hundred milliseconds of work that a flood can put before an honest peer. Half as many more are for sources from which
+    /// somebody has proved who it is ([`Admission::remember`]): strangers who hold all places shut out no member.
     pub in_flight: usize,
     /// Of these from one source: an IPv4 address or an IPv6 /64, which one host may own whole. The default, 10, lets ten
     /// floods stand side by side before others are refused, and a site behind one address translator still register.
@@ -45,6 +50,7 @@ pub struct Admission {
 struct Inside {
     all: usize,
     by_source: BTreeMap<IpAddr, usize>,
+    known: Known,
 }
 
 /// A place for one handshake, given back when dropped.
@@ -92,12 +98,18 @@ impl Admission {
         let source = aggregate(source);
         let mut inside = self.inside();
         let here = inside.by_source.get(&source).copied().unwrap_or(0);
-        if inside.all >= self.limits.in_flight || here >= self.limits.per_source {
+        let more = if inside.known.contains(&source) { self.limits.in_flight / 2 } else { 0 };
+        if inside.all >= self.limits.in_flight + more || here >= self.limits.per_source {
             return None;
         }
         inside.all += 1;
         inside.by_source.insert(source, here + 1);
         Some(Ticket { admission: self.clone(), source })
+    }
+
+    /// Somebody has proved who it is, from this source.
+    pub fn remember(&self, source: IpAddr) {
+        self.inside().known.remember(aggregate(source));
     }
 
     fn inside(&self) -> MutexGuard<'_, Inside> {
@@ -163,6 +175,19 @@ mod tests {
         drop(door.enter(v4(1)).unwrap());
         drop(door.enter(v4(3)).unwrap());
         assert_eq!(door.inside().by_source.len(), 2, "sources that left are forgotten");
+    }
+
+    #[test]
+    fn strangers_shut_out_nobody_who_is_known() {
+        let door = Admission::new(Limits { in_flight: 4, per_source: 2, ..Limits::default() });
+        let _flood: Vec<Ticket> = (1..=4).map(|n| door.enter(v4(n)).unwrap()).collect();
+        assert!(door.enter(v4(9)).is_none(), "not known");
+        door.remember(v4(9));
+        let _member = door.enter(v4(9)).unwrap();
+        assert!(door.enter(v4(10)).is_none(), "only who is known");
+        door.remember(v4(1));
+        let _another = door.enter(v4(1)).unwrap();
+        assert!(door.enter(v4(9)).is_none(), "these places end too");
     }
 
     #[tokio::test]

@@ -19,19 +19,22 @@ pub(super) async fn serve(listener: TcpListener, name: String, key: StaticKey, e
     let (name, key) = (Arc::<str>::from(name), Arc::new(key));
     loop {
         let (stream, from, ticket) = admission.next(&listener).await;
-        let (name, key, engine) = (name.clone(), key.clone(), engine.clone());
+        let (name, key, engine, door) = (name.clone(), key.clone(), engine.clone(), admission.clone());
         tokio::spawn(async move {
             let session = ticket.during(handshake(stream, &name, &key, &engine)).await;
             match session {
-                Ok(Ok(session)) => match tokio::time::timeout(REPLY, answer(session, &engine)).await {
-                    Ok(Ok(Some(subscriber))) => {
-                        let number = subscriber.number;
-                        subscribers::serve(subscriber).await;
-                        engine.send(Command::SubscriberGone(number)).await;
+                Ok(Ok(session)) => {
+                    door.remember(from.ip());
+                    match tokio::time::timeout(REPLY, answer(session, &engine)).await {
+                        Ok(Ok(Some(subscriber))) => {
+                            let number = subscriber.number;
+                            subscribers::serve(subscriber).await;
+                            engine.send(Command::SubscriberGone(number)).await;
+                        }
+                        Ok(Ok(None)) | Err(_) => {}
+                        Ok(Err(error)) => tracing::debug!(%from, %error, "a reply was not taken"),
                     }
-                    Ok(Ok(None)) | Err(_) => {}
-                    Ok(Err(error)) => tracing::debug!(%from, %error, "a reply was not taken"),
-                },
+                }
                 Ok(Err(error)) => tracing::debug!(%from, %error, "a request was refused"),
                 Err(error) => tracing::debug!(%from, %error, "a request was refused"),
             }
