@@ -18,9 +18,9 @@ use crate::Failure;
 pub(crate) const GROUP: &str = "g";
 /// Joins that one batch takes.
 const BATCH: usize = 9_000;
-const REGISTRAR: &str = "spiffe://bench/registrar";
+pub(crate) const REGISTRAR: &str = "spiffe://bench/registrar";
 /// Of members.
-const PREFIX: &str = "spiffe://bench/member/";
+pub(crate) const PREFIX: &str = "spiffe://bench/member/";
 
 /// Not random, so that a run can be repeated.
 pub(crate) struct Count(pub(crate) u64);

@@ -119,6 +119,26 @@ fn a_registrar_has_its_own_clients_by_its_own_kinds_only() {
 }
 
 #[test]
+fn a_certificate_of_another_kind_makes_no_registrar() {
+    let mut world = start(&MemoryStore::default());
+    let Ok(AdminReply::Status(before)) = world.admin(Admin::Status) else { panic!("no status") };
+    for (link, name) in [(10, "member/a"), (11, "keyserver/ks"), (12, "Registrar/r1"), (13, "registrar/r4")] {
+        world.events.clear();
+        world.to_registrar.clear();
+        world.handle(Input::RegistrarUp { link, identity: identity(name) });
+        assert_eq!(misbehaved(&mut world), [format!("spiffe://demo/{name}")]);
+        // What it says nevertheless is not heard.
+        let fetch =
+            FromRegistrar::FetchNumber { tag: 1, kind: Authentication::Certificate, identity: identity("member/a") };
+        world.handle(Input::FromRegistrar { link, frame: &fetch.encode() });
+        assert_eq!(world.to_registrar, [], "{name}");
+    }
+    let Ok(AdminReply::Status(after)) = world.admin(Admin::Status) else { panic!("no status") };
+    assert_eq!((after.registrars, after.clients), (before.registrars, before.clients));
+    assert_eq!(after.misbehaved, before.misbehaved + 4, "each is counted");
+}
+
+#[test]
 fn of_two_registrars_that_race_for_a_client_the_newer_number_wins_and_nothing_breaks() {
     for first in [1, 2] {
         let mut world = start(&MemoryStore::default());

@@ -65,11 +65,13 @@ pub(crate) fn backup(args: &BackupArgs) -> ExitCode {
 pub(crate) fn status(args: &StatusArgs) -> ExitCode {
     order(args, "/v1/status", None, |status| {
         println!(
-            "key server {}, term {}, clients {}, registrars connected {}",
+            "key server {}, term {}, clients {}, registrars connected {}, denied {}, misbehaved {}",
             text(&status["name"]),
             text(&status["term"]),
             text(&status["clients"]),
-            text(&status["registrars"])
+            text(&status["registrars"]),
+            text(&status["denied"]),
+            text(&status["misbehaved"])
         );
         let [sealed, exported] = ["sealed", "exported"].map(|way| text(&status["registrations"][way]));
         println!("registrations in this term: sealed {sealed}, exported {exported}");

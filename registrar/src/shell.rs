@@ -10,6 +10,7 @@ use std::time::Duration;
 use net::config::ConfigError;
 use net::exit::Exit;
 use net::reload::Reloaded;
+use net::seldom::Seldom;
 use net::shutdown::Shutdown;
 use net::tls::{CredentialFiles, Credentials, TlsError};
 use protocol::identity::Identity;
@@ -202,12 +203,13 @@ struct Engine {
     key_server: Option<mpsc::Sender<Zeroizing<Vec<u8>>>>,
     sessions: BTreeMap<u64, mpsc::Sender<ForClient>>,
     started: Instant,
+    strangers: Seldom,
 }
 
 impl Engine {
     fn new(core: Core, queue: mpsc::Receiver<Command>) -> Self {
         let (key_server, sessions) = (None, BTreeMap::new());
-        Self { core, queue, key_server, sessions, started: Instant::now() }
+        Self { core, queue, key_server, sessions, started: Instant::now(), strangers: Seldom::default() }
     }
 
     async fn run(mut self, shutdown: Shutdown) {
@@ -307,7 +309,11 @@ impl Engine {
                 Output::Event(Event::Refused { identity, why }) => {
                     tracing::info!(%identity, why, "refused")
                 }
-                Output::Event(Event::Unproved { why }) => tracing::info!(why, "refused: not known who it is"),
+                Output::Event(Event::Unproved { why }) => {
+                    if let Some(unsaid) = self.strangers.turn() {
+                        tracing::info!(why, unsaid, "refused: not known who it is");
+                    }
+                }
             }
         }
     }

@@ -12,6 +12,7 @@ mod common;
 
 use std::fs;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use certs::{Authority, TokenIssuer};
@@ -22,11 +23,12 @@ use protocol::identity::Identity;
 use protocol::registration::{ALPN_CLIENT, FromClient, MAX_FRAME, RefusalCode, ToClient};
 use registrar::config::Checked;
 use rustix::process::{Signal, getpid, kill_process};
-use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
 use tokio_rustls::client::TlsStream;
+use tokio_rustls::rustls::sign::{CertifiedKey, SingleCertAndKey};
 
 const TOKENS: &str = "[token]\nkeys = \"pki/token-keys.json\"\nissuer = \"keystone-pki\"\naudience = \"keystone\"\n\
                       algorithms = [\"ES256\"]\n";
@@ -234,6 +236,48 @@ async fn a_new_certificate_is_used_without_a_new_start_and_a_bad_one_is_not() {
     hang_up().await;
     assert_eq!(site.serial().await, second);
     fs::write(&pem, good).unwrap();
+    site.register_soon().await;
+}
+
+#[tokio::test]
+async fn a_certificate_of_the_authority_that_names_nobody_registers_nobody() {
+    let site = Site::new().await;
+    let authority = keep_authority(&site);
+    let _key_server = site.serve("ks", Manner::Well).await;
+    let _registrar = site.run();
+    site.register_soon().await;
+    let long = format!("spiffe://demo/member/{}", "m".repeat(2_048));
+    let bad: [&[&str]; 6] = [
+        &[],
+        &["spiffe://demo/member/m1", "spiffe://demo/member/m2"],
+        &["SPIFFE://demo/member/m1"],
+        &["spiffe://demo/member/%6d1"],
+        &["spiffe://demo/guest/../member/m1"],
+        &[&long],
+    ];
+    let roots = load_roots(site.pki().join("ca.pem")).unwrap();
+    for uris in bad {
+        let leaf = authority.issue_uris(uris, &(now() - 9, now() + 900)).unwrap();
+        // A client of ours would not even load it.
+        let registrar = Identity::parse("spiffe://demo/registrar/r1").unwrap();
+        let mut config = (*anonymous_client_config(&roots, registrar, ALPN_CLIENT).unwrap()).clone();
+        let chain = vec![CertificateDer::from_pem_slice(leaf.certificate.as_bytes()).unwrap()];
+        let key = PrivateKeyDer::from_pem_slice(leaf.key.as_bytes()).unwrap();
+        let provider = tokio_rustls::rustls::crypto::aws_lc_rs::default_provider();
+        let shown = CertifiedKey::from_der(chain, key, &provider).unwrap();
+        config.client_auth_cert_resolver = Arc::new(SingleCertAndKey::from(shown));
+        // TLS 1.3: the client may learn only with its first read that it is refused.
+        let said = match net::tls::connect(site.listen, Arc::new(config), LIMIT).await {
+            Ok(mut stream) => {
+                let hello = FromClient::Register { key_server: "ks".into() };
+                let _ = write_frame(&mut stream, &hello.encode()).await;
+                timeout(LIMIT, read_frame(&mut stream, MAX_FRAME)).await.unwrap().unwrap_err().to_string()
+            }
+            Err(error) => error.to_string(),
+        };
+        assert!(said.contains("CertificateUnknown"), "{uris:?}: {said}");
+        assert_eq!(site.keys.lock().unwrap().len(), 1, "{uris:?}");
+    }
     site.register_soon().await;
 }
 

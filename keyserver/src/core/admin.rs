@@ -159,6 +159,11 @@ pub struct Status {
     pub subscribers: usize,
     /// Such members that were cut off in this reign because they did not read.
     pub subscribers_cut: u64,
+    /// Operations of clients that were denied in this reign.
+    pub denied: u64,
+    /// Offences in this reign of registrars, clients and whoever else has proved its identity: what they asked was none of theirs,
+    /// or malformed.
+    pub misbehaved: u64,
     /// The groups.
     pub groups: Vec<GroupStatus>,
 }
@@ -284,6 +289,8 @@ impl Core {
             registrations: self.registrations,
             subscribers: self.subscribers.len(),
             subscribers_cut: self.subscribers.cut,
+            denied: self.refused.0,
+            misbehaved: self.refused.1,
             groups: groups.collect(),
         }
     }

@@ -124,6 +124,8 @@ pub struct Core {
     /// Whether the state is from a backup and nobody has said yet from where it may go on.
     must_recover: bool,
     outbox: Outbox,
+    /// Operations denied, and offences of peers that have proved who they are, in this reign.
+    refused: (u64, u64),
     outputs: VecDeque<Output>,
 }
 
@@ -247,6 +249,11 @@ impl Core {
     }
 
     fn event(&mut self, event: Event) {
+        match event {
+            Event::Denied { .. } => self.refused.0 += 1,
+            Event::Misbehaved { .. } => self.refused.1 += 1,
+            _ => {}
+        }
         self.outputs.push_back(Output::Event(event));
     }
 

@@ -137,6 +137,7 @@ impl Core {
             standing_by: true,
             must_recover: false,
             outbox,
+            refused: (0, 0),
             outputs: VecDeque::new(),
         })
     }

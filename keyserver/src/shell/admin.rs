@@ -238,6 +238,8 @@ fn render(reply: AdminReply) -> Value {
             },
             "subscribers": status.subscribers,
             "subscribers_cut": status.subscribers_cut,
+            "denied": status.denied,
+            "misbehaved": status.misbehaved,
             "groups": status.groups.iter().map(|group| json!({
                 "name": group.name, "id": group.id.0, "epoch": group.epoch,
                 "members": group.members, "height": group.height,

@@ -37,19 +37,22 @@ pub(super) async fn serve(listener: TcpListener, name: String, keys: Reloaded<Ke
     let door = Arc::new(Door { name, keys, engine, shares: Mutex::default(), started: Instant::now() });
     loop {
         let (stream, from, ticket) = admission.next(&listener).await;
-        let door = door.clone();
+        let (door, admission) = (door.clone(), admission.clone());
         tokio::spawn(async move {
             let session = ticket.during(door.handshake(stream)).await;
             match session {
-                Ok(Ok(Some(session))) => match tokio::time::timeout(REPLY, answer(session, &door.engine)).await {
-                    Ok(Ok(Some(subscriber))) => {
-                        let number = subscriber.number;
-                        subscribers::serve(subscriber).await;
-                        door.engine.send(Command::SubscriberGone(number)).await;
+                Ok(Ok(Some(session))) => {
+                    admission.remember(from.ip());
+                    match tokio::time::timeout(REPLY, answer(session, &door.engine)).await {
+                        Ok(Ok(Some(subscriber))) => {
+                            let number = subscriber.number;
+                            subscribers::serve(subscriber).await;
+                            door.engine.send(Command::SubscriberGone(number)).await;
+                        }
+                        Ok(Ok(None)) | Err(_) => {}
+                        Ok(Err(error)) => tracing::debug!(%from, %error, "a reply was not taken"),
                     }
-                    Ok(Ok(None)) | Err(_) => {}
-                    Ok(Err(error)) => tracing::debug!(%from, %error, "a reply was not taken"),
-                },
+                }
                 Ok(Ok(None)) => tracing::debug!(%from, "a client asks too often"),
                 Ok(Err(error)) => tracing::debug!(%from, %error, "a request was refused"),
                 Err(error) => tracing::debug!(%from, %error, "a request was refused"),

@@ -115,6 +115,19 @@ fn whoever_may_not_is_refused_before_the_key_server_hears_of_it() {
 }
 
 #[test]
+fn whoever_is_refused_is_counted_and_leaves_nothing() {
+    let mut core = linked();
+    register(&mut core, 1, "registrar/r2");
+    core.handle(Now::ZERO, Input::Failed);
+    let refused = Refusal::new(RefusalCode::Credential, "no", 0);
+    core.handle(Now::ZERO, Input::Unproved { session: 2, refusal: refused });
+    let outputs = drain(&mut core);
+    assert!(!outputs.iter().any(|output| matches!(output, Output::ToKeyServer(_))), "{outputs:?}");
+    assert_eq!(core.tally(), Tally { registered: 0, refused: 1, unproved: 1, failed: 1 });
+    assert!(core.is_idle());
+}
+
+#[test]
 fn a_missing_key_server_another_one_and_nonsense_each_have_an_answer() {
     let mut core = core();
     register(&mut core, 1, "member/m1");
