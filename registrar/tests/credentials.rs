@@ -269,7 +269,7 @@ async fn a_certificate_of_the_authority_that_names_nobody_registers_nobody() {
         // TLS 1.3: the client may learn only with its first read that it is refused.
         let said = match net::tls::connect(site.listen, Arc::new(config), LIMIT).await {
             Ok(mut stream) => {
-                let hello = FromClient::Register { key_server: "ks".into() };
+                let hello = FromClient::Register { key_server: "ks".into(), offers: vec![] };
                 let _ = write_frame(&mut stream, &hello.encode()).await;
                 timeout(LIMIT, read_frame(&mut stream, MAX_FRAME)).await.unwrap().unwrap_err().to_string()
             }
