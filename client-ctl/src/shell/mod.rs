@@ -294,12 +294,8 @@ impl Shell {
     }
 
     fn command(&self, core: &mut Core, clock: Clock, command: Command) {
-        let now = clock.now();
         match command {
-            Command::Join(group) => core.handle(now, Input::Join(group)),
-            Command::Leave(group) => core.handle(now, Input::Leave(group)),
-            Command::Applied { group, consumer, epoch } => core.handle(now, Input::Applied { group, consumer, epoch }),
-            Command::Missing { group, epoch } => core.handle(now, Input::Missing { group, epoch }),
+            Command::Tell(input) => core.handle(clock.now(), input),
             // Who asked may have gone.
             Command::Status(answer) => _ = answer.send(self.status(core)),
         }

@@ -64,6 +64,14 @@ impl Site {
         site
     }
 
+    /// With its daemons, once a member can register.
+    pub(crate) async fn up() -> (Self, impl Sized) {
+        let site = Self::new().await;
+        let daemons = (site.serve("ks", Manner::Well).await, site.run());
+        site.register_soon().await;
+        (site, daemons)
+    }
+
     pub(crate) fn config(&self) -> PathBuf {
         self.folder.path().join("r1.toml")
     }
@@ -75,6 +83,19 @@ impl Site {
              roots = \"pki/ca.pem\"\n",
             self.listen, self.key_server
         )
+    }
+
+    /// Each change, from what to what, makes a good configuration one that is refused, and what is wrong is named.
+    pub(crate) fn names_what_is_wrong(&self, good: &str, changes: &[(&str, &str, &str)]) {
+        for (from, to, named) in changes {
+            let wrong = good.replacen(from, to, 1);
+            assert_ne!(wrong, good, "{from}");
+            fs::write(self.config(), wrong).unwrap();
+            let error = Checked::load(&self.config()).unwrap_err().to_string();
+            assert!(error.contains(named), "{named}: {error}");
+        }
+        fs::write(self.config(), good).unwrap();
+        Checked::load(&self.config()).unwrap();
     }
 
     pub(crate) fn credentials(&self, name: &str) -> Credentials {
