@@ -154,11 +154,15 @@ impl Site {
                             }
                             ToRegistrar::Durable { tag }.encode()
                         }
-                        FromRegistrar::HandOverSealed { tag, client, registration, offers, .. } => {
-                            let grant = Grant { client, registration, share: Share::new([5; 32]) };
+                        FromRegistrar::RegisterSealed { tag, identity, offers, .. } => {
+                            assert_eq!(identity, parties().client);
+                            let client = MemberId(7);
+                            let grant = Grant { client, registration: 3, share: Share::new([5; 32]) };
                             let prologue = parties().prologue();
                             match sealed::answer([&noise], &prologue, &offers, &grant.encode()) {
-                                Ok(answer) => ToRegistrar::DurableSealed { tag, answer: Box::new(answer) }.encode(),
+                                Ok(answer) => {
+                                    ToRegistrar::DurableSealed { tag, client, answer: Box::new(answer) }.encode()
+                                }
                                 Err(why) => {
                                     let refusal = Refusal::new(RefusalCode::Key, &why.to_string(), 0);
                                     ToRegistrar::Refused { tag, refusal }.encode()

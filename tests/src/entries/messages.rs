@@ -321,10 +321,10 @@ pub(super) fn from_registrar_seeds() -> Vec<Vec<u8>> {
             credential: vec![1; 33],
         }
         .encode(),
-        FromRegistrar::HandOverSealed {
+        FromRegistrar::RegisterSealed {
             tag: 3,
-            client: MemberId(1),
-            registration: 2,
+            kind: Authentication::Token,
+            identity: named("member/me"),
             offers: vec![[4; OFFER]; 2],
             ends: NO_END,
             credential: vec![1; 33],
@@ -357,7 +357,7 @@ pub(super) fn to_registrar_seeds() -> Vec<Vec<u8>> {
         ToRegistrar::ClientAdded(entry(5)).encode(),
         ToRegistrar::Number { tag: 1, client: MemberId(4), registration: 9 }.encode(),
         ToRegistrar::Durable { tag: 2 }.encode(),
-        ToRegistrar::DurableSealed { tag: 2, answer: Box::new([9; ANSWER]) }.encode(),
+        ToRegistrar::DurableSealed { tag: 2, client: MemberId(4), answer: Box::new([9; ANSWER]) }.encode(),
         ToRegistrar::Refused { tag: 3, refusal: refusal() }.encode(),
     ]
 }

@@ -189,11 +189,6 @@ impl Site {
 
     /// Registers a client, as a registrar does; returns the frames of both sides.
     pub(super) fn register(&mut self, path: &str) -> Registration {
-        self.register_by(path, &[])
-    }
-
-    /// The same; sealed, if there are offers.
-    pub(super) fn register_by(&mut self, path: &str, offers: &[Offer]) -> Registration {
         let fetch =
             FromRegistrar::FetchNumber { tag: 0, kind: Authentication::Certificate, identity: identity(path) }.encode();
         self.registrar_says(&fetch);
@@ -201,23 +196,34 @@ impl Site {
         let Ok(ToRegistrar::Number { client, registration, .. }) = ToRegistrar::decode(&number) else {
             panic!("no number");
         };
-        let (key, offers) = (IndividualKey::new([9; 32]), offers.to_vec());
-        let (tag, ends, credential) = (1, NO_END, vec![1; 33]);
-        let hand_over = match offers.is_empty() {
-            true => FromRegistrar::HandOver { tag, client, registration, key, ends, credential },
-            false => FromRegistrar::HandOverSealed { tag, client, registration, offers, ends, credential },
-        };
-        let hand_over = hand_over.encode();
+        let key = IndividualKey::new([9; 32]);
+        let hand_over =
+            FromRegistrar::HandOver { tag: 1, client, registration, key, ends: NO_END, credential: vec![1; 33] }
+                .encode();
+        let durable = self.durable(&hand_over);
+        let (question, answer) = (vec![fetch, hand_over], vec![number, durable]);
+        Registration { client, registration, question, answer }
+    }
+
+    /// Registers a client sealed, with offers of which an odd one is there: question and answer.
+    pub(super) fn register_sealed(&mut self, path: &str, offers: Vec<Offer>) -> (Vec<u8>, Vec<u8>) {
+        let (kind, identity, credential) = (Authentication::Certificate, identity(path), vec![1; 33]);
+        let question =
+            FromRegistrar::RegisterSealed { tag: 0, kind, identity, offers, ends: NO_END, credential }.encode();
+        let answer = self.durable(&question);
+        (question, answer)
+    }
+
+    /// What the key server says to that: it is durable.
+    fn durable(&mut self, question: &[u8]) -> Vec<u8> {
         let before = self.to_registrar.len();
-        self.registrar_says(&hand_over);
+        self.registrar_says(question);
         let said = self.to_registrar.split_off(before);
         let is_durable = |frame: &Vec<u8>| {
             let answer = ToRegistrar::decode(frame);
             matches!(answer, Ok(ToRegistrar::Durable { .. } | ToRegistrar::DurableSealed { .. }))
         };
-        let durable = said.into_iter().find(is_durable);
-        let (question, answer) = (vec![fetch, hand_over], vec![number, durable.unwrap()]);
-        Registration { client, registration, question, answer }
+        said.into_iter().find(is_durable).unwrap()
     }
 
     /// A request of a registered client; the answer is the last of `replies` once it is there.
