@@ -95,6 +95,11 @@ pub(super) fn requests_seeds() -> Vec<Vec<u8>> {
         sequence([change(1, Act::Join)]),
         sequence([subscribe(1), change(2, Act::Join), subscribe(3), subscribe(4), change(5, Act::Leave), subscribe(6)]),
         sequence([change(1, Act::Join), resync(2), change(3, Act::Leave), resync(4)]),
+        sequence([
+            request(1, Operations::Certificate(7)),
+            change(2, Act::Join),
+            request(3, Operations::Certificate(0)),
+        ]),
         sequence([change(1, Act::Join), change(1, Act::Join), change(2, Act::Leave), change(2, Act::Leave)]),
     ]
 }
