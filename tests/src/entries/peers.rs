@@ -68,7 +68,7 @@ pub(super) fn requests(data: &[u8]) -> bool {
         };
         let reply = Reply::decode(reply.as_ref().expect("a reply")).unwrap();
         let groups = request.groups();
-        assert!(reply.id == request.id && reply.outcomes.len() == groups.len());
+        assert!(reply.id == request.id && reply.outcomes.len() == request.operations.len());
         for (group, outcome) in groups.into_iter().zip(&reply.outcomes) {
             assert!(group == GROUP || matches!(outcome, Outcome::Denied(_)), "{group} is granted");
             assert!(group != CLOSED || matches!(outcome, Outcome::Denied(_)), "what nobody may join is joined");
