@@ -188,9 +188,9 @@ fn by_token((rules, keys): (Rules, TokenKeys)) -> Result<ByToken, RunError> {
             let files = vec![path.clone()];
             Reloaded::follow("token keys", set, files, move |_| read_keys(&path), |_| {}).map_err(signals)?
         }
-        TokenKeys::Address(address, tls) => {
+        TokenKeys::Address(address, roots, tls) => {
             let (replace, keys) = Reloaded::new(KeySet::default());
-            tokio::spawn(fetch::follow(address, tls, replace));
+            tokio::spawn(fetch::follow(address, (roots, tls), replace));
             keys
         }
     };

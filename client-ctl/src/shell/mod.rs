@@ -111,6 +111,7 @@ pub async fn run(settings: Settings, shutdown: Shutdown) -> Result<(), RunError>
     }
     let published = settings.published.clone().map(|options| Arc::new(Session::new(options)));
     let mut renewed = settings.credential.follow().map_err(RunError::Signals)?;
+    let _roots = settings.credential.follow_roots().map_err(RunError::Signals)?;
     let mut trusted = settings.trust.follow().map_err(RunError::Signals)?;
     let mut shell = Shell {
         settings: Arc::new(settings),

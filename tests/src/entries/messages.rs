@@ -164,7 +164,7 @@ pub(super) fn request(data: &[u8]) -> bool {
     let decoded = Request::decode(data);
     if let Ok(request) = &decoded {
         let groups = request.groups();
-        assert!((1..=MAX_OPERATIONS).contains(&groups.len()) && data.len() <= MAX_REQUEST);
+        assert!((1..=MAX_OPERATIONS).contains(&request.operations.len()) && data.len() <= MAX_REQUEST);
         assert!(groups.iter().all(|group| (1..=MAX_NAME).contains(&group.len())));
         assert_eq!(BTreeSet::from_iter(&groups).len(), groups.len(), "a group stands twice in a request");
     }

@@ -75,7 +75,7 @@ pub(super) fn requests(data: &[u8]) -> bool {
         };
         let reply = Reply::decode(reply.as_ref().expect("a reply")).unwrap();
         let groups = request.groups();
-        assert!(reply.id == request.id && reply.outcomes.len() == groups.len());
+        assert!(reply.id == request.id && reply.outcomes.len() == request.operations.len());
         for (group, outcome) in groups.into_iter().zip(&reply.outcomes) {
             assert!(group == GROUP || matches!(outcome, Outcome::Denied(_)), "{group} is granted");
             assert!(group != CLOSED || matches!(outcome, Outcome::Denied(_)), "what nobody may join is joined");
@@ -102,6 +102,11 @@ pub(super) fn requests_seeds() -> Vec<Vec<u8>> {
         sequence([change(1, Act::Join)]),
         sequence([subscribe(1), change(2, Act::Join), subscribe(3), subscribe(4), change(5, Act::Leave), subscribe(6)]),
         sequence([change(1, Act::Join), resync(2), change(3, Act::Leave), resync(4)]),
+        sequence([
+            request(1, Operations::Certificate(7)),
+            change(2, Act::Join),
+            request(3, Operations::Certificate(0)),
+        ]),
         sequence([change(1, Act::Join), change(1, Act::Join), change(2, Act::Leave), change(2, Act::Leave)]),
     ]
 }

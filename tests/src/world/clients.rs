@@ -216,6 +216,11 @@ impl World {
                     self.record.count("re-synchronizations");
                     *self.record.resynced.entry(client).or_default() += 1;
                 }
+                client::Output::Event(client::Event::PagesUnusable { why, .. })
+                    if why.contains("under a trusted key") && !self.clients[client].trusts.contains(&self.signs) =>
+                {
+                    self.record.count("pages not believed");
+                }
                 client::Output::Event(client::Event::PagesUnusable { why, .. }) => {
                     let known = [
                         "nothing newer",
