@@ -2,6 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::num::NonZero;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::thread::{self, JoinHandle};
@@ -12,6 +13,7 @@ use client_ctl::core::Carrier;
 use client_ctl::{FileConfig, OnStop, Settings};
 use net::{OsEntropy, Shutdown};
 use protocol::Entropy;
+use rustix::thread::{CpuSet, sched_setaffinity};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -123,14 +125,21 @@ tls = {{ certificate = "pki/r{number}.pem", key = "pki/r{number}.key", roots = "
         let key_server = keyserver::config::Checked::load(&file("ks.toml", &key_server)?)?;
         let shutdown = Shutdown::new();
         let one = shutdown.clone();
-        let mut daemons = vec![Some(thread::spawn(move || {
-            run(async { keyserver::run(key_server, one).await.map_err(|e| e.to_string()) })
-        }))];
+        let daemon =
+            move || run("keyserver", async { keyserver::run(key_server, one).await.map_err(|e| e.to_string()) });
+        let mut daemons = vec![Some(thread::Builder::new().name("keyserver".into()).spawn(daemon)?)];
         for (number, at) in doors.iter().enumerate() {
             let checked = registrar::config::Checked::load(&file(&format!("r{number}.toml"), &door(number, at))?)?;
             let one = shutdown.clone();
-            let daemon = move || run(async { registrar::run(checked, one).await.map_err(|e| e.to_string()) });
-            daemons.push(Some(thread::Builder::new().name(format!("registrar-{number}")).spawn(daemon)?));
+            let name = format!("registrar-{number}");
+            let daemon = {
+                let name = name.clone();
+                move || {
+                    pin(number);
+                    run(&name, async { registrar::run(checked, one).await.map_err(|e| e.to_string()) })
+                }
+            };
+            daemons.push(Some(thread::Builder::new().name(name).spawn(daemon)?));
         }
         let mut site = Self { folder, requests, registrars: doors, published, shutdown, daemons };
         let begun = Instant::now();
@@ -247,9 +256,19 @@ impl Drop for Site {
     }
 }
 
-/// One thread for a daemon, so that it takes one core at the most; what it writes, another thread writes.
-fn run(daemon: impl Future<Output = Result<(), String>>) -> Result<(), String> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|e| e.to_string())?;
+/// Keeps this thread on one core, as a machine of its own would; registrars stand apart from each other as far as there are cores.
+pub(crate) fn pin(number: usize) {
+    let cores = thread::available_parallelism().map_or(1, NonZero::get);
+    let mut set = CpuSet::new();
+    set.set(cores - 1 - number % cores);
+    // Where it may not, the figures are those of a machine that moves threads.
+    let _ = sched_setaffinity(None, &set);
+}
+
+/// One thread for a daemon, so that it takes one core at the most; what it writes, another thread of the same name writes.
+fn run(name: &str, daemon: impl Future<Output = Result<(), String>>) -> Result<(), String> {
+    let mut builder = tokio::runtime::Builder::new_current_thread();
+    let runtime = builder.thread_name(name).enable_all().build().map_err(|e| e.to_string())?;
     runtime.block_on(daemon)
 }
 
