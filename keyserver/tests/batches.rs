@@ -109,7 +109,9 @@ fn who_joins_and_leaves_again_and_again_is_told_to_wait() {
     for _ in 0..4 {
         world.join(other, "news");
     }
-    // Nor does what was refused: when the wait that it was told is over, it is in.
+    // Half a minute is over: one more is earned. Nor does what is refused take any: when the wait that it was told is over, it is in.
+    world.join(greedy, "news");
+    assert!(matches!(world.change(greedy, 199, &[(Act::Leave, "news")])[0], Outcome::Left { .. }));
     let Outcome::Later { after_ms } = world.change(greedy, 200, &[(Act::Join, "news")])[0] else { panic!("no wait") };
     world.wait(Duration::from_millis(after_ms.into()));
     world.join(greedy, "news");
