@@ -6,8 +6,8 @@ use protocol::identity::Identity;
 use protocol::registration::{ClientEntry, FromRegistrar, LIST_CHUNK, Refusal, RefusalCode, ToRegistrar};
 use protocol::{Authentication, Credential, MemberId};
 
+use super::Prefixes;
 use super::clients::Registration;
-use super::io::Prefixes;
 use super::sealed::Answering;
 use super::transaction::Intent;
 use super::{Core, Output};

@@ -66,10 +66,7 @@ pub(super) const SIMPLE: Kind =
 
 fn group(id: u32, name: &str, allow: IdentityPattern, kind: Kind) -> server::GroupConfig {
     server::GroupConfig {
-        id: GroupId(id),
-        name: name.into(),
         published: true,
-        destination: ([239, 0, 0, 1], 7_000).into(),
         degree: kind.degree,
         suite: kind.suite,
         strategy: kind.strategy,
@@ -77,16 +74,13 @@ fn group(id: u32, name: &str, allow: IdentityPattern, kind: Kind) -> server::Gro
         batch: kind.batch,
         compaction: 4,
         repair: RepairScheme::Alpha(0.5),
-        access: server::Access::open([allow]),
         max_members: 100,
-        joins: protocol::Ration::UNLIMITED,
-        refresh: None,
         beacon: Duration::from_secs(1),
         beacon_max: Duration::from_secs(1),
         resync_wait: Duration::from_millis(500),
         send_delay: Duration::from_millis(200),
         keep_old: Duration::from_secs(3),
-        keep_old_revoked: Duration::from_secs(1),
+        ..server::GroupConfig::plain(GroupId(id), name, ([239, 0, 0, 1], 7_000).into(), server::Access::open([allow]))
     }
 }
 
@@ -108,19 +102,13 @@ pub(super) struct Site {
 impl Site {
     pub(super) fn new(kind: Kind) -> Self {
         let config = server::Config {
-            name: "ks".into(),
             registrars: vec![(identity("registrar/r"), vec![(Authentication::Certificate, members())])],
-            sealed_only: vec![],
             groups: vec![
                 group(1, GROUP, members(), kind),
                 group(2, CLOSED, IdentityPattern::Exact(identity("member/nobody")), kind),
             ],
             bits_per_second: 800_000_000,
-            resyncs_per_second: 4_000,
-            records_per_snapshot: keyserver::core::RECORDS_PER_SNAPSHOT,
-            compact_every: keyserver::core::COMPACT_EVERY,
-            signing: signing(),
-            others: Vec::new(),
+            ..server::Config::plain("ks", signing())
         };
         let mut site = Self {
             core: server::Core::start(config, Box::new(Dice::new(1)), None, &[]).unwrap(),
