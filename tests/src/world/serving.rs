@@ -68,6 +68,9 @@ impl World {
         self.record.count("server starts");
         self.reconcile();
         self.drain_server();
+        if self.issued.is_some() {
+            self.tell_keys();
+        }
         self.server_input(server::Input::RegistrarUp { link: 1, identity: identity("registrar/r") });
     }
 
