@@ -18,9 +18,9 @@ use crate::Failure;
 pub(crate) const GROUP: &str = "g";
 /// Joins that one batch takes.
 const BATCH: usize = 9_000;
-const REGISTRAR: &str = "spiffe://bench/registrar";
+pub(crate) const REGISTRAR: &str = "spiffe://bench/registrar";
 /// Of members.
-const PREFIX: &str = "spiffe://bench/member/";
+pub(crate) const PREFIX: &str = "spiffe://bench/member/";
 
 /// Not random, so that a run can be repeated.
 pub(crate) struct Count(pub(crate) u64);
@@ -52,7 +52,7 @@ pub(crate) fn config(records_per_snapshot: usize) -> Result<Config, Failure> {
         repair: fec::RepairScheme::default(),
         access: Access::open([everybody()?]),
         max_members: 1_000_000,
-        joins: protocol::Share::UNLIMITED,
+        joins: protocol::Ration::UNLIMITED,
         refresh: None,
         beacon: Duration::from_secs(1),
         beacon_max: Duration::from_secs(8),
@@ -64,6 +64,7 @@ pub(crate) fn config(records_per_snapshot: usize) -> Result<Config, Failure> {
     Ok(Config {
         name: "ks".into(),
         registrars: vec![(registrar, vec![(Authentication::Certificate, everybody()?)])],
+        sealed_only: vec![],
         groups: vec![group],
         bits_per_second: 8_000_000_000,
         resyncs_per_second: 4_000,

@@ -6,6 +6,7 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use client_ctl::config::KeyMaking;
 use client_ctl::{RegistrationFailed, Settings, register};
 use net::OsEntropy;
 use net::tls::{CredentialFiles, Credentials};
@@ -41,13 +42,13 @@ pub(crate) fn rows(count: u32) -> Result<Vec<Row>, Failure> {
     for registrars in [1, 2, 4] {
         let site = Site::with(CLIENTS, registrars)?;
         let at_once = AT_ONCE * u32::try_from(registrars)?;
-        registrations(&site, at_once, at_once)?;
+        registrations(&site, at_once, at_once, KeyMaking::Sealed)?;
         let used = || -> Result<[f64; 2], Failure> {
             let all = (0..registrars).map(|number| processor_time(&format!("registrar-{number}")));
             Ok([all.sum::<Result<f64, _>>()?, processor_time("keyserver")?])
         };
         let (since, before) = (Instant::now(), used()?);
-        registrations(&site, count, at_once)?;
+        registrations(&site, count, at_once, KeyMaking::Sealed)?;
         let (took, after) = (since.elapsed().as_secs_f64(), used()?);
         let [registrar, key_server] = [0, 1].map(|who| after[who] - before[who]);
         let (all, rate) = (f64::from(count), f64::from(count) / took);
@@ -72,7 +73,7 @@ fn storm() -> Result<Row, Failure> {
     let site = Site::with(STORM, 1)?;
     let settings = (0..STORM).map(|number| site.settings(number)).collect::<Result<Vec<Settings>, _>>()?;
     let settings = Arc::new(settings);
-    registrations(&site, AT_ONCE, AT_ONCE)?;
+    registrations(&site, AT_ONCE, AT_ONCE, KeyMaking::Sealed)?;
     let since = Instant::now();
     crowd(STORM, STORM, move |turn| {
         let settings = settings.clone();
@@ -92,7 +93,7 @@ fn storm() -> Result<Row, Failure> {
     })?;
     let all_at_once = since.elapsed().as_secs_f64();
     let since = Instant::now();
-    registrations(&site, STORM, AT_ONCE)?;
+    registrations(&site, STORM, AT_ONCE, KeyMaking::Sealed)?;
     let beside = ("eight at a time", since.elapsed().as_secs_f64());
     Ok(Row::new(format!("{STORM} clients at once, until all are in"), (all_at_once, "s"), beside, None))
 }
@@ -100,22 +101,37 @@ fn storm() -> Result<Row, Failure> {
 fn beside_a_handshake(count: u32) -> Result<Vec<Row>, Failure> {
     let site = Site::with(CLIENTS, 1)?;
     let bare = bare_server(&site)?;
-    let (mut of_registrar, mut of_bare) = (0.0, 0.0);
-    registrations(&site, AT_ONCE, AT_ONCE)?;
+    let mut of_bare = 0.0;
+    // Of registrar and key server, and the time of all: sealed, exported.
+    let mut spent = [[0.0; 3]; 2];
+    registrations(&site, AT_ONCE, AT_ONCE, KeyMaking::Sealed)?;
     handshakes(&site, bare, AT_ONCE)?;
     let each = (count / ROUNDS).max(AT_ONCE);
     for _ in 0..ROUNDS {
-        let before = (processor_time("registrar-0")?, processor_time("bare")?);
-        registrations(&site, each, AT_ONCE)?;
+        for (way, spent) in [KeyMaking::Sealed, KeyMaking::Exported].into_iter().zip(&mut spent) {
+            let (daemons, since) = (["registrar-0", "keyserver"], Instant::now());
+            let before = daemons.map(processor_time);
+            registrations(&site, each, AT_ONCE, way)?;
+            spent[2] += since.elapsed().as_secs_f64();
+            for ((daemon, before), spent) in daemons.into_iter().zip(before).zip(&mut *spent) {
+                *spent += processor_time(daemon)? - before?;
+            }
+        }
+        let before = processor_time("bare")?;
         handshakes(&site, bare, each)?;
-        of_registrar += processor_time("registrar-0")? - before.0;
-        of_bare += processor_time("bare")? - before.1;
+        of_bare += processor_time("bare")? - before;
     }
     let all = f64::from(each * ROUNDS);
-    let (registration, handshake) = (of_registrar / all * 1e6, of_bare / all * 1e6);
+    let [sealed, exported] = spent.map(|spent| spent.map(|seconds| seconds / all * 1e6));
+    let (registration, handshake) = (sealed[0], of_bare / all * 1e6);
     let bare = ("bare handshake over TCP", handshake);
     let mut rows =
         vec![Row::new("registrar's processor time, registration".into(), (registration, "us"), bare, Some(1.3))];
+    let what = ["registrar's processor time", "key server's processor time", "time of all, some at once"];
+    for ((what, sealed), exported) in what.into_iter().zip(sealed).zip(exported) {
+        let case = format!("{what}, sealed registration");
+        rows.push(Row::new(case, (sealed, "us"), ("exported", exported), None));
+    }
     for (paper, milliseconds) in PAPER_MS {
         let case = format!("registrar's processor time beside {paper}");
         rows.push(Row::new(case, (registration / 1e3, "ms"), ("Table 1", milliseconds), None));
@@ -124,8 +140,8 @@ fn beside_a_handshake(count: u32) -> Result<Vec<Row>, Failure> {
 }
 
 /// Registers clients in turn, some at once.
-fn registrations(site: &Site, count: u32, at_once: u32) -> Result<(), Failure> {
-    let settings = (0..CLIENTS).map(|number| site.settings(number)).collect::<Result<Vec<Settings>, _>>()?;
+fn registrations(site: &Site, count: u32, at_once: u32, way: KeyMaking) -> Result<(), Failure> {
+    let settings = (0..CLIENTS).map(|number| site.settings_by(number, way)).collect::<Result<Vec<Settings>, _>>()?;
     let settings = Arc::new(settings);
     crowd(count, at_once, move |turn| {
         let settings = settings.clone();

@@ -18,9 +18,11 @@ use thiserror::Error;
 use zeroize::Zeroizing;
 
 pub use authority::{Authority, Leaf};
+pub use roll::{Rolled, Step, renew, roll};
 pub use tokens::TokenIssuer;
 
 mod authority;
+mod roll;
 mod tokens;
 
 /// Certificates begin this long ago, so that clocks that are a little behind accept them.
@@ -70,6 +72,27 @@ pub enum PkiError {
     /// Standbys out of range.
     #[error("standbys must be 0 to 4, with at most 10 keys of all suites together, not {0}")]
     Standbys(u8),
+    /// A file of keys has not as many as this step begins with.
+    #[error("{}: {have} keys, one in a line, and this step begins with {expected}", path.display())]
+    Rolled {
+        /// The file.
+        path: PathBuf,
+        /// Keys in it.
+        have: usize,
+        /// Keys that the step needs.
+        expected: usize,
+    },
+    /// The step before was taken a short time ago.
+    #[error("{}: changed a short time ago; give everybody who has to hear of it {} s more", path.display(), left.as_secs())]
+    TooSoon {
+        /// The file.
+        path: PathBuf,
+        /// Time to wait.
+        left: Duration,
+    },
+    /// A site certificate cannot name so many keys of a kind.
+    #[error("a site certificate names at most 10 keys of a kind, and there would be {0}: finish rolling one first")]
+    Names(usize),
     /// A certificate cannot be made.
     #[error("cannot make a certificate: {0}")]
     Certificate(#[from] rcgen::Error),
@@ -184,14 +207,16 @@ fn signing_keys(folder: &Path, name: &str, suites: &[Suite]) -> Result<SigningKe
     Ok(signing)
 }
 
-/// The site's public key from `site.pub`.
+/// The site's public key from `site.pub`, the first one if it is rolled.
 ///
 /// # Errors
-/// The file cannot be read or does not hold 64 hexadecimal digits.
+/// The file cannot be read or does not begin with 64 hexadecimal digits.
 pub fn site_public(folder: &Path) -> Result<VerifyingKey, PkiError> {
     let path = folder.join("site.pub");
     let text = fs::read_to_string(&path).map_err(|source| PkiError::Io { path, source })?;
-    protocol::codec::from_hex(&text, "site.pub").map(VerifyingKey::Ed25519).map_err(|_| PkiError::Key)
+    protocol::codec::from_hex(text.lines().next().unwrap_or_default(), "site.pub")
+        .map(VerifyingKey::Ed25519)
+        .map_err(|_| PkiError::Key)
 }
 
 /// First and last second, since 1970.
@@ -246,7 +271,7 @@ mod tests {
 
     use super::*;
 
-    fn spec() -> Spec {
+    pub(super) fn spec() -> Spec {
         let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
         Spec {
             domain: "demo".into(),

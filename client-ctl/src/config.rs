@@ -11,13 +11,13 @@ use net::ConfigError;
 use net::config::in_range;
 use net::multicast::{Impairment, Interface, MAX_SOURCES, ReceiveOptions};
 use protocol::identity::Identity;
-use protocol::site::SiteCertificate;
 use protocol::{Entropy, MAX_NAME, VerifyingKey};
 use serde::Deserialize;
 use zk::{AddressError, Options, Role, TlsFiles};
 
 use crate::core::{self, Carrier, Carriers, MAX_GROUPS};
 use crate::credential::Credential;
+use crate::trust::Trust;
 
 /// Registrars in a configuration: each is tried for up to 10 s, and a minute is the longest that a try may take.
 const MAX_REGISTRARS: usize = 6;
@@ -42,9 +42,11 @@ pub struct FileConfig {
     pub standby_addresses: Vec<String>,
     /// Registrars, tried in this order, 1 to 6. Required.
     pub registrars: Vec<RegistrarConfig>,
-    /// The site's public key (Ed25519), 64 hexadecimal digits: the root of all trust in rekey messages. Required.
+    /// The site's public key (Ed25519), 64 hexadecimal digits: the root of all trust in rekey messages. Or a file with one or, while
+    /// it is rolled, two such lines, read again when it changes. Required.
     pub site_key: String,
-    /// File with the site certificate of the key server, in hexadecimal digits. Required.
+    /// File with the site certificate of the key server, in hexadecimal digits; read again when it changes, and taken if it begins
+    /// later than the one in force. Required.
     pub site_certificate: PathBuf,
     /// PEM file with this client's certificate and those between it and a root. Required, or else `token_file`.
     #[serde(default)]
@@ -59,6 +61,10 @@ pub struct FileConfig {
     /// The identity in that token. Required with it.
     #[serde(default)]
     pub identity: Option<String>,
+    /// How this client and the key server make the individual key: `sealed` (default), so that no registrar learns it, or
+    /// `exported` from the connection to the registrar, who knows it then.
+    #[serde(default)]
+    pub individual_key: KeyMaking,
     /// PEM file with the certificates of the authorities that registrars must be under. Required.
     pub trust_roots: PathBuf,
     /// Groups to join at the start, 0 to 64 names of 1 to 64 octets. Default: none.
@@ -134,21 +140,25 @@ impl ZooKeeperConfig {
     fn check(&self, folder: &Path) -> Result<Options, ConfigError> {
         let invalid = |why: &dyn std::fmt::Display| ConfigError::invalid("zookeeper", why);
         let ensemble = self.ensemble.parse().map_err(|error: AddressError| invalid(&error))?;
-        let file = |path: &PathBuf| folder.join(path);
-        let identity = self.certificate.as_ref().map(file).zip(self.key.as_ref().map(file));
-        if identity.is_none() && (self.certificate.is_some() || self.key.is_some()) {
-            return Err(invalid(&"`certificate` and `key` belong together"));
-        }
-        let tls = self.roots.as_ref().map(|roots| TlsFiles { roots: file(roots), identity: identity.clone() });
-        if tls.is_none() && identity.is_some() {
-            return Err(invalid(&"a `certificate` is shown with `roots` only"));
-        }
+        let tls = TlsFiles::of(folder, self.roots.as_ref(), self.certificate.as_ref(), self.key.as_ref());
+        let tls = tls.map_err(|error| invalid(&error))?;
         let millis = in_range("zookeeper.session_timeout_ms", self.session_timeout_ms, 1_000..=60_000)?;
         let session_timeout = Duration::from_millis(millis);
         let options = Options { ensemble, role: Role::Reader, session_timeout, tls, digest: None, owners: Vec::new() };
         options.check().map_err(|error| invalid(&error))?;
         Ok(options)
     }
+}
+
+/// How the individual key is made.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum KeyMaking {
+    /// By a key agreement with the key server, through the registrar.
+    #[default]
+    Sealed,
+    /// By the TLS exporter of the connection to the registrar.
+    Exported,
 }
 
 /// What happens to memberships when the daemon is told to end.
@@ -196,8 +206,9 @@ pub struct Settings {
     pub(crate) registrars: Vec<(String, Identity)>,
     /// Which of them is asked first; clones of the settings share it.
     pub(crate) line: Arc<InLine>,
-    pub(crate) site: SiteCertificate,
+    pub(crate) trust: Trust,
     pub(crate) credential: Credential,
+    pub(crate) individual_key: KeyMaking,
     pub(crate) groups: Vec<String>,
     pub(crate) carriers: Carriers,
     /// Where groups are published.
@@ -212,10 +223,19 @@ pub struct Settings {
 impl Settings {
     /// What the core is told.
     pub fn core(&self) -> core::Config {
+        core::Config { groups: self.groups.clone(), signing: self.signing(), carriers: self.carriers.clone() }
+    }
+
+    /// What the core is told of the site certificate in force.
+    pub(crate) fn trusted(&self) -> core::Input<'static> {
+        core::Input::Trusted { signing: self.signing(), begins: self.trust.get().certificate.not_before }
+    }
+
+    /// Keys that may sign rekey messages and beacons.
+    fn signing(&self) -> Vec<VerifyingKey> {
         // A key of suite `paper` counts on the loopback interface and nowhere else.
         let counts = |key: &&VerifyingKey| !key.is_broken() || self.multicast.interface.is_loopback();
-        let signing = self.site.signing.iter().filter(counts).cloned().collect();
-        core::Config { groups: self.groups.clone(), signing, carriers: self.carriers.clone() }
+        self.trust.get().certificate.signing.iter().filter(counts).cloned().collect()
     }
 }
 
@@ -276,15 +296,16 @@ impl FileConfig {
         if is_read && published.is_none() {
             return Err(ConfigError::invalid("zookeeper", "carrier `zookeeper` needs this table, with its `ensemble`"));
         }
-        let site = site(&self, folder)?;
+        let trust = Trust::check(&self, folder)?;
         let credential = Credential::check(&self, folder)?;
         Ok(Settings {
             key_servers: [vec![self.key_server_address], self.standby_addresses].concat(),
             preferred: Arc::default(),
             line: Arc::new(InLine { at: AtomicUsize::new(any(registrars.len())), is_told: AtomicBool::new(false) }),
             registrars,
-            site,
+            trust,
             credential,
+            individual_key: self.individual_key,
             groups: self.groups,
             carriers: Carriers { others: self.carrier, named: self.carriers },
             published,
@@ -295,18 +316,6 @@ impl FileConfig {
             impairment: Impairment { loss: f64::from(loss) / 100.0, burst_ms, seed: self.danger.seed },
         })
     }
-}
-
-/// The site certificate, for the key server that is meant.
-fn site(config: &FileConfig, folder: &Path) -> Result<SiteCertificate, ConfigError> {
-    let path = folder.join(&config.site_certificate);
-    let site = net::site::load(&config.site_key, &path)?;
-    if site.key_server != config.key_server {
-        let (path, found, wanted) = (path.display(), &site.key_server, &config.key_server);
-        let why = format!("{path}: it is for key server `{found}`, expected `{wanted}`");
-        return Err(ConfigError::invalid("site_certificate", why));
-    }
-    Ok(site)
 }
 
 fn name(key: &str, text: &str) -> Result<(), ConfigError> {

@@ -9,6 +9,7 @@ pub mod core;
 mod credential;
 pub mod feed;
 mod shell;
+mod trust;
 
 use std::path::PathBuf;
 use std::process::ExitCode;

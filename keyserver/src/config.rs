@@ -1,6 +1,7 @@
 //! The key server's configuration file, and everything about it that can be wrong.
 
 mod group;
+pub mod keys;
 pub mod policy;
 mod rule;
 mod store;
@@ -12,7 +13,6 @@ use std::time::Duration;
 
 use net::config::{ConfigError, in_range, load};
 use net::multicast::{self, Interface, MAX_DSCP, SendOptions};
-use net::noise::StaticKey;
 use net::secret_file;
 use net::tls::{CredentialFiles, Credentials};
 use protocol::identity::{Identity, IdentityPattern};
@@ -22,6 +22,7 @@ use serde::Deserialize;
 pub use self::store::{Place, PublishConfig, StoreConfig, ZooKeeperConfig};
 use crate::core;
 pub use group::{GraphConfig, GroupFileConfig};
+use keys::{KeyFiles, Keys};
 use policy::PolicySource;
 pub use rule::RuleFileConfig;
 
@@ -74,9 +75,11 @@ pub struct FileConfig {
     /// Default: none, and no backups.
     #[serde(default)]
     pub backup_key: Option<PathBuf>,
-    /// File of mode 0600 with the static Noise key. Required.
+    /// File of mode 0600 with the static Noise key: 64 hexadecimal digits; or, while it is rolled, up to three of them, one in a line:
+    /// clients come under each. Read again when it changes. Required.
     pub noise_key: PathBuf,
-    /// File of mode 0600 with the Ed25519 seed that signs rekey messages. Required.
+    /// File of mode 0600 with the Ed25519 seed that signs rekey messages, 64 hexadecimal digits; of up to three lines the first signs.
+    /// Read again when it changes. Required.
     pub signing_key: PathBuf,
     /// File of mode 0600 with an RSA-3072 key (PKCS #8, hexadecimal), for groups of suite `rsa`. Default none.
     #[serde(default)]
@@ -85,12 +88,12 @@ pub struct FileConfig {
     #[cfg(feature = "paper")]
     #[serde(default)]
     pub signing_key_paper: Option<PathBuf>,
-    /// File with the site certificate of this key server, in hexadecimal digits, and the site's public key, 64 of them. With
-    /// these it believes what other key servers of the site have signed, when a member shows it. Default: none; it believes
-    /// only what it has signed itself.
+    /// File with the site certificate of this key server, in hexadecimal digits, read again when it changes. With it and `site_key` it
+    /// uses no key that members do not know, and believes what other key servers of the site have signed, when a member shows it.
+    /// Default: none; it believes only what it has signed itself.
     #[serde(default)]
     pub site_certificate: Option<PathBuf>,
-    /// See `site_certificate`.
+    /// The site's public key, 64 hexadecimal digits; or a file with one or, while it is rolled, two such lines.
     #[serde(default)]
     pub site_key: Option<String>,
     /// Unix socket for the operator's commands. Required.
@@ -120,6 +123,10 @@ pub struct RegistrarConfig {
     /// For each kind of authentication, `certificate` or `token`, the identities that it may register by it: exact, or
     /// `spiffe://domain/path/*`. Required, not empty.
     pub may_register: BTreeMap<String, Vec<String>>,
+    /// Whether it may register sealed only, so that it learns no individual key: clients with `individual_key = "exported"` are
+    /// refused. Default false.
+    #[serde(default)]
+    pub sealed_only: bool,
 }
 
 fn ttl() -> u8 {
@@ -151,8 +158,10 @@ pub struct Checked {
     pub publish: Option<zk::Options>,
     /// For the link with registrars.
     pub credentials: Credentials,
-    /// For requests.
-    pub noise: StaticKey,
+    /// What it signs with and speaks Noise with.
+    pub keys: Keys,
+    /// Where those are read again.
+    pub key_files: KeyFiles,
     /// Where the policy is read again.
     pub policy: PolicySource,
 }
@@ -178,35 +187,9 @@ impl Checked {
         let publish = file.publish.as_ref().map(|publish| publish.check(&file.store, file.zookeeper.as_ref(), &folder));
         let publish = publish.transpose()?;
         let credentials = Credentials::load(&file.tls).map_err(|e| ConfigError::invalid("tls", e))?;
-        let noise = StaticKey::load(&file.noise_key).map_err(|e| ConfigError::invalid("noise_key", e))?;
-        let seed = secret_file::read(&file.signing_key).map_err(|e| ConfigError::invalid("signing_key", e))?;
-        let signing = SigningKey::from_seed(&seed).map_err(|e| ConfigError::invalid("signing_key", e))?;
-        let signing = match &file.signing_key_rsa {
-            None => signing,
-            Some(path) => {
-                let key = secret_file::read_octets(folder.join(path));
-                let key = key.map_err(|e| ConfigError::invalid("signing_key_rsa", e))?;
-                signing.with_rsa(&key).map_err(|e| ConfigError::invalid("signing_key_rsa", e))?
-            }
-        };
-        #[cfg(feature = "paper")]
-        let signing = match &file.signing_key_paper {
-            None => signing,
-            Some(path) => {
-                let key = secret_file::read_octets(folder.join(path));
-                let key = key.map_err(|e| ConfigError::invalid("signing_key_paper", e))?;
-                let key = protocol::paper::SigningKey::from_pkcs8(&key);
-                signing.with_paper(key.ok_or_else(|| ConfigError::invalid("signing_key_paper", "no RSA-512 key"))?)
-            }
-        };
-        let others = match (&file.site_certificate, &file.site_key) {
-            (None, None) => Vec::new(),
-            (Some(certificate), Some(key)) => {
-                let site = net::site::load(key, &folder.join(certificate));
-                site?.signing
-            }
-            _ => return Err(ConfigError::invalid("site_certificate", "it and `site_key` are given together")),
-        };
+        let key_files = KeyFiles::of(&file, &folder)?;
+        let keys = key_files.load()?;
+        let others = keys.site.as_ref().map(|site| site.certificate.signing.clone()).unwrap_or_default();
         let policy = match &file.policy {
             Some(path) if file.group.is_empty() => (folder.join(path), false),
             Some(_) => {
@@ -216,8 +199,8 @@ impl Checked {
         };
         let (path, is_own) = policy;
         let policy = PolicySource { path, is_own, loopback: file.is_loopback(), publishes: publish.is_some() };
-        let core = core::Config { others, ..file.core(signing, policy.read()?)? };
-        Ok(Self { core, file, store, publish, credentials, noise, policy })
+        let core = core::Config { others, ..file.core(keys.signing.clone(), policy.read()?)? };
+        Ok(Self { core, file, store, publish, credentials, keys, key_files, policy })
     }
 }
 
@@ -252,6 +235,8 @@ impl FileConfig {
                 Ok((identity, prefixes(&registrar.may_register)?))
             })
             .collect::<Result<Vec<_>, ConfigError>>()?;
+        let sealed_only = self.registrar.iter().zip(&registrars).filter(|(file, _)| file.sealed_only);
+        let sealed_only = sealed_only.map(|(_, (identity, _))| identity.clone()).collect();
         unique("registrar.identity", self.registrar.iter().map(|registrar| &registrar.identity))?;
         in_range("number of relays", self.relays.len(), 0..=MAX_RELAYS)?;
         unique("relays", self.relays.iter())?;
@@ -264,6 +249,7 @@ impl FileConfig {
         Ok(core::Config {
             name: self.name.clone(),
             registrars,
+            sealed_only,
             groups,
             bits_per_second: in_range("bits_per_second", self.bits_per_second, 64_000..=100_000_000_000)? / copies,
             resyncs_per_second: in_range("resyncs_per_second", self.resyncs_per_second, 1..=1_000_000)?,

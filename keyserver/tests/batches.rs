@@ -1,16 +1,14 @@
 //! Joins and leaves share epochs; evictions wait for nobody; what of a group may change does, and what may not is refused.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests may panic")]
 
-mod common;
-
 use std::time::Duration;
 
-use common::{World, granted, group, identity};
+use crate::common::{World, granted, group, identity};
 use keygraph::{Degree, Strategy};
 use keyserver::core::{Admin, AdminReply, Config, Core, EpochEvent, Event, GroupConfig};
 use keyserver::store::{MemoryStore, Store};
 use protocol::request::{Act, Denial, Operations, Outcome, Reply};
-use protocol::{MemberId, Reason, Share, SigningKey, Suite};
+use protocol::{MemberId, Ration, Reason, SigningKey, Suite};
 
 const INTERVAL: Duration = Duration::from_secs(2);
 
@@ -97,7 +95,7 @@ fn churn(world: &mut World, who: (MemberId, u64)) -> Vec<u32> {
 
 #[test]
 fn who_joins_and_leaves_again_and_again_is_told_to_wait() {
-    let share = Share { burst: 5, each: Duration::from_secs(10) };
+    let share = Ration { burst: 5, each: Duration::from_secs(10) };
     let store = MemoryStore::default();
     let mut world = World::start_with(&store, 1, |group| group.joins = share);
     let (greedy, other) = (world.register("member/m0"), world.register("member/m1"));
@@ -225,6 +223,7 @@ fn a_strategy_changes_at_a_rekey_and_a_suite_or_degree_never() {
         let config = Config {
             name: "ks".into(),
             registrars: vec![],
+            sealed_only: vec![],
             groups,
             bits_per_second: 8_000_000,
             resyncs_per_second: 4_000,
@@ -235,7 +234,7 @@ fn a_strategy_changes_at_a_rekey_and_a_suite_or_degree_never() {
         };
         let loaded = store.clone().load().unwrap();
         let snapshot = loaded.snapshot.as_ref().map(|snapshot| snapshot.as_slice());
-        Core::start(config, Box::new(common::Counter(9)), snapshot, &loaded.records)
+        Core::start(config, Box::new(crate::common::Counter(9)), snapshot, &loaded.records)
             .map(|_| ())
             .map_err(|e| e.to_string())
     };

@@ -1,15 +1,14 @@
 //! A second key server over the same store: it follows, answers, and takes over.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests may panic")]
 
-mod common;
-
 use std::time::Duration;
 
-use common::{World, granted, group, identity};
-use keyserver::core::{Admin, AdminError, AdminReply, Config, Core, Event, Input, Output};
+use crate::common::{World, granted, group, identity};
+use aws_lc_rs::encoding::{AsDer, Pkcs8V1Der};
+use keyserver::core::{Admin, AdminError, AdminReply, Config, Core, Event, Input, Issued, Keys, Output};
 use keyserver::store::MemoryStore;
 use protocol::request::{Act, Denial, Losses, Operations, Outcome};
-use protocol::{Beacon, Reason, SigningKey};
+use protocol::{Beacon, Reason, SigningKey, Suite};
 
 fn pair() -> (World, World) {
     let store = MemoryStore::default();
@@ -124,6 +123,7 @@ fn ten_thousand_groups_are_not_rekeyed_at_once() {
     let config = Config {
         name: "ks".into(),
         registrars: vec![],
+        sealed_only: vec![],
         groups,
         bits_per_second: 8_000_000,
         resyncs_per_second: 4_000,
@@ -132,7 +132,7 @@ fn ten_thousand_groups_are_not_rekeyed_at_once() {
         signing: SigningKey::from_seed(&[1; 32]).unwrap(),
         others: Vec::new(),
     };
-    let mut core = Core::start(config, Box::new(common::Counter(1)), None, &[]).unwrap();
+    let mut core = Core::start(config, Box::new(crate::common::Counter(1)), None, &[]).unwrap();
     let (mut now, mut per_second) = (Duration::ZERO, vec![0u32; 30]);
     loop {
         let mut epochs = 0;
@@ -152,4 +152,55 @@ fn ten_thousand_groups_are_not_rekeyed_at_once() {
     }
     assert_eq!(per_second.iter().sum::<u32>(), 10_000, "{per_second:?}");
     assert!(per_second.iter().all(|epochs| *epochs <= 510), "{per_second:?}");
+}
+
+#[test]
+fn the_key_that_signs_is_rolled_without_an_epoch_and_another_reign_may_have_another() {
+    let key = |seed| SigningKey::from_seed(&[seed; 32]).unwrap();
+    let signed_by = |world: &mut World, seed| {
+        world.wait(Duration::from_millis(100));
+        let newest = world.datagrams.iter().rfind(|octets| Beacon::decode(octets).is_ok()).expect("a beacon");
+        Beacon::verify(newest, &[key(seed).public()]).is_ok()
+    };
+    let (mut active, mut standby) = pair();
+    let m1 = active.register("member/m1");
+    active.join(m1, "news");
+    standby.follow();
+    let epoch = active.epoch();
+    assert!(signed_by(&mut active, 1));
+    for world in [&mut active, &mut standby] {
+        world.handle(Input::Keys(Keys { signing: key(2), others: vec![key(1).public()], certificate: None }));
+    }
+    assert_eq!((active.epoch(), signed_by(&mut active, 2)), (epoch, true), "at once, in the same epoch");
+    let said = |world: &World| world.events.iter().filter(|event| matches!(event, Event::SignsWith { .. })).count();
+    assert_eq!(said(&active), 1);
+    active.handle(Input::Keys(Keys { signing: key(2), others: Vec::new(), certificate: None }));
+    assert_eq!(said(&active), 1, "the same again is nothing new");
+    assert!(Beacon::verify(&granted(&active.resync(m1, (1, epoch))).beacon, &[key(2).public()]).is_ok());
+    // Whoever has an older site certificate may have this one, of the standby too.
+    for world in [&mut active, &mut standby] {
+        let certificate = Some(Issued { begins: 9, octets: vec![3; 200] });
+        world.handle(Input::Keys(Keys { signing: key(2), others: Vec::new(), certificate }));
+    }
+    standby.follow();
+    for world in [&mut active, &mut standby] {
+        let mut ask = |id, begins| world.ask(m1, id, Operations::Certificate(begins)).remove(0);
+        assert_eq!((ask(70, 8), ask(71, 9)), (Outcome::Certificate(vec![3; 200]), Outcome::Noted));
+    }
+    // A unit of the next epoch.
+    active.admin(Admin::Refresh { group: "news".into() }).unwrap();
+    assert!(signed_by(&mut active, 2));
+    // The standby takes over, and signs with what it was told while it stood by.
+    standby.follow();
+    standby.take_over();
+    assert!(signed_by(&mut standby, 2));
+    // A group whose suite the new key does not sign for keeps the old one.
+    let pkcs8 = aws_lc_rs::rsa::KeyPair::generate(aws_lc_rs::rsa::KeySize::Rsa3072).unwrap();
+    let pkcs8 = AsDer::<Pkcs8V1Der<'_>>::as_der(&pkcs8).unwrap().as_ref().to_vec();
+    let mut rsa = World::start_on(MemoryStore::default(), 7, |config| {
+        config.signing = key(1).with_rsa(&pkcs8).unwrap();
+        config.groups.iter_mut().for_each(|group| group.suite = Suite::Rsa);
+    });
+    rsa.handle(Input::Keys(Keys { signing: key(2), others: Vec::new(), certificate: None }));
+    assert!(rsa.events.iter().any(|event| matches!(event, Event::KeysRefused { .. })) && said(&rsa) == 0);
 }

@@ -13,10 +13,69 @@ use protocol::identity::Identity;
 /// What to make.
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum Command {
-    /// Make an authority, certificates for all daemons, and the keys of a site, in an empty folder.
+    /// Make an authority, certificates for all daemons, the keys of a site, and a policy to begin with, in an empty folder.
     Init(Init),
     /// Sign a token (JWT) for one registration, with the development key of such a folder. Prints it, or writes it to a file.
     Token(Token),
+    /// Roll a key, in a folder of `init`: `begin` makes another one and tells of both, `switch` puts it first, `finish` keeps only
+    /// what is first. The README says what goes to whom between the steps.
+    Roll(Roll),
+    /// Make a new site certificate for the keys that a key server has.
+    Renew(Renew),
+}
+
+/// Which key, and how far.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Roll {
+    /// The step.
+    #[arg(value_enum)]
+    step: Step,
+    /// The key.
+    #[arg(value_enum)]
+    key: Key,
+    /// Folder that `keystone pki init` has filled.
+    #[arg(long, value_name = "FOLDER")]
+    dir: PathBuf,
+    /// The key server, or a standby of its own name (`ks-2`), whose key it is. Not for `site`.
+    #[arg(long, value_name = "NAME", default_value = "ks")]
+    key_server: String,
+    /// Days for which site certificates hold, 1 to 3650.
+    #[arg(long, default_value_t = 30)]
+    days: u32,
+    /// Hours that everybody is given between two steps; 0 forces the next one.
+    #[arg(long, default_value_t = 48)]
+    hours: u32,
+}
+
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+enum Step {
+    Begin,
+    Switch,
+    Finish,
+}
+
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+enum Key {
+    /// Static Noise key of a key server.
+    Noise,
+    /// Keys that a key server signs with.
+    Signing,
+    /// The site's own key.
+    Site,
+}
+
+/// Whose certificate.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Renew {
+    /// Folder that `keystone pki init` has filled.
+    #[arg(long, value_name = "FOLDER")]
+    dir: PathBuf,
+    /// The key server.
+    #[arg(long, value_name = "NAME", default_value = "ks")]
+    key_server: String,
+    /// Days for which it holds, 1 to 3650.
+    #[arg(long, default_value_t = 30)]
+    days: u32,
 }
 
 /// Who gets a token.
@@ -71,14 +130,10 @@ pub(crate) struct Init {
 pub(crate) fn main(command: Command) -> ExitCode {
     let init = match command {
         Command::Init(init) => init,
-        Command::Token(token) => {
-            return match sign(&token) {
-                Ok(()) => Exit::Ok.into(),
-                Err(error) => {
-                    eprintln!("keystone pki: {error}");
-                    Exit::Usage.into()
-                }
-            };
+        Command::Token(token) => return ended(sign(&token)),
+        Command::Roll(args) => return ended(roll(&args)),
+        Command::Renew(Renew { dir, key_server, days }) => {
+            return ended(certs::renew(&dir, &key_server, days).map(|written| list(&written)));
         }
     };
     let mut suites = Vec::new();
@@ -107,9 +162,69 @@ pub(crate) fn main(command: Command) -> ExitCode {
         eprintln!("keystone pki: {error}");
         return Exit::Usage.into();
     }
+    let policy = init.dir.join("policy.toml");
+    if let Err(error) = std::fs::write(&policy, sample_policy(&spec.domain)) {
+        eprintln!("keystone pki: {}: {error}", policy.display());
+        return Exit::Usage.into();
+    }
     let count = spec.key_servers.len() * (1 + usize::from(spec.standbys)) + spec.registrars.len() + spec.members.len();
-    println!("{}: an authority, a site key and {count} certificates for {} days", init.dir.display(), spec.days);
+    let folder = init.dir.display();
+    println!("{folder}: an authority, a site key, {count} certificates for {} days, and a policy", spec.days);
     Exit::Ok.into()
+}
+
+fn ended<E: std::fmt::Display>(result: Result<(), E>) -> ExitCode {
+    match result {
+        Ok(()) => Exit::Ok.into(),
+        Err(error) => {
+            eprintln!("keystone pki: {error}");
+            Exit::Usage.into()
+        }
+    }
+}
+
+fn roll(args: &Roll) -> Result<(), certs::PkiError> {
+    let step = match args.step {
+        Step::Begin => certs::Step::Begin,
+        Step::Switch => certs::Step::Switch,
+        Step::Finish => certs::Step::Finish,
+    };
+    let key = match args.key {
+        Key::Noise => certs::Rolled::Noise,
+        Key::Signing => certs::Rolled::Signing,
+        Key::Site => certs::Rolled::Site,
+    };
+    let wait = Duration::from_secs(3_600 * u64::from(args.hours));
+    list(&certs::roll(&args.dir, &args.key_server, (key, step), args.days, wait)?);
+    Ok(())
+}
+
+fn list(written: &[PathBuf]) {
+    written.iter().for_each(|path| println!("{}: written", path.display()));
+}
+
+/// One group for all members, and what else a policy can say.
+fn sample_policy(domain: &str) -> String {
+    format!(
+        r#"# The groups, and who may be in them. `keystone policy check FILE` says what it means; a key server
+# reads it again when it changes. What is said of an identity stands before what is said of a prefix.
+
+[[group]]
+id = 1
+name = "news"
+address = "239.77.1.1:7100"
+allow = ["spiffe://{domain}/member/*"]
+# deny = ["spiffe://{domain}/member/eve"]
+# batch_ms = 1000   # joins and leaves wait so long for others, to share a rekey
+# lease_s = 600     # who is silent for longer is taken for gone, and evicted
+
+# [[group.rule]]    # says more about some
+# identity = "spiffe://{domain}/member/guest/*"
+# kinds = ["token"]
+# role = "receiver"
+# until = 2030-12-31T00:00:00Z
+"#
+    )
 }
 
 fn sign(token: &Token) -> Result<(), Box<dyn std::error::Error>> {

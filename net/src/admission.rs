@@ -1,6 +1,8 @@
 //! Limits on strangers: how many handshakes are under way, in all and from one source, and for how long. Whoever finds no place is
 //! reset, or told when to come again.
 
+mod known;
+
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, VecDeque};
 use std::net::{IpAddr, Ipv6Addr, Shutdown, SocketAddr};
@@ -14,11 +16,14 @@ use tokio::time::Instant;
 
 use crate::line::Line;
 
+use known::Known;
+
 /// What peers that have not proved who they are may take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
     /// Handshakes under way. The default, 100, at the 64 KiB that a handshake may buffer is 6.4 MiB, and at 1 to 2 ms each
-    /// some hundred milliseconds of work that a flood can put before an honest peer.
+    /// some hundred milliseconds of work that a flood can put before an honest peer. Half as many more are for sources from which
+    /// somebody has proved who it is ([`Admission::remember`]): strangers who hold all places shut out no member.
     pub in_flight: usize,
     /// Of these from one source: an IPv4 address or an IPv6 /64, which one host may own whole. The default, 10, lets ten
     /// floods stand side by side before others are refused, and a site behind one address translator still register.
@@ -64,6 +69,7 @@ struct Inside {
     line: Line,
     /// Those who were told to come again, and when.
     lingering: VecDeque<(Instant, TcpStream)>,
+    known: Known,
 }
 
 /// A place for one handshake, given back when dropped.
@@ -83,7 +89,8 @@ impl Admission {
     /// A door with these limits, which resets whoever finds no place.
     pub fn new(limits: Limits) -> Self {
         let line = Line::new(limits.in_flight);
-        let inside = Inside { all: 0, by_source: BTreeMap::new(), line, lingering: VecDeque::new() };
+        let inside =
+            Inside { all: 0, by_source: BTreeMap::new(), line, lingering: VecDeque::new(), known: Known::default() };
         Self { limits, notice: None, started: Instant::now(), inside: Arc::new(Mutex::new(inside)) }
     }
 
@@ -129,10 +136,11 @@ impl Admission {
         let mut inside = self.inside();
         let here = inside.by_source.get(&source).copied().unwrap_or(0);
         let (all, now) = (inside.all, self.started.elapsed());
+        let more = if inside.known.contains(&source) { self.limits.in_flight / 2 } else { 0 };
         let has_place = here < self.limits.per_source
             && match self.notice {
-                Some(_) => inside.line.may_enter(now, source, all),
-                None => all < self.limits.in_flight,
+                Some(_) => inside.line.may_enter(now, source, all) || (more > 0 && all < self.limits.in_flight + more),
+                None => all < self.limits.in_flight + more,
             };
         if !has_place {
             return Err(self.notice.map(|_| inside.line.send_away(now, source)));
@@ -169,6 +177,11 @@ impl Admission {
             None => std::future::pending().await,
         }
         self.inside().lingering.retain(|(since, _)| since.elapsed() < LINGER);
+    }
+
+    /// Somebody has proved who it is, from this source.
+    pub fn remember(&self, source: IpAddr) {
+        self.inside().known.remember(aggregate(source));
     }
 
     fn inside(&self) -> MutexGuard<'_, Inside> {
@@ -246,6 +259,19 @@ mod tests {
         drop(door.enter(v4(1)).unwrap());
         drop(door.enter(v4(3)).unwrap());
         assert_eq!(door.inside().by_source.len(), 2, "sources that left are forgotten");
+    }
+
+    #[test]
+    fn strangers_shut_out_nobody_who_is_known() {
+        let door = Admission::new(Limits { in_flight: 4, per_source: 2, ..Limits::default() });
+        let _flood: Vec<Ticket> = (1..=4).map(|n| door.enter(v4(n)).unwrap()).collect();
+        assert!(door.enter(v4(9)).is_none(), "not known");
+        door.remember(v4(9));
+        let _member = door.enter(v4(9)).unwrap();
+        assert!(door.enter(v4(10)).is_none(), "only who is known");
+        door.remember(v4(1));
+        let _another = door.enter(v4(1)).unwrap();
+        assert!(door.enter(v4(9)).is_none(), "these places end too");
     }
 
     #[tokio::test]

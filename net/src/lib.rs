@@ -26,6 +26,7 @@ pub mod multicast;
 pub mod noise;
 pub mod reload;
 pub mod secret_file;
+pub mod seldom;
 pub mod shutdown;
 pub mod site;
 pub mod tls;

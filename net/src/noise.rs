@@ -15,13 +15,14 @@
 //! but who replays it does not get the keys of the transport messages, so no request can be replayed.
 
 mod key;
+pub mod sealed;
 
 use snow::{Builder, HandshakeState, TransportState};
 use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncWrite};
 use zeroize::Zeroizing;
 
-pub use key::{StaticKey, StaticKeyError};
+pub use key::{StaticKey, StaticKeyError, StaticKeys};
 
 use crate::frame::{FrameError, read_frame, write_frame};
 
@@ -125,34 +126,44 @@ pub async fn read_preamble<S: AsyncRead + Unpin>(stream: &mut S) -> Result<Vec<u
     read_frame(stream, MAX_PREAMBLE).await?.ok_or(NoiseError::Closed)
 }
 
-/// The server's second step, with the pre-shared key that the preamble names. The caller bounds its time.
+/// The server's second step, with the pre-shared key that the preamble names, under whichever of its static keys the client
+/// means. Who does not prove the pre-shared key has all of them tried. The caller bounds its time.
 ///
 /// # Errors
 /// [`NoiseError::Handshake`] if the client proves no such key; nothing was sent to it.
 pub async fn accept<S: AsyncRead + AsyncWrite + Unpin>(
     mut stream: S,
     preamble: &[u8],
-    key: &StaticKey,
+    keys: &impl AsRef<[StaticKey]>,
     psk: &[u8; 32],
 ) -> Result<NoiseStream<S>, NoiseError> {
     let prologue = prologue(preamble)?;
-    let mut state = builder(&prologue, psk)?
-        .local_private_key(key.private())
-        .and_then(Builder::build_responder)
-        .map_err(NoiseError::Library)?;
-    read_handshake(&mut stream, &mut state).await?;
-    write_handshake(&mut stream, &mut state).await?;
-    NoiseStream::new(stream, state)
+    let message = read_frame(&mut stream, HANDSHAKE).await?.ok_or(NoiseError::Closed)?;
+    for key in keys.as_ref() {
+        let mut state = builder(&prologue, psk)?
+            .local_private_key(key.private())
+            .and_then(Builder::build_responder)
+            .map_err(NoiseError::Library)?;
+        if is_read(&mut state, &message) {
+            write_handshake(&mut stream, &mut state).await?;
+            return NoiseStream::new(stream, state);
+        }
+    }
+    Err(NoiseError::Handshake)
 }
 
 /// The server's second step when the preamble names no pre-shared key: does what a wrong key would make [`accept`] do,
 /// as slowly, so that strangers cannot learn which numbers are in use. Returns why the client was refused.
-pub async fn refuse<S: AsyncRead + AsyncWrite + Unpin>(stream: S, preamble: &[u8], key: &StaticKey) -> NoiseError {
+pub async fn refuse<S: AsyncRead + AsyncWrite + Unpin>(
+    stream: S,
+    preamble: &[u8],
+    keys: &impl AsRef<[StaticKey]>,
+) -> NoiseError {
     let mut nobodys = Zeroizing::new([0; 32]);
     if aws_lc_rs::rand::fill(&mut *nobodys).is_err() {
         return NoiseError::Handshake;
     }
-    accept(stream, preamble, key, &nobodys).await.err().unwrap_or(NoiseError::Handshake)
+    accept(stream, preamble, keys, &nobodys).await.err().unwrap_or(NoiseError::Handshake)
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> NoiseStream<S> {
@@ -250,7 +261,10 @@ async fn write_handshake<S: AsyncWrite + Unpin>(stream: &mut S, state: &mut Hand
 
 async fn read_handshake<S: AsyncRead + Unpin>(stream: &mut S, state: &mut HandshakeState) -> Result<(), NoiseError> {
     let message = read_frame(stream, HANDSHAKE).await?.ok_or(NoiseError::Closed)?;
-    // No payload fits beside key and tag: a message of the right length has none.
-    state.read_message(&message, &mut []).map_err(|_| NoiseError::Handshake)?;
-    Ok(())
+    if is_read(state, &message) { Ok(()) } else { Err(NoiseError::Handshake) }
+}
+
+/// No payload fits beside key and tag: a message of the right length has none.
+fn is_read(state: &mut HandshakeState, message: &[u8]) -> bool {
+    state.read_message(message, &mut []).is_ok()
 }

@@ -11,6 +11,9 @@ use zeroize::Zeroizing;
 /// Longest private file in octets. An RSA-4096 key in PEM takes 3,300; more is the wrong file.
 const MAX_FILE: u64 = 64 * 1024;
 
+/// Keys in one file: the present one, the one before and the next. A responder tries each of them for whoever comes.
+pub const MAX_KEYS: usize = 3;
+
 /// Why a private file is refused. Whoever keeps the file is to blame; nothing was changed.
 #[derive(Debug, Error)]
 pub enum SecretFileError {
@@ -49,6 +52,14 @@ pub enum SecretFileError {
         path: PathBuf,
         /// Characters without the white space around them.
         digits: usize,
+    },
+    /// It holds no key, or more than may stand in one file.
+    #[error("{}: holds {keys} keys, one in a line, expected 1 to {MAX_KEYS}", path.display())]
+    Keys {
+        /// The file.
+        path: PathBuf,
+        /// Keys in it.
+        keys: usize,
     },
     /// It does not hold as many hexadecimal digits as its secret has.
     #[error("{}: expected {expected} hexadecimal digits, got {digits} characters", path.display())]
@@ -89,6 +100,37 @@ pub fn read_octets(path: impl AsRef<Path>) -> Result<Zeroizing<Vec<u8>>, SecretF
     let digits = content.trim_ascii();
     let octets = hex::decode(digits).map(Zeroizing::new);
     octets.map_err(|_| SecretFileError::NotHex { path: path.to_owned(), digits: digits.len() })
+}
+
+/// Reads keys of any length, in hexadecimal, 1 to 3 of them, one in a line: the present one first. So a key is rolled by
+/// replacing its file.
+///
+/// # Errors
+/// See [`SecretFileError`]; no error shows any of the content.
+pub fn read_keys(path: impl AsRef<Path>) -> Result<Vec<Zeroizing<Vec<u8>>>, SecretFileError> {
+    let path = path.as_ref();
+    let content = read_private(path)?;
+    let lines: Vec<&[u8]> = content.split(|octet| *octet == b'\n').map(<[u8]>::trim_ascii).collect();
+    let lines: Vec<&[u8]> = lines.into_iter().filter(|line| !line.is_empty()).collect();
+    if !(1..=MAX_KEYS).contains(&lines.len()) {
+        return Err(SecretFileError::Keys { path: path.to_owned(), keys: lines.len() });
+    }
+    let not_hex = |digits: usize| SecretFileError::NotHex { path: path.to_owned(), digits };
+    lines.into_iter().map(|line| hex::decode(line).map(Zeroizing::new).map_err(|_| not_hex(line.len()))).collect()
+}
+
+/// Reads secrets of 32 octets, see [`read_keys`].
+///
+/// # Errors
+/// See [`SecretFileError`]; no error shows any of the content.
+pub fn read_all(path: impl AsRef<Path>) -> Result<Vec<Zeroizing<[u8; 32]>>, SecretFileError> {
+    let path = path.as_ref();
+    let form = |digits| SecretFileError::Form { path: path.to_owned(), expected: 64, digits };
+    let fixed = |key: Zeroizing<Vec<u8>>| {
+        let octets: &[u8; 32] = key.as_slice().try_into().map_err(|_| form(2 * key.len()))?;
+        Ok(Zeroizing::new(*octets))
+    };
+    read_keys(path)?.into_iter().map(fixed).collect()
 }
 
 /// Writes a secret of 32 octets into a new file of mode 0600.
@@ -188,6 +230,20 @@ mod tests {
             let error = read(&path).unwrap_err();
             assert!(matches!(error, SecretFileError::Form { digits, .. } if digits == bad.len()), "{error}");
             assert!(bad.len() < 60 || !error.to_string().contains(bad), "the content is not shown");
+        }
+        let several = folder.path().join("several");
+        let line = |digit: &str| digit.repeat(64);
+        create_private(&several, format!("{}\n\n{}\n", line("a"), line("b")).as_bytes()).unwrap();
+        let keys = read_all(&several).unwrap();
+        assert_eq!((keys.len(), *keys[0], *keys[1]), (2, [0xaa; 32], [0xbb; 32]));
+        assert!(read(&several).is_err(), "one is meant");
+        let many = folder.path().join("many");
+        create_private(&many, format!("{}\n", line("a")).repeat(4).as_bytes()).unwrap();
+        assert!(matches!(read_all(&many), Err(SecretFileError::Keys { keys: 4, .. })));
+        for (name, bad) in [("short", "abcd\n".to_owned()), ("odd", line("a") + "\nx\n")] {
+            let path = folder.path().join(name);
+            create_private(&path, bad.as_bytes()).unwrap();
+            assert!(read_all(&path).is_err(), "{name}");
         }
         let long = folder.path().join("long");
         create_private(&long, &vec![b'a'; 70_000]).unwrap();

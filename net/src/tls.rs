@@ -27,6 +27,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::{TlsAcceptor, TlsConnector, client, server};
 use zeroize::Zeroizing;
 
+pub(crate) use credentials::ENDS_SOON;
 pub use credentials::{CredentialFiles, Credentials, CredentialsError, load_chain, load_key, load_roots};
 pub use overheard::{MAX_OVERHEARD, Overheard};
 

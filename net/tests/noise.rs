@@ -8,14 +8,20 @@
 use std::time::Duration;
 
 use net::admission::{Admission, Limits, TimedOut};
-use net::noise::{NoiseError, NoiseStream, StaticKey, accept, connect, read_preamble, refuse};
+use net::noise::{NoiseError, NoiseStream, StaticKey, StaticKeys, accept, connect, read_preamble, refuse};
+use net::secret_file;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 
 const PREAMBLE: &[u8] = b"ks, client 7, registration 3";
 
 type Ends = (Result<NoiseStream<DuplexStream>, NoiseError>, Result<NoiseStream<DuplexStream>, NoiseError>);
 
-async fn shake(server: &StaticKey, expected: &StaticKey, psks: ([u8; 32], [u8; 32]), seen: &[u8]) -> Ends {
+async fn shake(
+    server: &impl AsRef<[StaticKey]>,
+    expected: &StaticKey,
+    psks: ([u8; 32], [u8; 32]),
+    seen: &[u8],
+) -> Ends {
     let (near, mut far) = duplex(1 << 20);
     let serve = async {
         let preamble = read_preamble(&mut far).await?;
@@ -58,13 +64,39 @@ async fn a_wrong_key_at_either_end_or_an_altered_preamble_ends_it() {
     }
 }
 
+/// Static keys out of one file, in this order.
+fn several(keys: &[u8]) -> StaticKeys {
+    let folder = tempfile::tempdir().unwrap();
+    let lines: String = keys.iter().map(|key| hex::encode([*key; 32]) + "\n").collect();
+    secret_file::create_private(folder.path().join("noise"), lines.as_bytes()).unwrap();
+    StaticKeys::load(folder.path().join("noise")).unwrap()
+}
+
+#[tokio::test]
+async fn while_keys_are_rolled_a_client_comes_under_any_of_them() {
+    let keys = several(&[1, 2, 3]);
+    for own in [1, 2, 3] {
+        let expected = several(&[own]);
+        let (server, client) = shake(&keys, &expected.as_ref()[0], ([4; 32], [4; 32]), PREAMBLE).await;
+        let (mut server, mut client) = (server.unwrap(), client.unwrap());
+        let (sent, received) = tokio::join!(client.send(b"x"), server.receive(1));
+        sent.unwrap();
+        assert_eq!(*received.unwrap(), b"x");
+        // Neither another pre-shared key nor a static key that is none of them.
+        let (server, client) = shake(&keys, &expected.as_ref()[0], ([4; 32], [5; 32]), PREAMBLE).await;
+        assert!(matches!((server, client), (Err(NoiseError::Handshake), Err(_))));
+    }
+    let (server, client) = shake(&keys, &several(&[9]).as_ref()[0], ([4; 32], [4; 32]), PREAMBLE).await;
+    assert!(matches!((server, client), (Err(NoiseError::Handshake), Err(_))));
+}
+
 /// What a stranger can see of a refusal: what was sent to it, and whether the server hung up before it had all of the
 /// stranger's first message.
 async fn seen_of_a_refusal(is_known: bool) -> (Vec<u8>, bool) {
-    let key = StaticKey::generate().unwrap();
+    let keys = several(&[6, 7]);
     // The messages of a client with another pre-shared key.
     let (recorder, mut record) = duplex(1 << 16);
-    let (mut messages, public) = (vec![0; 4 + PREAMBLE.len() + 4 + 48], *key.public());
+    let (mut messages, public) = (vec![0; 4 + PREAMBLE.len() + 4 + 48], *keys.as_ref()[0].public());
     let call = tokio::spawn(async move { connect(recorder, PREAMBLE, &public, &[5; 32]).await.map(drop) });
     record.read_exact(&mut messages).await.unwrap();
     drop(record);
@@ -74,8 +106,8 @@ async fn seen_of_a_refusal(is_known: bool) -> (Vec<u8>, bool) {
     let server = tokio::spawn(async move {
         let preamble = read_preamble(&mut far).await.unwrap();
         match is_known {
-            true => accept(far, &preamble, &key, &[4; 32]).await.err().unwrap(),
-            false => refuse(far, &preamble, &key).await,
+            true => accept(far, &preamble, &keys, &[4; 32]).await.err().unwrap(),
+            false => refuse(far, &preamble, &keys).await,
         }
     });
     let (most, last) = messages.split_at(messages.len() - 1);

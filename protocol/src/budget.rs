@@ -38,22 +38,22 @@ impl Budget {
 
 /// How much of something each of many may have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Share {
+pub struct Ration {
     /// At once; 0 counts as 1.
     pub burst: u32,
     /// Time in which one more is earned; zero: there is no limit.
     pub each: Duration,
 }
 
-impl Share {
+impl Ration {
     /// As much as anybody wants.
     pub const UNLIMITED: Self = Self { burst: 1, each: Duration::ZERO };
 }
 
 /// A bucket of tokens for each of many. Only those who have spent lately take memory: each is kept until its bucket is whole again,
-/// [`Share::burst`] times [`Share::each`] at the most, and a sweep longer.
+/// [`Ration::burst`] times [`Ration::each`] at the most, and a sweep longer.
 #[derive(Debug)]
-pub struct Shares<K> {
+pub struct Rations<K> {
     /// When each bucket will be whole.
     whole: BTreeMap<K, Duration>,
     swept: Duration,
@@ -62,15 +62,15 @@ pub struct Shares<K> {
 /// Sweeps are no closer than this, so that they cost nothing beside what is spent between them.
 const SWEEP: Duration = Duration::from_secs(1);
 
-impl<K> Default for Shares<K> {
+impl<K> Default for Rations<K> {
     fn default() -> Self {
         Self { whole: BTreeMap::new(), swept: Duration::ZERO }
     }
 }
 
-impl<K: Ord> Shares<K> {
+impl<K: Ord> Rations<K> {
     /// How long `key` has to wait for its next token; zero if it has one.
-    pub fn wait(&self, now: Duration, key: &K, share: Share) -> Duration {
+    pub fn wait(&self, now: Duration, key: &K, share: Ration) -> Duration {
         let whole = self.whole.get(key).map_or(now, |whole| now.max(*whole)) + share.each;
         whole.saturating_sub(share.each * share.burst.max(1)).saturating_sub(now)
     }
@@ -79,7 +79,7 @@ impl<K: Ord> Shares<K> {
     ///
     /// # Errors
     /// How long it has to wait for its next one; nothing is taken.
-    pub fn spend(&mut self, now: Duration, key: K, share: Share) -> Result<(), Duration> {
+    pub fn spend(&mut self, now: Duration, key: K, share: Ration) -> Result<(), Duration> {
         let wait = self.wait(now, &key, share);
         if !wait.is_zero() {
             return Err(wait);
@@ -89,7 +89,7 @@ impl<K: Ord> Shares<K> {
     }
 
     /// Takes one token of `key`, whether it has one or not: it may come into debt.
-    pub fn charge(&mut self, now: Duration, key: K, share: Share) {
+    pub fn charge(&mut self, now: Duration, key: K, share: Ration) {
         if now >= self.swept + SWEEP {
             self.whole.retain(|_, whole| *whole > now);
             self.swept = now;
@@ -130,8 +130,8 @@ mod tests {
 
     #[test]
     fn each_has_its_own_share_and_is_forgotten_when_it_is_whole() {
-        let share = Share { burst: 5, each: Duration::from_secs(10) };
-        let mut shares = Shares::default();
+        let share = Ration { burst: 5, each: Duration::from_secs(10) };
+        let mut shares = Rations::default();
         let served = (0..100).map(Duration::from_secs).filter(|now| shares.spend(*now, 1, share).is_ok()).count();
         assert_eq!(served, 5 + 9);
         let now = Duration::from_secs(99);
@@ -140,6 +140,6 @@ mod tests {
         assert!((2..1_000).all(|other| shares.spend(now, other, share).is_ok()));
         assert_eq!(shares.spend(now + share.each * 5, 1, share), Ok(()));
         assert_eq!(shares.len(), 1, "the others are whole");
-        assert!((0..1_000).all(|_| shares.spend(now, 7, Share::UNLIMITED).is_ok()));
+        assert!((0..1_000).all(|_| shares.spend(now, 7, Ration::UNLIMITED).is_ok()));
     }
 }

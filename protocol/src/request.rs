@@ -109,7 +109,7 @@ pub struct Resync {
     pub losses: Losses,
 }
 
-/// Joins and leaves mixed, or only re-synchronizes, or only reports, or only subscriptions, or only witnesses: never two kinds.
+/// Joins and leaves mixed, or operations of one other kind: never two kinds.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Operations {
     /// Joins and leaves, in this order.
@@ -123,6 +123,8 @@ pub enum Operations {
     /// The newest signed beacon of a group of which the key server has said that it is [`Denial::Behind`]: it proves that the
     /// key server has lost something.
     Witnesses(Vec<(String, Vec<u8>)>),
+    /// A site certificate that begins later than the client's own, which begins then (seconds since 1970).
+    Certificate(u64),
 }
 
 /// What a client asks. Every group stands in it at most once.
@@ -144,6 +146,7 @@ impl Operations {
             Self::Reports(reports) => reports.len(),
             Self::Subscriptions(groups) => groups.len(),
             Self::Witnesses(beacons) => beacons.len(),
+            Self::Certificate(_) => 1,
         }
     }
 }
@@ -193,6 +196,11 @@ impl Request {
                     out.put_text(group);
                     out.put_octets(beacon);
                 }
+            }
+            Operations::Certificate(begins) => {
+                out.push(6);
+                out.put_count(1);
+                out.extend_from_slice(&begins.to_be_bytes());
             }
         }
         out
@@ -245,6 +253,7 @@ impl Request {
                     .map(|_| Ok((group_name(&mut r)?, r.octets(Beacon::MAX_LEN, "beacon")?.to_vec())))
                     .collect::<Result<_, DecodeError>>()?,
             ),
+            6 if count == 1 => Operations::Certificate(r.u64("beginning")?),
             _ => {
                 return Err(DecodeError::Value { what: "kind of operations", value: kind.into() });
             }
@@ -253,7 +262,7 @@ impl Request {
         let request = Self { id, operations };
         let mut groups = request.groups();
         groups.sort_unstable();
-        if groups.is_empty() {
+        if request.operations.len() == 0 {
             return Err(DecodeError::Value { what: "number of operations", value: 0 });
         }
         if groups.windows(2).any(|pair| pair[0] == pair[1]) {
@@ -270,6 +279,7 @@ impl Request {
             Operations::Reports(reports) => reports.iter().map(|(group, _)| group.as_str()).collect(),
             Operations::Subscriptions(groups) => groups.iter().map(String::as_str).collect(),
             Operations::Witnesses(beacons) => beacons.iter().map(|(group, _)| group.as_str()).collect(),
+            Operations::Certificate(_) => Vec::new(),
         }
     }
 }

@@ -4,6 +4,8 @@
 //! RSA signs as in PKCS #1 v1.5 and not as in PSS, because that needs no randomness: the same change gives the same octets
 //! again, wherever it is carried out.
 
+use std::sync::Arc;
+
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::rsa::KeyPair as RsaKeyPair;
 use aws_lc_rs::signature::{
@@ -46,12 +48,13 @@ impl Suite {
     }
 }
 
-/// Signs rekey messages, beacons and site certificates: with Ed25519, and with RSA if it has such a key.
+/// Signs rekey messages, beacons and site certificates: with Ed25519, and with RSA if it has such a key. Clones share the keys.
+#[derive(Clone)]
 pub struct SigningKey {
-    ed25519: Ed25519KeyPair,
-    rsa: Option<RsaKeyPair>,
+    ed25519: Arc<Ed25519KeyPair>,
+    rsa: Option<Arc<RsaKeyPair>>,
     #[cfg(feature = "paper")]
-    paper: Option<crate::paper::SigningKey>,
+    paper: Option<Arc<crate::paper::SigningKey>>,
 }
 
 impl std::fmt::Debug for SigningKey {
@@ -65,7 +68,7 @@ impl SigningKey {
     pub fn from_seed(seed: &[u8; 32]) -> Result<Self, SignatureError> {
         let ed25519 = Ed25519KeyPair::from_seed_unchecked(seed).map_err(|_| SignatureError::Key)?;
         Ok(Self {
-            ed25519,
+            ed25519: Arc::new(ed25519),
             rsa: None,
             #[cfg(feature = "paper")]
             paper: None,
@@ -78,7 +81,7 @@ impl SigningKey {
         if rsa.public_modulus_len() != RSA_SIGNATURE {
             return Err(SignatureError::Key);
         }
-        self.rsa = Some(rsa);
+        self.rsa = Some(Arc::new(rsa));
         Ok(self)
     }
 
@@ -86,7 +89,7 @@ impl SigningKey {
     #[cfg(feature = "paper")]
     #[must_use]
     pub fn with_paper(mut self, key: crate::paper::SigningKey) -> Self {
-        self.paper = Some(key);
+        self.paper = Some(Arc::new(key));
         self
     }
 

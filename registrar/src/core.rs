@@ -3,13 +3,15 @@
 //! ```text
 //! Register -> FetchNumber -> Number -> Export -> HandOver -> Durable -> Registered
 //! ```
+//!
+//! Of a sealed registration nothing is made here: Register -> RegisterSealed -> DurableSealed -> RegisteredSealed.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use protocol::identity::{Identity, IdentityPattern};
 use protocol::registration::{
-    FromClient, FromRegistrar, Refusal, RefusalCode, ToClient, ToRegistrar, exporter_context,
+    Answer, FromClient, FromRegistrar, Refusal, RefusalCode, ToClient, ToRegistrar, exporter_context,
 };
 use protocol::{Credential, IndividualKey, MemberId};
 use zeroize::Zeroizing;
@@ -54,6 +56,8 @@ enum State {
     Numbered(MemberId, u64),
     /// Its key was handed over.
     HandedOver(MemberId),
+    /// What it offers was passed on.
+    Sealed,
 }
 
 struct Session {
@@ -200,9 +204,22 @@ impl Core {
                 self.refuse(session, Refusal::new(RefusalCode::KeyServer, &text, 0));
             }
             Some(_) => {
-                let (identity, kind) = (known.identity.clone(), known.credential.kind);
-                self.ask(now, session, |tag| FromRegistrar::FetchNumber { tag, kind, identity });
-                self.advance(session, State::Asked);
+                let (identity, Credential { kind, ends, name }) = (known.identity.clone(), known.credential.clone());
+                let offers = message.offers().to_vec();
+                if offers.is_empty() {
+                    self.ask(now, session, |tag| FromRegistrar::FetchNumber { tag, kind, identity });
+                    return self.advance(session, State::Asked);
+                }
+                let credential = name;
+                self.ask(now, session, |tag| FromRegistrar::RegisterSealed {
+                    tag,
+                    kind,
+                    identity,
+                    offers,
+                    ends,
+                    credential,
+                });
+                self.advance(session, State::Sealed);
             }
         }
     }
@@ -236,7 +253,8 @@ impl Core {
             }
             ToRegistrar::ClientAdded(entry) => self.list(entry.identity, entry.client),
             ToRegistrar::Number { tag, client, registration } => self.numbered(tag, client, registration),
-            ToRegistrar::Durable { tag } => self.durable(tag),
+            ToRegistrar::Durable { tag } => self.durable(tag, None),
+            ToRegistrar::DurableSealed { tag, client, answer } => self.durable(tag, Some((client, answer))),
             ToRegistrar::Refused { tag, refusal } => {
                 if let Some(session) = self.tags.remove(&tag) {
                     self.refuse(session, refusal);
@@ -266,18 +284,23 @@ impl Core {
         self.advance(session, State::Numbered(client, registration));
     }
 
-    fn durable(&mut self, tag: u32) {
+    /// The key server has what it was told about a client: the exported key, or the one that goes with this answer.
+    fn durable(&mut self, tag: u32, sealed: Option<(MemberId, Box<Answer>)>) {
         let Some(&session) = self.tags.get(&tag) else {
             return;
         };
-        let Some(Session { identity, state: State::HandedOver(client), .. }) = self.sessions.get(&session) else {
-            return self.outputs.push_back(Output::CutKeyServer);
+        let Some(Session { identity, state, .. }) = self.sessions.get(&session) else {
+            return;
         };
-        let event = Event::Registered { client: *client, identity: identity.clone() };
+        let (client, last) = match (state, sealed) {
+            (State::HandedOver(client), None) => (*client, ToClient::Registered),
+            (State::Sealed, Some((client, answer))) => (client, ToClient::RegisteredSealed(answer)),
+            _ => return self.outputs.push_back(Output::CutKeyServer),
+        };
+        let event = Event::Registered { client, identity: identity.clone() };
         self.tally.registered += 1;
         self.forget(session);
-        let frame = ToClient::Registered.encode();
-        self.outputs.push_back(Output::ToClient { session, frame, close: true });
+        self.outputs.push_back(Output::ToClient { session, frame: last.encode(), close: true });
         self.outputs.push_back(Output::Event(event));
     }
 

@@ -11,6 +11,7 @@ use std::time::Duration;
 use net::config::ConfigError;
 use net::exit::Exit;
 use net::reload::Reloaded;
+use net::seldom::Seldom;
 use net::shutdown::Shutdown;
 use net::tls::{CredentialFiles, Credentials, TlsError};
 use protocol::identity::Identity;
@@ -190,9 +191,9 @@ fn by_token((rules, keys): (Rules, TokenKeys)) -> Result<ByToken, RunError> {
             let files = vec![path.clone()];
             Reloaded::follow("token keys", set, files, move |_| read_keys(&path), |_| {}).map_err(signals)?
         }
-        TokenKeys::Address(address, tls) => {
+        TokenKeys::Address(address, roots, tls) => {
             let (replace, keys) = Reloaded::new(KeySet::default());
-            tokio::spawn(fetch::follow(address, tls, replace));
+            tokio::spawn(fetch::follow(address, (roots, tls), replace));
             keys
         }
     };
@@ -205,12 +206,13 @@ struct Engine {
     key_server: Option<mpsc::Sender<Zeroizing<Vec<u8>>>>,
     sessions: BTreeMap<u64, mpsc::Sender<ForClient>>,
     started: Instant,
+    strangers: Seldom,
 }
 
 impl Engine {
     fn new(core: Core, queue: mpsc::Receiver<Command>) -> Self {
         let (key_server, sessions) = (None, BTreeMap::new());
-        Self { core, queue, key_server, sessions, started: Instant::now() }
+        Self { core, queue, key_server, sessions, started: Instant::now(), strangers: Seldom::default() }
     }
 
     async fn run(mut self, shutdown: Shutdown) {
@@ -321,7 +323,11 @@ impl Engine {
                 Output::Event(Event::Refused { identity, why }) => {
                     tracing::info!(%identity, why, "refused")
                 }
-                Output::Event(Event::Unproved { why }) => tracing::info!(why, "refused: not known who it is"),
+                Output::Event(Event::Unproved { why }) => {
+                    if let Some(unsaid) = self.strangers.turn() {
+                        tracing::info!(why, unsaid, "refused: not known who it is");
+                    }
+                }
             }
         }
     }

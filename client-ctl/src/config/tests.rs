@@ -2,6 +2,7 @@ use super::*;
 use std::os::unix::fs::PermissionsExt;
 
 use protocol::sign::SigningKey;
+use protocol::site::SiteCertificate;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, SanType};
 
 /// A folder with everything that a configuration needs, and the text of one that is right.

@@ -44,6 +44,14 @@ pub enum Input<'a> {
     },
     /// The credential was replaced: there is another to register with.
     Credential,
+    /// This is the site certificate: at the start, and when it was replaced. These keys may sign rekey messages and beacons, and no
+    /// others.
+    Trusted {
+        /// The keys.
+        signing: Vec<VerifyingKey>,
+        /// When it begins, in seconds since 1970.
+        begins: u64,
+    },
     /// A reply, opened by the session of this request.
     Reply {
         /// The request.

@@ -10,6 +10,7 @@
 //! signed beacon commits to the keys in it and is not older than anything seen.
 
 mod backoff;
+mod certificate;
 mod fence;
 mod group;
 mod input;
@@ -37,6 +38,7 @@ pub use input::{Config, Input};
 pub use output::{Counters, Event, GroupStatus, How, LiveKey, Output, Snapshot, Status};
 pub use stream::{Carrier, Carriers};
 
+use certificate::Certificate;
 use group::{Env, Group};
 use life::Life;
 use published::Published;
@@ -67,6 +69,7 @@ pub struct Core {
     client: Option<MemberId>,
     in_flight: Option<InFlight>,
     life: Life,
+    certificate: Certificate,
     /// Registrations in a row whose credential had ended already.
     ended: u32,
     /// Handshakes refused since the last reply.
@@ -101,6 +104,7 @@ impl Core {
             client: None,
             in_flight: None,
             life: Life::default(),
+            certificate: Certificate::default(),
             ended: 0,
             refusals: 0,
             subscribed: BTreeSet::new(),
@@ -134,6 +138,7 @@ impl Core {
             }
             Input::RegistrationLater { after } => self.registration_later(now, after),
             Input::Credential => self.renew_registration(now),
+            Input::Trusted { signing, begins } => self.trust(now, signing, begins),
             Input::Reply { id, message } => self.reply(now, id, message),
             Input::RequestFailed { id, refused } => self.request_failed(now, id, refused),
             Input::Subscribed { id, message } => self.subscribed(now, id, message),

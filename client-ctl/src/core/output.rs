@@ -45,6 +45,8 @@ pub enum Output {
         /// The names.
         names: Vec<String>,
     },
+    /// The key server has sent a site certificate. If it is right and newer, take it and answer `Trusted`.
+    Certificate(Vec<u8>),
     /// Receive datagrams of this multicast address.
     Subscribe(SocketAddr),
     /// No longer.

@@ -16,7 +16,7 @@ pub(super) enum ReplyError {
     Mismatch,
     #[error("the beacon is malformed: {0}")]
     Beacon(#[from] DecodeError),
-    #[error("the beacon is not signed by a key of the site certificate")]
+    #[error("the beacon is not signed by a key of the site certificate; there may be a newer certificate")]
     Signature,
     #[error("the beacon is for group {got}, expected {expected}")]
     Group { expected: GroupId, got: GroupId },

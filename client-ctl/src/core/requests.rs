@@ -146,7 +146,8 @@ impl Core {
                 let wanted = self.groups.values().filter_map(|group| group.wanted_at()).map(|at| (at, "ask"));
                 let reports = self.groups.values().filter_map(|group| group.reports_at(self.client));
                 let sign = self.sign_due().map(|at| (at, "a sign of life"));
-                wanted.chain(reports.map(|at| (at, "a report of losses"))).chain(sign).min()
+                let certificate = self.certificate_due().map(|at| (at, "a newer site certificate"));
+                wanted.chain(reports.map(|at| (at, "a report of losses"))).chain(sign).chain(certificate).min()
             }
         }
     }
@@ -176,6 +177,9 @@ impl Core {
         if !beacons.is_empty() {
             return Some(Operations::Witnesses(beacons));
         }
+        if let Some(begins) = self.take_certificate(now) {
+            return Some(Operations::Certificate(begins));
+        }
         if self.groups.values().any(|group| group.resync_due(now)) {
             let resyncs: Vec<_> =
                 self.groups.values_mut().filter_map(|group| group.take_resync(now)).take(MAX_OPERATIONS).collect();
@@ -197,12 +201,15 @@ impl Core {
         (flight.is_sent, flight.at) = (false, now + backoff(&mut self.entropy, flight.attempt));
         flight.attempt = flight.attempt.saturating_add(1);
         self.give_back_published(now);
-        // A report is not worth asking again, and must not keep anything else waiting.
-        let dropped = self
-            .in_flight
-            .take_if(|flight| matches!(flight.request.operations, Operations::Reports(_) | Operations::Witnesses(_)));
-        if dropped.is_some() {
-            self.was_not_heard(now);
+        // A report is not worth asking again, and must not keep anything else waiting. A certificate is asked for later.
+        let waits_for_nothing = |flight: &mut InFlight| {
+            use Operations::{Certificate, Reports, Witnesses};
+            matches!(flight.request.operations, Reports(_) | Witnesses(_) | Certificate(_))
+        };
+        match self.in_flight.take_if(waits_for_nothing).map(|flight| flight.request.operations) {
+            Some(Operations::Certificate(_)) => self.certificate_not_answered(now),
+            Some(_) => self.was_not_heard(now),
+            None => {}
         }
         self.refusals += u32::from(refused);
         self.event(Event::Unanswered { refused });
@@ -238,6 +245,9 @@ impl Core {
                 self.refusals = 0;
                 let is = |denial| reply.outcomes.iter().any(|outcome| *outcome == Outcome::Denied(denial));
                 let (standby, ended) = (is(Denial::Standby), is(Denial::CredentialEnded));
+                if matches!(flight.request.operations, Operations::Certificate(_)) {
+                    return self.certificate_answered(reply.outcomes.into_iter().next());
+                }
                 for ((ask, group), outcome) in asked.into_iter().zip(reply.outcomes) {
                     self.outcome(now, ask, &group, outcome);
                 }
@@ -261,15 +271,21 @@ impl Core {
     }
 
     fn outcome(&mut self, now: Now, ask: Ask, name: &str, outcome: Outcome) {
+        let mut is_doubtful = false;
         self.with(now, name, |group, env| match (ask, outcome) {
             (Ask::Report, Outcome::Denied(denial)) => group.denied(env, ask, denial),
             (Ask::Report, _) => {}
-            (Ask::Join | Ask::Resync, Outcome::Granted(membership)) => group.granted(env, ask, *membership),
+            (Ask::Join | Ask::Resync, Outcome::Granted(membership)) => {
+                is_doubtful = !group.granted(env, ask, *membership);
+            }
             (Ask::Leave, Outcome::Left { epoch }) => group.left(env, Some(epoch)),
             (_, Outcome::Denied(denial)) => group.denied(env, ask, denial),
             (Ask::Join | Ask::Resync, Outcome::Later { after_ms }) => group.later(env, ask, after_ms),
             _ => group.bad_reply(env, ask, &ReplyError::Mismatch),
         });
+        if is_doubtful {
+            self.doubt(now);
+        }
     }
 
     /// One last request: all memberships end. `false` if there is nothing to ask, or nobody.
@@ -305,6 +321,8 @@ fn asked(operations: &Operations) -> Vec<(Ask, String)> {
         Operations::Resyncs(resyncs) => resyncs.iter().map(|r| (Ask::Resync, r.group.clone())).collect(),
         Operations::Reports(reports) => reports.iter().map(|(group, _)| (Ask::Report, group.clone())).collect(),
         Operations::Witnesses(beacons) => beacons.iter().map(|(group, _)| (Ask::Report, group.clone())).collect(),
+        // It is about no group.
+        Operations::Certificate(_) => vec![(Ask::Report, String::new())],
         // Those have sessions of their own.
         Operations::Subscriptions(_) => Vec::new(),
     }

@@ -65,12 +65,32 @@ impl From<&RunError> for Exit {
 enum Happened {
     Datagram(Vec<u8>),
     Registered(Result<Registered, RegistrationFailed>),
-    Replied { id: RequestId, reply: Result<Zeroizing<Vec<u8>>, RequestFailed> },
-    Subscribed { id: RequestId, message: Zeroizing<Vec<u8>> },
-    StreamEnded { id: RequestId },
-    Now { group: GroupId, octets: Vec<u8> },
-    Read { id: u64, group: GroupId, values: Vec<Option<Vec<u8>>> },
-    ReadFailed { id: u64, group: GroupId },
+    Replied {
+        id: RequestId,
+        reply: Result<Zeroizing<Vec<u8>>, RequestFailed>,
+    },
+    Subscribed {
+        id: RequestId,
+        message: Zeroizing<Vec<u8>>,
+    },
+    StreamEnded {
+        id: RequestId,
+    },
+    Now {
+        group: GroupId,
+        octets: Vec<u8>,
+    },
+    Read {
+        id: u64,
+        group: GroupId,
+        values: Vec<Option<Vec<u8>>>,
+    },
+    ReadFailed {
+        id: u64,
+        group: GroupId,
+    },
+    /// A site certificate of the key server was taken.
+    Trusted,
 }
 
 /// Runs the daemon until it is told to end or refused for good. The feed's socket exists as long as it runs.
@@ -83,6 +103,7 @@ pub async fn run(settings: Settings, shutdown: Shutdown) -> Result<(), RunError>
     let feed = Feed::open(&settings.socket, settings.allow_uids.clone(), clock, commands)?;
     let (happens, mut happened) = mpsc::channel(MAX_HAPPENED);
     let mut core = Core::new(settings.core(), Box::new(OsEntropy));
+    core.handle(clock.now(), settings.trusted());
     let leave = settings.on_stop == OnStop::Leave;
     tracing::info!(identity = %settings.credential.identity(), socket = %settings.socket.display(), "started");
     if settings.impairment.loss > 0.0 {
@@ -90,6 +111,8 @@ pub async fn run(settings: Settings, shutdown: Shutdown) -> Result<(), RunError>
     }
     let published = settings.published.clone().map(|options| Arc::new(Session::new(options)));
     let mut renewed = settings.credential.follow().map_err(RunError::Signals)?;
+    let _roots = settings.credential.follow_roots().map_err(RunError::Signals)?;
+    let mut trusted = settings.trust.follow().map_err(RunError::Signals)?;
     let mut shell = Shell {
         settings: Arc::new(settings),
         feed,
@@ -128,6 +151,7 @@ pub async fn run(settings: Settings, shutdown: Shutdown) -> Result<(), RunError>
             }
             Some(command) = commanded.recv() => shell.command(&mut core, clock, command),
             () = renewed.changed(), if !is_stopping => core.handle(clock.now(), Input::Credential),
+            () = trusted.changed() => core.handle(clock.now(), shell.settings.trusted()),
             Some(what) = happened.recv() => shell.happened(&mut core, clock, what),
             () = sleep => core.handle(clock.now(), Input::Timeout),
             Some(_) = shell.tasks.join_next() => {}
@@ -200,6 +224,12 @@ impl Shell {
                     self.begin(published::read(Arc::clone(session), (id, group), names));
                 }
             }
+            Output::Certificate(octets) => match self.settings.trust.take(octets) {
+                Ok(()) => self.begin(async { Happened::Trusted }),
+                Err(error) => {
+                    tracing::error!(%error, "the key server's site certificate: refused; the one before stays")
+                }
+            },
             Output::Subscribe(destination) => {
                 let lost = Arc::clone(self.lost.entry(destination).or_default());
                 for group in core.status() {
@@ -244,6 +274,7 @@ impl Shell {
             Happened::Now { group, octets } => core.handle(now, Input::Now { group, octets: &octets }),
             Happened::Read { id, group, values } => core.handle(now, Input::Read { id, group, values: &values }),
             Happened::ReadFailed { id, group } => core.handle(now, Input::ReadFailed { id, group }),
+            Happened::Trusted => core.handle(now, self.settings.trusted()),
             Happened::Registered(Ok(Registered { client, registration, key })) => {
                 self.individual_key = Some(key);
                 core.handle(now, Input::Registered { client, registration });
@@ -264,12 +295,8 @@ impl Shell {
     }
 
     fn command(&self, core: &mut Core, clock: Clock, command: Command) {
-        let now = clock.now();
         match command {
-            Command::Join(group) => core.handle(now, Input::Join(group)),
-            Command::Leave(group) => core.handle(now, Input::Leave(group)),
-            Command::Applied { group, consumer, epoch } => core.handle(now, Input::Applied { group, consumer, epoch }),
-            Command::Missing { group, epoch } => core.handle(now, Input::Missing { group, epoch }),
+            Command::Tell(input) => core.handle(clock.now(), input),
             // Who asked may have gone.
             Command::Status(answer) => _ = answer.send(self.status(core)),
         }
@@ -289,11 +316,13 @@ impl Shell {
             .collect();
         let (client, registration) = core.registration().unzip();
         let (is_open, ended) = core.stream();
+        let site = self.settings.trust.get();
         json!({
             "identity": self.settings.credential.identity().as_str(),
             "client_id": client.map(|client| client.0),
             "registration": registration,
             "foreign_datagrams": core.foreign_datagrams(),
+            "site_certificate": { "begins": site.certificate.not_before, "days_left": site.days_left() },
             "tcp": { "open": is_open, "ended": ended },
             "groups": groups,
         })

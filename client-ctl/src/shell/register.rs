@@ -4,16 +4,17 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use net::frame::{FrameError, read_frame};
+use net::noise::sealed::{self, SealedError};
 use net::tls::{self, TlsError};
 use protocol::codec::DecodeError;
 use protocol::identity::Identity;
-use protocol::registration::{MAX_FRAME, Refusal, RefusalCode, ToClient, exporter_context};
+use protocol::registration::{Grant, MAX_FRAME, Parties, Refusal, RefusalCode, ToClient, exporter_context};
 use protocol::{IndividualKey, MemberId};
 use thiserror::Error;
 use tokio::io::AsyncWriteExt;
 use zeroize::Zeroizing;
 
-use crate::config::Settings;
+use crate::config::{KeyMaking, Settings};
 
 /// Time for one registrar: TLS, two answers, and a durable write at the key server between them.
 const LIMIT: Duration = Duration::from_secs(9);
@@ -25,7 +26,7 @@ pub struct Registered {
     pub client: MemberId,
     /// Number of the registration.
     pub registration: u64,
-    /// The individual key, made at both ends and never sent to the client.
+    /// The individual key, made at both ends and never sent.
     pub key: IndividualKey,
 }
 
@@ -42,7 +43,7 @@ pub struct RegistrationFailed {
 }
 
 #[derive(Debug, Error)]
-enum RegisterError {
+pub(super) enum RegisterError {
     #[error(transparent)]
     Tls(#[from] TlsError),
     #[error("cannot find the address: {0}")]
@@ -55,6 +56,8 @@ enum RegisterError {
     Closed,
     #[error("the registrar answered out of turn")]
     Turn,
+    #[error(transparent)]
+    Sealed(#[from] SealedError),
     #[error("refused ({:?}): {}", .0.code, .0.text)]
     Refused(Refusal),
     #[error("it has no place for {} ms", .0.as_millis())]
@@ -130,29 +133,48 @@ fn ends_it(refusal: &Refusal) -> bool {
     refusal.retry_after_ms == 0 && matches!(refusal.code, RefusalCode::Identity | RefusalCode::KeyServer)
 }
 
-async fn attempt(settings: &Settings, address: &str, registrar: &Identity) -> Result<Registered, RegisterError> {
+pub(super) async fn attempt(
+    settings: &Settings,
+    address: &str,
+    registrar: &Identity,
+) -> Result<Registered, RegisterError> {
     let found = tokio::net::lookup_host(address).await.map_err(RegisterError::Address)?.next();
     let found = found.ok_or_else(|| RegisterError::Address(std::io::ErrorKind::NotFound.into()))?;
-    let key_server = &settings.site.key_server;
-    let (config, message) = settings.credential.begin(registrar, key_server)?;
+    let Settings { trust, credential, .. } = settings;
+    let site = &trust.get().certificate;
+    let client = credential.identity().clone();
+    let parties = Parties { client, registrar: registrar.clone(), key_server: site.key_server.clone() };
+    let (offered, offers) = match settings.individual_key {
+        KeyMaking::Sealed => {
+            let (offered, offers) = sealed::offer(&site.noise, &parties.prologue())?;
+            (Some(offered), offers)
+        }
+        KeyMaking::Exported => (None, Vec::new()),
+    };
+    let (config, message) = credential.begin(registrar, &site.key_server, offers)?;
     let message = Zeroizing::new(message.encode());
     let mut stream = tls::connect_or_hear(found, config, &message).await.map_err(in_clear)?;
-    let (client, registration) = match answer(&mut stream).await? {
-        ToClient::Number { client, registration } => (client, registration),
-        ToClient::Refused(refusal) => return Err(RegisterError::Refused(refusal)),
-        ToClient::Registered => return Err(RegisterError::Turn),
+    let registered = match (answer(&mut stream).await?, offered) {
+        (ToClient::RegisteredSealed(answer), Some(offered)) => {
+            let grant = Grant::decode(offered.open(&answer)?.as_slice())?;
+            let (client, registration) = (grant.client, grant.registration);
+            Registered { client, registration, key: grant.individual_key(&parties) }
+        }
+        (ToClient::Number { client, registration }, None) => {
+            let context = exporter_context(&parties.client, registrar, &site.key_server, client, registration);
+            let key = tls::individual_key_from(stream.get_ref().1, &context)?;
+            match answer(&mut stream).await? {
+                ToClient::Registered => Registered { client, registration, key },
+                ToClient::Refused(refusal) => return Err(RegisterError::Refused(refusal)),
+                _ => return Err(RegisterError::Turn),
+            }
+        }
+        (ToClient::Refused(refusal), _) => return Err(RegisterError::Refused(refusal)),
+        _ => return Err(RegisterError::Turn),
     };
-    let me = settings.credential.identity();
-    let context = exporter_context(me, registrar, key_server, client, registration);
-    let key = tls::individual_key_from(stream.get_ref().1, &context)?;
-    match answer(&mut stream).await? {
-        ToClient::Registered => {}
-        ToClient::Refused(refusal) => return Err(RegisterError::Refused(refusal)),
-        ToClient::Number { .. } => return Err(RegisterError::Turn),
-    }
     // Everything was said; whether the goodbye arrives does not matter.
     let _ = stream.shutdown().await;
-    Ok(Registered { client, registration, key })
+    Ok(registered)
 }
 
 async fn answer<S: tokio::io::AsyncRead + Unpin>(stream: &mut S) -> Result<ToClient, RegisterError> {

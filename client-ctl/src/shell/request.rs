@@ -58,7 +58,8 @@ pub(super) async fn converse<D: Future<Output = io::Result<TcpStream>>>(
     key: &IndividualKey,
     message: &[u8],
 ) -> Result<(NoiseStream<TcpStream>, Zeroizing<Vec<u8>>), RequestFailed> {
-    let preamble = Preamble { key_server: settings.site.key_server.clone(), client, registration }.encode();
+    let key_server = settings.trust.get().certificate.key_server.clone();
+    let preamble = Preamble { key_server, client, registration }.encode();
     let servers = &settings.key_servers;
     let first = settings.preferred.load(Ordering::Relaxed);
     let mut failed: Option<RequestFailed> = None;
@@ -104,7 +105,7 @@ async fn connect<D: Future<Output = io::Result<TcpStream>>>(
     key: &IndividualKey,
 ) -> Result<NoiseStream<TcpStream>, RequestFailed> {
     let mut failed = RequestFailed::from(NoiseError::Closed);
-    for server_key in &settings.site.noise {
+    for server_key in &settings.trust.get().certificate.noise {
         let stream = dial().await.map_err(FrameError::Io);
         let stream = stream.map_err(NoiseError::from)?;
         stream.set_nodelay(true).map_err(FrameError::Io).map_err(NoiseError::from)?;

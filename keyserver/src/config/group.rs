@@ -7,7 +7,7 @@ use fec::RepairScheme;
 use keygraph::{Degree, Strategy};
 use net::config::{ConfigError, in_range};
 use net::multicast;
-use protocol::{GroupId, Share, Suite};
+use protocol::{GroupId, Ration, Suite};
 use serde::Deserialize;
 
 use super::name;
@@ -201,7 +201,7 @@ impl GroupFileConfig {
             repair,
             access: access(self, beacon_max_ms)?,
             max_members: in_range(key("max_members"), self.max_members, 1..=1_000_000)?,
-            joins: Share {
+            joins: Ration {
                 burst: in_range(key("join_burst"), self.join_burst, 1..=1_000)?,
                 each: Duration::from_secs(in_range(key("join_each_s"), self.join_each_s, 0..=3_600)?),
             },

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use keygraph::Change;
 use protocol::request::{Act, Denial, RequestId};
-use protocol::{GroupId, MemberId, Reason, Shares};
+use protocol::{GroupId, MemberId, Rations, Reason};
 
 use super::admission::{Cause, may_join};
 use super::group::Group;
@@ -66,7 +66,7 @@ pub(super) struct Batch {
     /// When it would be due without evictions.
     wanted: Option<Now>,
     /// How often each client has become a member lately, whether it still is or not. No more enter than become members.
-    churn: Shares<MemberId>,
+    churn: Rations<MemberId>,
 }
 
 /// Everything of a batch but the queue that it came from: what to change, and who waits for it.

@@ -78,6 +78,14 @@ impl Group {
         self.sign_beacon(position, members, (key, &tag), recovery)
     }
 
+    /// The next beacon goes out by this time, and pages that are published are written again.
+    pub(super) fn hasten(&mut self, by: Now) {
+        self.beacons.next = self.beacons.next.map(|next| next.min(by));
+        if self.config.published {
+            self.publishing.due = Some(self.publishing.due.map_or(by, |due| due.min(by)));
+        }
+    }
+
     /// The first beacon of the epoch that was just merged is on its way.
     pub(super) fn changed(&mut self, now: Now) -> Vec<u8> {
         self.beacons.next = Some(now + self.beacons.interval);

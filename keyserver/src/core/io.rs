@@ -7,12 +7,13 @@ use std::time::Duration;
 use fec::RepairScheme;
 use keygraph::{Degree, KeyRef, Plan, Strategy};
 use protocol::identity::{Identity, IdentityPattern};
+use protocol::registration::{Answer, Grant, Offer, Parties};
 use protocol::request::Denial;
 use protocol::sign::{SigningKey, VerifyingKey};
-use protocol::{Authentication, GroupId, Incarnation, MemberId, Reason, Share, Suite};
+use protocol::{Authentication, GroupId, Incarnation, MemberId, Ration, Reason, Suite};
 use zeroize::Zeroizing;
 
-use super::{Access, Admin, AdminError, AdminReply, Cause, Publication};
+use super::{Access, Admin, AdminError, AdminReply, Cause, Keys, Publication};
 
 /// What the key server is told once, before it starts.
 #[derive(Debug)]
@@ -21,6 +22,8 @@ pub struct Config {
     pub name: String,
     /// Registrars that may connect, each with whom it may register.
     pub registrars: Vec<(Identity, Prefixes)>,
+    /// Those of them that may hand over no key that they know.
+    pub sealed_only: Vec<Identity>,
     /// The groups.
     pub groups: Vec<GroupConfig>,
     /// Bits that multicasts may take per second, each counted once however many relays it goes to; without headers of IP and
@@ -71,7 +74,7 @@ pub struct GroupConfig {
     /// Members at the most.
     pub max_members: usize,
     /// Joins that make one and the same client a member, again and again.
-    pub joins: Share,
+    pub joins: Ration,
     /// Time between refreshes of the group key; `None` for never.
     pub refresh: Option<Duration>,
     /// Time from a change to the next beacon. It doubles with every beacon without a change,
@@ -110,6 +113,17 @@ pub enum Input<'a> {
         /// The frame.
         frame: &'a [u8],
     },
+    /// The answer to [`Output::Answer`].
+    Answered {
+        /// Names the connection.
+        link: u64,
+        /// As in the grant.
+        client: MemberId,
+        /// As in the grant.
+        registration: u64,
+        /// The key server's Noise message; `None` if no offer is for this key server.
+        answer: Option<Box<Answer>>,
+    },
     /// A request, opened by a Noise session under the individual key of this registration.
     Request {
         /// Names the session.
@@ -130,6 +144,8 @@ pub enum Input<'a> {
     },
     /// The policy has changed. It is right by itself; see [`Core::check_policy`](super::Core::check_policy).
     Policy(Vec<GroupConfig>),
+    /// This key server signs with another key, or believes others.
+    Keys(Keys),
     /// What the wall clock says, in seconds since 1970: before a reign begins, and about every second. It is needed for what
     /// ends at a time of day; as long as nobody tells, nothing ends so.
     Clock {
@@ -164,6 +180,17 @@ pub enum Output {
         link: u64,
         /// The frame.
         frame: Vec<u8>,
+    },
+    /// Answer a client's offer with this grant, under the static Noise key, and say so by [`Input::Answered`].
+    Answer {
+        /// Names the connection.
+        link: u64,
+        /// Who registers; the prologue is made of it.
+        parties: Parties,
+        /// The client's offers.
+        offers: Vec<Offer>,
+        /// What the answer carries.
+        grant: Grant,
     },
     /// Close a registrar's connection: it broke the protocol or may not be here.
     CloseRegistrar {
@@ -241,6 +268,16 @@ pub enum Event {
         identity: Identity,
         /// Number of the registration.
         registration: u64,
+        /// Whether the registrar does not know the key.
+        sealed: bool,
+    },
+    /// A sealed registration was refused, because none of the client's offers is for this key server. The client's site
+    /// certificate is of another time or place, or the registrar has altered something.
+    Unopened {
+        /// The registrar.
+        registrar: Identity,
+        /// Whom it registers.
+        identity: Identity,
     },
     /// A group has a new key.
     Epoch(Box<EpochEvent>),
@@ -282,6 +319,16 @@ pub enum Event {
     PolicyTaken {
         /// Its groups.
         groups: usize,
+    },
+    /// What is sent from here on is signed with another key.
+    SignsWith {
+        /// Its public key, of Ed25519.
+        key: VerifyingKey,
+    },
+    /// Keys cannot be used; those before stay.
+    KeysRefused {
+        /// Why.
+        why: String,
     },
     /// A policy cannot follow the one that is in force, which stays.
     PolicyRefused {

@@ -17,6 +17,7 @@ mod clients;
 mod codec;
 mod group;
 mod io;
+mod keys;
 mod left;
 mod membership;
 mod outbox;
@@ -29,6 +30,7 @@ mod recovery;
 mod registrars;
 mod requests;
 mod restore;
+mod sealed;
 mod sending;
 mod snapshot;
 mod standby;
@@ -46,10 +48,12 @@ pub use access::{Access, Contradiction, Grant, Rule, Verdict};
 pub use admin::{Admin, AdminError, AdminReply, Endings, GroupStatus, MemberStatus, Members, Status};
 pub use admission::Cause;
 pub use io::{Config, EpochEvent, Event, GroupConfig, Input, Output, Prefixes};
+pub use keys::{Issued, Keys};
 pub use policy::PolicyError;
 pub use publish::{Publication, Published};
 pub use recover::{LEAP, Recovery as RecoveryPlan};
 pub use restore::RestoreError;
+pub use sealed::Registrations;
 pub use subscribers::MAX_SUBSCRIBERS;
 
 use admission::Admission;
@@ -91,6 +95,7 @@ pub struct Core {
     /// Of the configured groups.
     names: BTreeMap<String, GroupId>,
     links: BTreeMap<u64, Link>,
+    registrations: Registrations,
     intents: VecDeque<Intent>,
     /// Requests that wait for batches, by session.
     waiting: BTreeMap<u64, Waiting>,
@@ -104,6 +109,8 @@ pub struct Core {
     recovery: Recovery,
     admission: Admission,
     subscribers: Subscribers,
+    /// The site certificate for members whose own is older.
+    issued: Option<Issued>,
     records: usize,
     /// Records that stood in the store when all of it was read.
     loaded: usize,
@@ -117,6 +124,8 @@ pub struct Core {
     /// Whether the state is from a backup and nobody has said yet from where it may go on.
     must_recover: bool,
     outbox: Outbox,
+    /// Operations denied, and offences of peers that have proved who they are, in this reign.
+    refused: (u64, u64),
     outputs: VecDeque<Output>,
 }
 
@@ -142,6 +151,9 @@ impl Core {
             Input::RegistrarUp { link, identity } => self.registrar_up(link, &identity),
             Input::RegistrarDown { link } => drop(self.links.remove(&link)),
             Input::FromRegistrar { link, frame } => self.on_registrar(link, frame),
+            Input::Answered { link, client, registration, answer } => {
+                self.answered(link, (client, registration), answer);
+            }
             Input::Request { session, client, registration, message } => {
                 self.request(now, session, client, registration, message);
             }
@@ -149,6 +161,7 @@ impl Core {
             Input::Clock { seconds } => self.wall_clock(now, seconds),
             Input::Revoked(names) => self.revoked(now, names),
             Input::Policy(groups) => self.new_policy(now, groups),
+            Input::Keys(keys) => self.new_keys(now, keys),
             Input::SubscriberGone { session, too_slow } => self.subscribers.gone(session, too_slow),
             Input::Persisted(true) => self.persisted(now),
             Input::Persisted(false) => self.halt(),
@@ -236,6 +249,11 @@ impl Core {
     }
 
     fn event(&mut self, event: Event) {
+        match event {
+            Event::Denied { .. } => self.refused.0 += 1,
+            Event::Misbehaved { .. } => self.refused.1 += 1,
+            _ => {}
+        }
         self.outputs.push_back(Output::Event(event));
     }
 

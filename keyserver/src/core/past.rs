@@ -62,7 +62,7 @@ impl Kept {
             repair: fec::RepairScheme::default(),
             access: Access::open([everybody.clone()]),
             max_members: CLIENTS,
-            joins: protocol::Share::UNLIMITED,
+            joins: protocol::Ration::UNLIMITED,
             refresh: None,
             beacon: COMPACT_EVERY,
             beacon_max: COMPACT_EVERY,
@@ -74,6 +74,7 @@ impl Kept {
         Config {
             name: "ks".into(),
             registrars: vec![(identity("registrar"), vec![(Authentication::Certificate, everybody)])],
+            sealed_only: vec![],
             groups: vec![group],
             bits_per_second: 1_000_000_000,
             resyncs_per_second: 4_000,

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use protocol::{Budget, GroupId, MemberId, Share, Shares};
+use protocol::{Budget, GroupId, MemberId, Ration, Rations};
 
 use super::Now;
 
@@ -16,7 +16,7 @@ const MAX_LATER: Duration = Duration::from_secs(60);
 /// Re-synchronizations that a member may have in a group at once, and the time in which it earns another. Who has lost a
 /// message, and then the reply, asks twice; nobody needs the present keys more often than every second for long, and a
 /// thousandth of the rate by default is no loss to others.
-const SHARE: Share = Share { burst: 4, each: Duration::from_secs(1) };
+const SHARE: Ration = Ration { burst: 4, each: Duration::from_secs(1) };
 
 /// Re-synchronizations of all groups.
 pub(super) struct Recovery {
@@ -25,14 +25,14 @@ pub(super) struct Recovery {
     /// When the last one who was sent away is expected.
     promised: Now,
     /// Only those who are served enter, so there are no more than are served in the time of a share and a second.
-    shares: Shares<(GroupId, MemberId)>,
+    shares: Rations<(GroupId, MemberId)>,
 }
 
 impl Recovery {
     pub(super) fn new(per_second: u32) -> Self {
         // A quarter of a second's work may come at once: clients come back to the tenth of a second.
         let budget = Budget::new(per_second, (per_second / 4).max(1));
-        Self { per_second, budget, promised: Now::ZERO, shares: Shares::default() }
+        Self { per_second, budget, promised: Now::ZERO, shares: Rations::default() }
     }
 
     /// Bound of the random wait in a group: long enough that all of its members at once are no more than can be served.

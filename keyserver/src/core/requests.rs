@@ -68,9 +68,10 @@ impl Core {
             Operations::Resyncs(resyncs) => {
                 resyncs.iter().map(|resync| Ok(self.not_yet(&resync.group, client).map(|id| (id, None)))).collect()
             }
-            Operations::Reports(_) | Operations::Subscriptions(_) | Operations::Witnesses(_) => {
-                vec![Ok(None); waiting.denied.len()]
-            }
+            Operations::Reports(_)
+            | Operations::Subscriptions(_)
+            | Operations::Witnesses(_)
+            | Operations::Certificate(_) => vec![Ok(None); waiting.denied.len()],
         };
         for (index, wanted) in wanted.into_iter().enumerate() {
             match wanted {
@@ -130,6 +131,7 @@ impl Core {
             Operations::Witnesses(beacons) => {
                 beacons.iter().map(|(group, beacon)| self.witness(group, *client, beacon)).collect()
             }
+            Operations::Certificate(begins) => vec![self.newer_certificate(*begins)],
             Operations::Subscriptions(groups) => return self.subscribe(session, *client, *id, groups),
         };
         self.reply(session, &Reply { id: *id, outcomes });

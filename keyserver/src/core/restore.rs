@@ -17,7 +17,7 @@ use super::recovery::Recovery;
 use super::subscribers::Subscribers;
 use super::tokens::Tokens;
 use super::transaction::Transaction;
-use super::{Access, Config, Core, GroupConfig, Now, Output, SETTLED, TOO_MANY};
+use super::{Access, Config, Core, GroupConfig, Now, Output, Registrations, SETTLED, TOO_MANY};
 use crate::store::age;
 
 /// Why a key server cannot start from what its store holds. The store is untouched.
@@ -115,11 +115,13 @@ impl Core {
             recovery,
             admission: Admission::default(),
             subscribers: Subscribers::default(),
+            issued: None,
             term: 0,
             incarnation: Incarnation([0; 16]),
             clients: Clients::default(),
             groups: BTreeMap::new(),
             links: BTreeMap::new(),
+            registrations: Registrations::default(),
             names,
             intents: VecDeque::new(),
             waiting: BTreeMap::new(),
@@ -135,6 +137,7 @@ impl Core {
             standing_by: true,
             must_recover: false,
             outbox,
+            refused: (0, 0),
             outputs: VecDeque::new(),
         })
     }
@@ -246,7 +249,7 @@ impl Core {
             repair: fec::RepairScheme::default(),
             access: Access::default(),
             max_members: 0,
-            joins: protocol::Share::UNLIMITED,
+            joins: protocol::Ration::UNLIMITED,
             refresh: None,
             beacon: Now::ZERO,
             beacon_max: Now::ZERO,

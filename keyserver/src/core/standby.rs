@@ -81,11 +81,13 @@ impl Core {
             Input::Clock { seconds } => self.wall_clock(now, seconds),
             Input::Revoked(names) => self.revoked(now, names),
             Input::Policy(groups) => self.new_policy(now, groups),
+            Input::Keys(keys) => self.new_keys(now, keys),
             Input::Admin { ticket, .. } => {
                 self.outputs.push_back(Output::AdminReply { ticket, result: Err(AdminError::Standby) });
             }
             Input::RegistrarDown { .. }
             | Input::FromRegistrar { .. }
+            | Input::Answered { .. }
             | Input::SubscriberGone { .. }
             | Input::Persisted(_)
             | Input::Timeout => {}
@@ -123,6 +125,7 @@ impl Core {
                 }
                 outcomes
             }
+            Operations::Certificate(begins) => vec![self.newer_certificate(*begins)],
             operations => standby(operations.len()),
         };
         self.reply(session, &Reply { id, outcomes });

@@ -62,7 +62,7 @@ impl Core {
             && let Some(intent) = self.intents.pop_front()
         {
             match intent {
-                Intent::HandOver { link, tag, client, identity, registration } => {
+                Intent::HandOver { link, tag, client, identity, registration, answer } => {
                     if let Some(refusal) = self.rejects(now, client, &identity, &registration) {
                         self.tell_registrar(link, &ToRegistrar::Refused { tag, refusal });
                         continue;
@@ -70,7 +70,8 @@ impl Core {
                     together.tokens.extend(token(&registration).cloned());
                     let record =
                         Record::Registered { client, identity: identity.clone(), registration: registration.clone() };
-                    together.add(client, &record, Transaction::Register { link, tag, client, identity, registration });
+                    let transaction = Transaction::Register { link, tag, client, identity, registration, answer };
+                    together.add(client, &record, transaction);
                 }
                 Intent::Ask(ask) if self.clients.is_first_proof(ask.client, ask.registration) => {
                     let client = ask.client;

@@ -2,7 +2,7 @@
 
 use keygraph::cores;
 use protocol::identity::Identity;
-use protocol::registration::ToRegistrar;
+use protocol::registration::{Answer, ToRegistrar};
 use protocol::request::Denial;
 use protocol::{GroupId, MemberId, Seed};
 use zeroize::Zeroizing;
@@ -14,13 +14,22 @@ use super::codec::Record;
 use super::group::{Group, StageError, StagedEpoch};
 use super::outbox::Eviction as Sent;
 use super::requests::Ask;
+use super::sealed::Registrations;
 use super::sending::{Message, datagrams};
 use super::{AdminError, AdminReply, Core, EpochEvent, Event, MAX_INTENTS, Now, Output};
 
 /// Something that was accepted and waits for its turn.
 pub(super) enum Intent {
     /// A registrar has handed over an individual key.
-    HandOver { link: u64, tag: u32, client: MemberId, identity: Identity, registration: Registration },
+    HandOver {
+        link: u64,
+        tag: u32,
+        client: MemberId,
+        identity: Identity,
+        registration: Registration,
+        /// For the client, if the registration is sealed.
+        answer: Option<Box<Answer>>,
+    },
     /// A client's request.
     Ask(Ask),
     /// A member has shown that this key server has lost something.
@@ -33,6 +42,9 @@ pub(super) enum Intent {
     Admit { ticket: u64, group: GroupId, member: MemberId },
 }
 
+/// Too many intents wait; nothing was changed.
+pub(super) struct Full;
+
 /// What is being written. When it is durable it is merged, and only then anybody hears of it.
 pub(super) enum Transaction {
     Start,
@@ -43,6 +55,7 @@ pub(super) enum Transaction {
         client: MemberId,
         identity: Identity,
         registration: Registration,
+        answer: Option<Box<Answer>>,
     },
     Admit {
         ticket: u64,
@@ -70,9 +83,9 @@ pub(super) enum Transaction {
 
 impl Core {
     /// Accepts an intent, or says that there are too many.
-    pub(super) fn intend(&mut self, intent: Intent) -> Result<(), Intent> {
+    pub(super) fn intend(&mut self, intent: Intent) -> Result<(), Full> {
         if self.intents.len() + self.waiting.len() >= MAX_INTENTS {
-            return Err(intent);
+            return Err(Full);
         }
         self.intents.push_back(intent);
         Ok(())
@@ -202,14 +215,17 @@ impl Core {
         match transaction {
             Transaction::Start => self.event(Event::Reign { term: self.term, incarnation: self.incarnation }),
             Transaction::Snapshot => {}
-            Transaction::Register { link, tag, client, identity, registration } => {
-                let number = registration.number;
+            Transaction::Register { link, tag, client, identity, registration, answer } => {
+                let (number, sealed) = (registration.number, answer.is_some());
                 let new = self.clients.register(client, &identity, registration);
-                self.tell_registrar(link, &ToRegistrar::Durable { tag });
+                let durable = answer.map(|answer| ToRegistrar::DurableSealed { tag, client, answer });
+                self.tell_registrar(link, &durable.unwrap_or(ToRegistrar::Durable { tag }));
                 if new {
                     self.announce(client, &identity);
                 }
-                self.event(Event::Registered { client, identity, registration: number });
+                let Registrations { sealed: by_offer, exported, .. } = &mut self.registrations;
+                *(if sealed { by_offer } else { exported }) += 1;
+                self.event(Event::Registered { client, identity, registration: number, sealed });
             }
             Transaction::Admit { ticket, group, member } => {
                 if let Some(group) = self.groups.get_mut(&group) {

@@ -15,6 +15,7 @@ use axum::routing::{get, post};
 use axum::serve::{IncomingStream, Listener};
 use axum::{Json, Router};
 use net::entropy::OsEntropy;
+use net::reload::Reloaded;
 use protocol::credential::NO_END;
 use protocol::identity::Identity;
 use serde::Deserialize;
@@ -24,6 +25,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::engine::{Command, Handle};
 use crate::config::FileConfig;
+use crate::config::keys::Keys;
 use crate::core::{Admin, AdminError, AdminReply, Cause, Endings, MemberStatus};
 use crate::store::write_backup;
 
@@ -51,7 +53,7 @@ impl Socket {
         Ok(Self { listener, path: path.to_owned() })
     }
 
-    pub(super) async fn serve(self, file: &FileConfig, engine: Handle) {
+    pub(super) async fn serve(self, file: &FileConfig, keys: Reloaded<Keys>, engine: Handle) {
         let (uids, backup_key, backed_up) = (file.admin_uids.clone(), file.backup_key.clone(), engine.clone());
         let Self { listener, path } = self;
         let _remove = Remove(path);
@@ -64,7 +66,7 @@ impl Socket {
             strangers: places(MAX_STRANGERS),
         };
         let router = Router::new()
-            .route("/v1/status", get(status))
+            .route("/v1/status", get(move |State(engine): State<Handle>| status(engine, keys)))
             .route("/v1/backup", post(move |Json(to): Json<To>| backup(backed_up, backup_key, to)))
             .route("/v1/groups/{group}/members", get(members))
             .route("/v1/groups/{group}/evict", post(evict))
@@ -171,8 +173,24 @@ async fn backup(engine: Handle, key: Option<PathBuf>, To { path }: To) -> Respon
     }
 }
 
-async fn status(State(engine): State<Handle>) -> Response {
-    order(&engine, Admin::Status).await
+/// What the core says of itself, and which key signs.
+async fn status(engine: Handle, keys: Reloaded<Keys>) -> Response {
+    let keys = keys.get();
+    let more = json!({
+        "signing_key": hex::encode(keys.signing.public().octets()),
+        "noise_keys": keys.noise.public().map(hex::encode).collect::<Vec<_>>(),
+        "site_certificate": keys.site.as_ref().map(|site| json!({
+            "begins": site.certificate.not_before, "days_left": site.days_left(),
+        })),
+    });
+    match ask(&engine, Admin::Status).await {
+        Ok(Value::Object(mut status)) => {
+            status.extend(more.as_object().cloned().unwrap_or_default());
+            Json(status).into_response()
+        }
+        Ok(_) => failure(StatusCode::INTERNAL_SERVER_ERROR, "no status"),
+        Err(refused) => refused,
+    }
 }
 
 async fn members(State(engine): State<Handle>, UrlPath(group): UrlPath<String>) -> Response {
@@ -198,17 +216,21 @@ async fn admit(State(engine): State<Handle>, UrlPath(group): UrlPath<String>, Js
 }
 
 async fn order(engine: &Handle, command: Admin) -> Response {
+    ask(engine, command).await.map_or_else(|refused| refused, |reply| Json(reply).into_response())
+}
+
+async fn ask(engine: &Handle, command: Admin) -> Result<Value, Response> {
     match engine.ask(|answer| Command::Admin(command, answer)).await {
-        Some(Ok(reply)) => Json(render(reply)).into_response(),
+        Some(Ok(reply)) => Ok(render(reply)),
         Some(Err(error)) => {
             let status = match error {
                 AdminError::UnknownGroup | AdminError::UnknownClient | AdminError::NotMember => StatusCode::NOT_FOUND,
                 AdminError::Busy | AdminError::Standby | AdminError::Stopped => StatusCode::SERVICE_UNAVAILABLE,
                 AdminError::Failed(_) => StatusCode::INTERNAL_SERVER_ERROR,
             };
-            failure(status, &error.to_string())
+            Err(failure(status, &error.to_string()))
         }
-        None => failure(StatusCode::SERVICE_UNAVAILABLE, "the key server is stopping"),
+        None => Err(failure(StatusCode::SERVICE_UNAVAILABLE, "the key server is stopping")),
     }
 }
 
@@ -258,8 +280,16 @@ fn render(reply: AdminReply) -> Value {
             "standby": status.standby,
             "clients": status.clients,
             "registrars": status.registrars,
+            "registrations": {
+                "sealed": status.registrations.sealed,
+                "exported": status.registrations.exported,
+                "unopened": status.registrations.unopened,
+                "exported_refused": status.registrations.exported_refused,
+            },
             "subscribers": status.subscribers,
             "subscribers_cut": status.subscribers_cut,
+            "denied": status.denied,
+            "misbehaved": status.misbehaved,
             "groups": status.groups.iter().map(|group| json!({
                 "name": group.name, "id": group.id.0, "epoch": group.epoch,
                 "members": group.members, "height": group.height,

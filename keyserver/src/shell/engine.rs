@@ -6,8 +6,11 @@ use std::net::SocketAddr;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use net::multicast::{MulticastError, SendOptions, Sender};
+use net::noise::sealed;
+use net::reload::Reloaded;
 use net::shutdown::Shutdown;
 use protocol::identity::Identity;
+use protocol::registration;
 use protocol::{IndividualKey, MemberId};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
@@ -20,7 +23,8 @@ use super::publisher::Publisher;
 use super::relays::Relays;
 use super::subscribers::{Pushed, Queues};
 use super::turn::Turn;
-use crate::core::{Admin, AdminError, AdminReply, Core, Event, GroupConfig, Input, Output};
+use crate::config::keys;
+use crate::core::{Admin, AdminError, AdminReply, Core, Event, GroupConfig, Input, Keys, Output};
 use crate::store::{Store, StoreError};
 
 /// Commands that wait for the core: what all doors together let in at once. Beyond it they wait, and so do peers.
@@ -47,7 +51,9 @@ pub(super) enum Command {
     RegistrarUp(u64, Identity, mpsc::Sender<Vec<u8>>),
     RegistrarDown(u64),
     FromRegistrar(u64, Zeroizing<Vec<u8>>),
+    Answered(u64, (MemberId, u64), Option<Box<registration::Answer>>),
     Policy(Vec<GroupConfig>),
+    Keys(Keys),
     Revoked(BTreeSet<Vec<u8>>),
     SubscriberGone(u64),
 }
@@ -105,6 +111,8 @@ pub(super) struct Engine {
     halted: bool,
     pub(super) turn: Box<dyn Turn>,
     publisher: Publisher,
+    /// The static key, for sealed registrations.
+    keys: Reloaded<keys::Keys>,
 }
 
 impl Engine {
@@ -115,6 +123,7 @@ impl Engine {
         relays: Relays,
         multicast: SendOptions,
         publisher: Publisher,
+        keys: Reloaded<keys::Keys>,
     ) -> Self {
         Self {
             core,
@@ -134,6 +143,7 @@ impl Engine {
             halted: false,
             turn,
             publisher,
+            keys,
         }
     }
 
@@ -253,7 +263,11 @@ impl Engine {
                 self.feed(Input::RegistrarDown { link });
             }
             Command::FromRegistrar(link, frame) => self.feed(Input::FromRegistrar { link, frame: &frame }),
+            Command::Answered(link, (client, registration), answer) => {
+                self.feed(Input::Answered { link, client, registration, answer });
+            }
             Command::Policy(groups) => self.take_policy(groups),
+            Command::Keys(keys) => self.feed(Input::Keys(keys)),
             Command::Revoked(names) => self.feed(Input::Revoked(names)),
             Command::SubscriberGone(session) => {
                 self.subscribers.close(session);
@@ -289,6 +303,15 @@ impl Engine {
                         tracing::warn!(link, "a registrar does not read; its connection is cut");
                         self.registrars.remove(&link);
                     }
+                }
+                Output::Answer { link, parties, offers, grant } => {
+                    let (noise, handle) = (self.keys.get().noise.clone(), self.handle());
+                    // Some public-key cryptography, which the engine has no time for.
+                    tokio::spawn(async move {
+                        let answer = sealed::answer(noise.as_ref(), &parties.prologue(), &offers, &grant.encode());
+                        let answer = answer.ok().map(Box::new);
+                        handle.send(Command::Answered(link, (grant.client, grant.registration), answer)).await;
+                    });
                 }
                 Output::CloseRegistrar { link } => drop(self.registrars.remove(&link)),
                 Output::Reply { session, message } => {

@@ -7,8 +7,11 @@ pub(super) fn log(event: &Event) {
         Event::Reign { term, incarnation } => {
             tracing::info!(term, incarnation = %hex::encode(incarnation.0), "a new reign");
         }
-        Event::Registered { client, identity, registration } => {
-            tracing::info!(%client, %identity, registration, "registered");
+        Event::Registered { client, identity, registration, sealed } => {
+            tracing::info!(%client, %identity, registration, sealed, "registered");
+        }
+        Event::Unopened { registrar, identity } => {
+            tracing::warn!(%registrar, %identity, "refused: what the client has sealed is for none of this key server's static keys");
         }
         Event::Epoch(epoch) => tracing::info!(
             group = %epoch.group,
@@ -45,6 +48,8 @@ pub(super) fn log(event: &Event) {
                 "the new policy cannot be taken while the key server runs; the one before stays in force"
             );
         }
+        Event::SignsWith { key } => tracing::info!(?key, "another key signs from here on"),
+        Event::KeysRefused { why } => tracing::error!(why, "the new signing key is not used; the one before goes on"),
         Event::Denied { group, client, denial } => tracing::info!(group, %client, %denial, "denied"),
         Event::Misbehaved { peer, how } => tracing::warn!(peer, how, "refused"),
         Event::EvictionSent { group, epoch, took } => {

@@ -152,12 +152,14 @@ pub fn main(args: Args) -> ExitCode {
 
 /// Runs until `shutdown`, then finishes what was accepted.
 pub async fn run(checked: Checked, shutdown: Shutdown) -> Result<(), RunError> {
-    let Checked { core: config, file, store: place, publish, credentials, noise, policy } = checked;
+    let Checked { core: config, file, store: place, publish, credentials, keys, key_files, policy } = checked;
+    // There is one. It is the name of this process for as long as it runs, whatever becomes of the key.
+    let noise = keys.noise.public().next().copied().unwrap_or_default();
     let (key, _lock) = site_key(&place, &file.store_key)?;
     let mut presence = match &place {
         Place::File(_) => None,
         Place::ZooKeeper(options) => {
-            let badge = Badge::new(&key, noise.public());
+            let badge = Badge::new(&key, &noise);
             Some(Presence::new(options.clone(), badge, &this_process(file.listen_requests))?)
         }
     };
@@ -194,7 +196,8 @@ pub async fn run(checked: Checked, shutdown: Shutdown) -> Result<(), RunError> {
     let admin = admin::Socket::bind(&file.admin_socket)
         .map_err(|source| RunError::Listen { what: file.admin_socket.display().to_string(), source })?;
     let (relays, publisher) = (Relays::open(&file.relays, file.dscp)?, Publisher::start(publish));
-    let mut engine = Engine::new(core, store, turn, relays, file.multicast(), publisher);
+    let keys = key_files.follow(keys).map_err(|source| RunError::Listen { what: "signals".into(), source })?;
+    let mut engine = Engine::new(core, store, turn, relays, file.multicast(), publisher, keys.clone());
     groups.iter().try_for_each(|group| engine.add_destination(group.destination))?;
     let handle = engine.handle();
     let identity = credentials.identity().clone();
@@ -202,6 +205,7 @@ pub async fn run(checked: Checked, shutdown: Shutdown) -> Result<(), RunError> {
     let policy = policy::follow(policy, groups)?;
     // Before anybody is answered.
     engine.command(engine::Command::Revoked(policy::revoked(&door)));
+    engine.command(engine::Command::Keys(policy::for_core(&keys.get())));
     tracing::info!(
         name = %file.name,
         requests = %file.listen_requests,
@@ -211,11 +215,12 @@ pub async fn run(checked: Checked, shutdown: Shutdown) -> Result<(), RunError> {
     );
     let doors = async {
         tokio::join!(
-            requests::serve(requests, file.name.clone(), noise, handle.clone()),
+            requests::serve(requests, file.name.clone(), keys.clone(), handle.clone()),
             registrars::serve(registrars, door.clone(), handle.clone()),
             policy::tell_revoked(door, handle.clone()),
-            admin.serve(&file, handle.clone()),
+            admin.serve(&file, keys.clone(), handle.clone()),
             policy::tell(policy, handle.clone()),
+            policy::tell_keys(keys, handle.clone()),
         )
     };
     let engine = engine.run(shutdown.clone(), DRAIN);

@@ -1,4 +1,5 @@
-//! What decides who may be in, and is read again while the key server runs: the policy, and the lists of revoked certificates.
+//! What is read again while the key server runs and the core is told of: the policy, the lists of revoked certificates, the keys that
+//! sign.
 
 use std::collections::BTreeSet;
 
@@ -7,8 +8,9 @@ use net::reload::Reloaded;
 use super::RunError;
 use super::engine::{Command, Handle};
 use super::registrars::Door;
+use crate::config::keys::Keys;
 use crate::config::policy::PolicySource;
-use crate::core::GroupConfig;
+use crate::core::{self, GroupConfig, Issued};
 
 /// Follows the policy's file; a mistake leaves the one before in force.
 pub(super) fn follow(source: PolicySource, groups: Vec<GroupConfig>) -> Result<Reloaded<Vec<GroupConfig>>, RunError> {
@@ -30,6 +32,24 @@ pub(super) async fn tell_revoked(mut door: Reloaded<Door>, engine: Handle) {
     loop {
         door.changed().await;
         engine.send(Command::Revoked(revoked(&door))).await;
+    }
+}
+
+/// Tells the core of every new set of keys.
+pub(super) async fn tell_keys(mut keys: Reloaded<Keys>, engine: Handle) {
+    loop {
+        keys.changed().await;
+        engine.send(Command::Keys(for_core(&keys.get()))).await;
+    }
+}
+
+/// What the core needs of the keys.
+pub(super) fn for_core(keys: &Keys) -> core::Keys {
+    let site = keys.site.as_ref();
+    core::Keys {
+        signing: keys.signing.clone(),
+        others: site.map(|site| site.certificate.signing.clone()).unwrap_or_default(),
+        certificate: site.map(|site| Issued { begins: site.certificate.not_before, octets: site.octets.clone() }),
     }
 }
 

@@ -4,50 +4,55 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use net::admission::Admission;
-use net::noise::{self, StaticKey};
+use net::noise;
+use net::reload::Reloaded;
 use protocol::request::{MAX_REQUEST, Preamble};
-use protocol::{MemberId, Share, Shares};
+use protocol::{MemberId, Ration, Rations};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::Instant;
 
 use super::engine::{Answer, Command, Handle};
 use super::subscribers;
+use crate::config::keys::Keys;
 
 /// Time for the reply to be made and taken: a write to the store, a queue before it, and a slow reader.
 const REPLY: Duration = Duration::from_secs(30);
 
 /// Requests of one client, of every kind: a start in thousands of groups at once takes some tens, and in the long run nobody needs
 /// more than one every few seconds. Ten a second are a four-hundredth of what a core can serve.
-const SHARE: Share = Share { burst: 100, each: Duration::from_millis(100) };
+const SHARE: Ration = Ration { burst: 100, each: Duration::from_millis(100) };
 
 struct Door {
     name: String,
-    key: StaticKey,
+    keys: Reloaded<Keys>,
     engine: Handle,
     /// What clients have used up. Only who has proved its key pays, so nobody can use up another's, and no more enter than are served
     /// in ten seconds.
-    shares: Mutex<Shares<MemberId>>,
+    shares: Mutex<Rations<MemberId>>,
     started: Instant,
 }
 
-pub(super) async fn serve(listener: TcpListener, name: String, key: StaticKey, engine: Handle) {
+pub(super) async fn serve(listener: TcpListener, name: String, keys: Reloaded<Keys>, engine: Handle) {
     let admission = Admission::default();
-    let door = Arc::new(Door { name, key, engine, shares: Mutex::default(), started: Instant::now() });
+    let door = Arc::new(Door { name, keys, engine, shares: Mutex::default(), started: Instant::now() });
     loop {
         let (stream, from, ticket) = admission.next(&listener).await;
-        let door = door.clone();
+        let (door, admission) = (door.clone(), admission.clone());
         tokio::spawn(async move {
             let session = ticket.during(door.handshake(stream)).await;
             match session {
-                Ok(Ok(Some(session))) => match tokio::time::timeout(REPLY, answer(session, &door.engine)).await {
-                    Ok(Ok(Some(subscriber))) => {
-                        let number = subscriber.number;
-                        subscribers::serve(subscriber).await;
-                        door.engine.send(Command::SubscriberGone(number)).await;
+                Ok(Ok(Some(session))) => {
+                    admission.remember(from.ip());
+                    match tokio::time::timeout(REPLY, answer(session, &door.engine)).await {
+                        Ok(Ok(Some(subscriber))) => {
+                            let number = subscriber.number;
+                            subscribers::serve(subscriber).await;
+                            door.engine.send(Command::SubscriberGone(number)).await;
+                        }
+                        Ok(Ok(None)) | Err(_) => {}
+                        Ok(Err(error)) => tracing::debug!(%from, %error, "a reply was not taken"),
                     }
-                    Ok(Ok(None)) | Err(_) => {}
-                    Ok(Err(error)) => tracing::debug!(%from, %error, "a reply was not taken"),
-                },
+                }
                 Ok(Ok(None)) => tracing::debug!(%from, "a client asks too often"),
                 Ok(Err(error)) => tracing::debug!(%from, %error, "a request was refused"),
                 Err(error) => tracing::debug!(%from, %error, "a request was refused"),
@@ -66,7 +71,7 @@ impl Door {
     /// Up to the request: all of it is bounded by the time of a handshake. `None`: the client asks too often, and was reset as if
     /// there were no place; that is seen before the handshake, which is what costs.
     async fn handshake(&self, mut stream: TcpStream) -> Result<Option<Session>, noise::NoiseError> {
-        let octets = noise::read_preamble(&mut stream).await?;
+        let (keys, octets) = (self.keys.get().noise.clone(), noise::read_preamble(&mut stream).await?);
         let preamble = Preamble::decode(&octets).ok().filter(|preamble| preamble.key_server == self.name);
         if preamble.as_ref().is_some_and(|preamble| !self.has_share(preamble.client)) {
             drop(stream.set_zero_linger());
@@ -80,9 +85,9 @@ impl Door {
             None => None,
         };
         let (Some(preamble), Some(psk)) = (preamble, psk) else {
-            return Err(noise::refuse(stream, &octets, &self.key).await);
+            return Err(noise::refuse(stream, &octets, &keys).await);
         };
-        let mut stream = noise::accept(stream, &octets, &self.key, psk.expose()).await?;
+        let mut stream = noise::accept(stream, &octets, &keys, psk.expose()).await?;
         let request = stream.receive(MAX_REQUEST).await?;
         // Whoever has begun more at once than it has left is served, and comes into debt.
         let now = self.started.elapsed();

@@ -6,6 +6,7 @@ use std::time::Duration;
 use keygraph::{Degree, Strategy};
 use keyserver::core::{Access, Admin, AdminError, AdminReply, Config, Core, Event, GroupConfig, Input, Output};
 use keyserver::store::{Followed, MemoryStore, Store};
+use net::noise::{StaticKey, sealed};
 use protocol::credential::NO_END;
 use protocol::identity::{Identity, IdentityPattern};
 use protocol::registration::{FromRegistrar, ToRegistrar};
@@ -43,7 +44,7 @@ pub(crate) fn group(id: u32, name: &str, allow: &str) -> GroupConfig {
         repair: fec::RepairScheme::default(),
         access: Access::open([IdentityPattern::parse(allow).unwrap()]),
         max_members: 5,
-        joins: protocol::Share::UNLIMITED,
+        joins: protocol::Ration::UNLIMITED,
         refresh: Some(Duration::from_secs(100)),
         beacon: Duration::from_secs(2),
         beacon_max: Duration::from_secs(2),
@@ -67,6 +68,11 @@ pub(crate) struct World<S = MemoryStore> {
     pub(crate) answers: Vec<Result<AdminReply, AdminError>>,
     pub(crate) halted: bool,
     pub(crate) sessions: u64,
+}
+
+/// The key server's static key.
+pub(crate) fn noise() -> StaticKey {
+    StaticKey::from_private(Zeroizing::new([6; 32])).unwrap()
 }
 
 impl World {
@@ -107,6 +113,7 @@ impl<S: Store> World<S> {
                 identity("registrar/r1"),
                 vec![(Authentication::Certificate, IdentityPattern::parse("spiffe://demo/member/*").unwrap())],
             )],
+            sealed_only: vec![],
             groups: vec![group(1, "news", "spiffe://demo/member/*"), group(2, "vip", "spiffe://demo/member/m1")],
             bits_per_second: 8_000_000,
             resyncs_per_second: 4_000,
@@ -174,6 +181,12 @@ impl<S: Store> World<S> {
                     self.core.handle(self.now, Input::Persisted(done));
                 }
                 Output::ToRegistrar { frame, .. } => self.to_registrar.push(ToRegistrar::decode(&frame).unwrap()),
+                Output::Answer { link, parties, offers, grant } => {
+                    let answer = sealed::answer([&noise()], &parties.prologue(), &offers, &grant.encode());
+                    let (client, registration) = (grant.client, grant.registration);
+                    let answer = answer.ok().map(Box::new);
+                    self.core.handle(self.now, Input::Answered { link, client, registration, answer });
+                }
                 Output::CloseRegistrar { .. } => {}
                 Output::Reply { session, message } => {
                     self.replies.push((session, Some(Reply::decode(&message).unwrap())));

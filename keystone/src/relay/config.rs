@@ -8,6 +8,7 @@ use std::time::Duration;
 use net::ConfigError;
 use net::config::in_range;
 use net::multicast::{self, Interface, MAX_DSCP, MAX_SOURCES, ReceiveOptions, SendOptions};
+use net::site::{Site, SiteFiles};
 use protocol::VerifyingKey;
 use serde::Deserialize;
 
@@ -18,9 +19,11 @@ const MAX_PLACES: usize = 64;
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct FileConfig {
-    /// The site's public key (Ed25519), 64 hexadecimal digits. Required.
+    /// The site's public key (Ed25519), 64 hexadecimal digits; or a file with one or, while it is rolled, two such lines, read again
+    /// when it changes. Required.
     site_key: String,
-    /// File with the site certificate of the key server, in hexadecimal digits. Required.
+    /// File with the site certificate of the key server, in hexadecimal digits; read again when it changes, and taken if it begins
+    /// later than the one in force. Required.
     site_certificate: PathBuf,
     /// Unix socket, mode 0660, that answers `GET /v1/status`. Default none.
     #[serde(default)]
@@ -98,11 +101,17 @@ impl Output {
 /// A configuration that was checked.
 #[derive(Debug, Clone)]
 pub(super) struct Settings {
-    pub(super) keys: Vec<VerifyingKey>,
+    pub(super) site: Site,
+    pub(super) site_files: SiteFiles,
     pub(super) status_socket: Option<PathBuf>,
     pub(super) report: Duration,
     pub(super) inputs: Vec<Input>,
     pub(super) outputs: Vec<Output>,
+}
+
+/// What may sign what is passed on. What suite `paper` signs is not: it would leave the host.
+pub(super) fn keys(site: &Site) -> Vec<VerifyingKey> {
+    site.certificate.signing.iter().filter(|key| !key.is_broken()).cloned().collect()
 }
 
 impl FileConfig {
@@ -116,7 +125,8 @@ impl FileConfig {
     }
 
     fn check(self, folder: &Path) -> Result<Settings, ConfigError> {
-        let site = net::site::load(&self.site_key, &folder.join(&self.site_certificate))?;
+        let site_files = SiteFiles::new(&self.site_key, &self.site_certificate, folder);
+        let site = site_files.load()?;
         in_range("number of [[input]] tables", self.input.len(), 1..=MAX_PLACES)?;
         in_range("number of [[output]] tables", self.output.len(), 1..=MAX_PLACES)?;
         let inputs: Vec<Input> = self.input.into_iter().map(InputConfig::check).collect::<Result<_, _>>()?;
@@ -129,8 +139,8 @@ impl FileConfig {
             return Err(ConfigError::invalid("output", "one stands there twice"));
         }
         Ok(Settings {
-            // What suite `paper` signs is not passed on: it would leave the host.
-            keys: site.signing.into_iter().filter(|key| !key.is_broken()).collect(),
+            site,
+            site_files,
             status_socket: self.status_socket.map(|path| folder.join(path)),
             report: Duration::from_secs(in_range("report_s", self.report_s, 1..=86_400)?),
             inputs,

@@ -19,7 +19,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::MissedTickBehavior;
 
-use super::config::{Input, Output, Settings};
+use super::config::{Input, Output, Settings, keys};
 use super::core::{Core, Counters};
 use super::status;
 
@@ -48,6 +48,8 @@ pub(super) enum RunError {
 #[derive(Debug, Clone, Default, Serialize)]
 pub(super) struct Report {
     pub(super) counters: Counters,
+    /// Days for which the site certificate still holds.
+    pub(super) site_certificate_days: u64,
     /// Groups and blocks remembered.
     pub(super) groups: usize,
     pub(super) blocks: usize,
@@ -96,7 +98,8 @@ pub(super) async fn run(settings: Settings, shutdown: Shutdown) -> Result<(), Ru
         let socket = status::Socket::bind(path).map_err(RunError::Status)?;
         tasks.spawn(socket.serve(reports));
     }
-    let mut core = Core::new(settings.keys);
+    let mut core = Core::new(keys(&settings.site));
+    let mut site = settings.site_files.follow(settings.site).map_err(RunError::Signals)?;
     let started = Instant::now();
     let mut log = tokio::time::interval_at((started + settings.report).into(), settings.report);
     log.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -106,6 +109,7 @@ pub(super) async fn run(settings: Settings, shutdown: Shutdown) -> Result<(), Ru
         tokio::select! {
             () = shutdown.wait() => break,
             _ = log.tick() => tell(&core),
+            () = site.changed() => core.trust(keys(&site.get())),
             _ = arrived.recv_many(&mut batch, BATCH) => {}
         }
         for (input, from, datagram) in batch.drain(..) {
@@ -125,7 +129,15 @@ pub(super) async fn run(settings: Settings, shutdown: Shutdown) -> Result<(), Ru
             errors: errors.load(Ordering::Relaxed),
         });
         let (inputs, outputs) = (traffic.collect(), ways.iter().map(|way| way.traffic.clone()).collect());
-        report.send_replace(Report { counters: core.counters(), groups, blocks, inputs, outputs });
+        let site_certificate_days = site.get().days_left();
+        report.send_replace(Report {
+            counters: core.counters(),
+            site_certificate_days,
+            groups,
+            blocks,
+            inputs,
+            outputs,
+        });
     }
     tasks.shutdown().await;
     tell(&core);

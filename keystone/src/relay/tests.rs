@@ -101,6 +101,19 @@ fn what_the_key_server_signed_passes_once_in_any_order() {
 }
 
 #[test]
+fn a_key_that_is_rolled_passes_while_the_site_certificate_names_it() {
+    let mut core = Core::new(keys());
+    let next = Reign { signer: 2, ..REIGN };
+    assert_eq!(core.handle(NOW, SERVER, &next.beacon(1, 1)), Err(Cause::Forged));
+    core.trust([keys(), vec![next.key().public()]].concat());
+    assert_eq!(core.handle(NOW, SERVER, &REIGN.beacon(1, 1)), Ok(()));
+    assert_eq!(core.handle(NOW, SERVER, &next.beacon(1, 2)), Ok(()), "of the same reign");
+    core.trust(vec![next.key().public()]);
+    assert_eq!(core.handle(NOW, SERVER, &next.beacon(1, 3)), Ok(()));
+    assert_eq!(core.handle(NOW, SERVER, &REIGN.beacon(1, 4)), Err(Cause::Forged));
+}
+
+#[test]
 fn what_is_forged_cut_or_changed_is_dropped_and_remembered_nowhere() {
     let mut core = Core::new(keys());
     let forger = Reign { signer: 2, ..REIGN };

@@ -40,6 +40,11 @@ pub(crate) fn free_port() -> SocketAddr {
 
 impl Site {
     pub(crate) fn new() -> Self {
+        Self::with(3)
+    }
+
+    /// With certificates for so many members, `m1` and so on.
+    pub(crate) fn with(members: usize) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
         let spec = certs::Spec {
@@ -47,7 +52,7 @@ impl Site {
             key_servers: names(&["ks"]),
             standbys: 0,
             registrars: names(&["r1"]),
-            members: names(&["m1", "m2"]),
+            members: (1..=members).map(|number| format!("m{number}")).collect(),
             days: 1,
             suites: Vec::new(),
         };
@@ -168,6 +173,15 @@ socket = "{name}.sock"
         Some(answer)
     }
 
+    /// Waits until this stands in the log.
+    pub(crate) fn says(&self, log: &str, text: &str) {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while !fs::read_to_string(self.path(log)).unwrap().contains(text) {
+            assert!(Instant::now() < deadline, "{log}: {}", fs::read_to_string(self.path(log)).unwrap());
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
     pub(crate) fn wait(&self, socket: &str, wanted: impl Fn(&Value) -> bool) -> Value {
         let deadline = Instant::now() + Duration::from_secs(20);
         loop {
@@ -178,6 +192,12 @@ socket = "{name}.sock"
             std::thread::sleep(Duration::from_millis(50));
         }
     }
+}
+
+/// SIGHUP: read your files again.
+pub(crate) fn hang_up(daemon: &Daemon) {
+    let id = daemon.0.id().to_string();
+    assert!(Command::new("kill").args(["-HUP", &id]).status().unwrap().success());
 }
 
 fn json_of(answer: &str) -> Option<Value> {

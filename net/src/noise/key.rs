@@ -1,6 +1,7 @@
-//! The key server's static key.
+//! The key server's static keys.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use aws_lc_rs::agreement::{PrivateKey, X25519};
 use thiserror::Error;
@@ -17,6 +18,45 @@ pub enum StaticKeyError {
     /// The library makes no key of it, or the system gives no randomness.
     #[error("cannot make an X25519 key")]
     Key,
+}
+
+/// The static keys of a key server, at most 3, the present one first: while they are rolled it answers under each. Clones share
+/// them.
+#[derive(Debug, Clone)]
+pub struct StaticKeys(Arc<[StaticKey]>);
+
+impl StaticKeys {
+    /// Reads the private parts from a file, one in a line, see [`secret_file::read_all`].
+    ///
+    /// # Errors
+    /// See [`StaticKeyError`].
+    pub fn load(path: impl AsRef<Path>) -> Result<Self, StaticKeyError> {
+        let keys = secret_file::read_all(path)?.into_iter().map(StaticKey::from_private);
+        Ok(Self(keys.collect::<Result<_, _>>()?))
+    }
+
+    /// Their public keys, in the same order.
+    pub fn public(&self) -> impl Iterator<Item = &[u8; 32]> {
+        self.0.iter().map(StaticKey::public)
+    }
+}
+
+impl From<StaticKey> for StaticKeys {
+    fn from(key: StaticKey) -> Self {
+        Self(Arc::new([key]))
+    }
+}
+
+impl AsRef<[StaticKey]> for StaticKeys {
+    fn as_ref(&self) -> &[StaticKey] {
+        &self.0
+    }
+}
+
+impl AsRef<[Self]> for StaticKey {
+    fn as_ref(&self) -> &[Self] {
+        std::slice::from_ref(self)
+    }
 }
 
 /// A private X25519 key (RFC 7748), zeroed when dropped, with its public key.

@@ -54,7 +54,7 @@ impl CredentialFiles {
 }
 
 /// Days before its end from which a certificate is a warning: time to get another in any organisation.
-const ENDS_SOON: u64 = 14;
+pub(crate) const ENDS_SOON: u64 = 14;
 
 /// Certificate chain, private key, own identity and trusted roots. Clones share them.
 #[derive(Debug, Clone)]

@@ -3,12 +3,12 @@
 use std::net::{IpAddr, SocketAddr};
 
 use super::{MAX_EARLIER, MAX_OPERATIONS, RequestId, versioned};
-use crate::WIRE_VERSION;
 use crate::beacon::Beacon;
 use crate::codec::{DecodeError, Reader, Write};
 use crate::member::KeyPath;
 use crate::rekey::Announcement;
 use crate::secret::DataKey;
+use crate::{WIRE_VERSION, site};
 
 /// Why an operation was denied. Nothing was changed for this group.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -199,6 +199,8 @@ pub enum Outcome {
     Noted,
     /// The group's datagrams come over this session from here on.
     Subscribed,
+    /// A site certificate that begins later than the client's. It is worth its signature, not the session's.
+    Certificate(Vec<u8>),
 }
 
 /// Acknowledgment and individual rekey in one, sealed by the session.
@@ -236,6 +238,10 @@ impl Reply {
                 }
                 Outcome::Noted => out.push(5),
                 Outcome::Subscribed => out.push(6),
+                Outcome::Certificate(octets) => {
+                    out.push(7);
+                    out.put_octets(octets);
+                }
             }
         }
         out
@@ -254,6 +260,7 @@ impl Reply {
                     4 => Outcome::Later { after_ms: r.u32("time to return")? },
                     5 => Outcome::Noted,
                     6 => Outcome::Subscribed,
+                    7 => Outcome::Certificate(r.octets(site::MAX_LEN, "site certificate")?.to_vec()),
                     other => {
                         return Err(DecodeError::Value { what: "outcome", value: other.into() });
                     }

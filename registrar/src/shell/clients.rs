@@ -43,11 +43,16 @@ pub(super) async fn serve(listener: TcpListener, door: Arc<Door>, shutdown: Shut
             }
         };
         session += 1;
-        let door = door.clone();
+        let (door, admission) = (door.clone(), admission.clone());
         tokio::spawn(async move {
             // A client holds its place at the door until it is registered: so no more come than the key server can serve, too.
             let ended = match ticket.within(door.prove(stream)).await.map_err(Failure::from).flatten() {
-                Ok(proved) => door.session(session, proved, ticket).await,
+                Ok(proved) => {
+                    if proved.who.is_ok() {
+                        admission.remember(from.ip());
+                    }
+                    door.session(session, proved, ticket).await
+                }
                 Err(error) => {
                     drop(door.commands.send(Command::Failed).await);
                     Err(error)

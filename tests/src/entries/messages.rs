@@ -7,7 +7,8 @@ use keygraph::{Degree, NodeId, Strategy};
 use protocol::credential::NO_END;
 use protocol::identity::{Identity, IdentityPattern, MAX_IDENTITY};
 use protocol::registration::{
-    ClientEntry, FromClient, FromRegistrar, LIST_CHUNK, Refusal, RefusalCode, ToClient, ToRegistrar,
+    ANSWER, ClientEntry, FromClient, FromRegistrar, LIST_CHUNK, MAX_OFFERS, OFFER, Refusal, RefusalCode, ToClient,
+    ToRegistrar,
 };
 use protocol::rekey::{Announcement, Audience, Entry, Origin};
 use protocol::request::{
@@ -163,7 +164,7 @@ pub(super) fn request(data: &[u8]) -> bool {
     let decoded = Request::decode(data);
     if let Ok(request) = &decoded {
         let groups = request.groups();
-        assert!((1..=MAX_OPERATIONS).contains(&groups.len()) && data.len() <= MAX_REQUEST);
+        assert!((1..=MAX_OPERATIONS).contains(&request.operations.len()) && data.len() <= MAX_REQUEST);
         assert!(groups.iter().all(|group| (1..=MAX_NAME).contains(&group.len())));
         assert_eq!(BTreeSet::from_iter(&groups).len(), groups.len(), "a group stands twice in a request");
     }
@@ -182,6 +183,7 @@ pub(super) fn request_seeds() -> Vec<Vec<u8>> {
         request(Operations::Resyncs((0..2).map(resync).collect())),
         request(Operations::Reports((0..3).map(|n| (format!("g{n}"), losses)).collect())),
         request(Operations::Witnesses(vec![("g1".into(), vec![3; 253])])),
+        request(Operations::Certificate(1_700_000_000)),
         request(Operations::Subscriptions((0..3).map(|n| format!("g{n}")).collect())),
         request(Operations::Resyncs(vec![Resync {
             group: GROUP.into(),
@@ -210,6 +212,7 @@ pub(super) fn reply_seeds() -> Vec<Vec<u8>> {
     let outcomes = denials
         .into_iter()
         .chain([Outcome::Left { epoch: 9 }, Outcome::Later { after_ms: 900 }, Outcome::Noted, Outcome::Subscribed])
+        .chain([Outcome::Certificate(vec![5; 200])])
         .collect();
     let star = History::live(SIMPLE).reply;
     vec![HISTORY.reply.clone(), star, Reply { id: RequestId([7; 16]), outcomes }.encode()]
@@ -245,7 +248,8 @@ pub(super) fn site_certificate(data: &[u8]) -> bool {
     assert!(
         (certificate.not_before..=certificate.not_after).contains(&now) && certificate.key_server.len() <= MAX_NAME
     );
-    assert!((1..=4).contains(&certificate.signing.len()) && (1..=4).contains(&certificate.noise.len()));
+    assert!((1..=10).contains(&certificate.signing.len()) && (1..=10).contains(&certificate.noise.len()));
+    assert!(signed.len() <= protocol::site::MAX_LEN);
     let again = certificate.sign(&site);
     // Keys of an unknown kind are left out on purpose.
     assert!(again == signed || again.len() < signed.len(), "another encoding of the same is accepted");
@@ -278,8 +282,10 @@ pub(super) fn from_client_seeds() -> Vec<Vec<u8>> {
         key_server: "ks".into(),
         identity: named("member/me"),
         token: "a.b.c".to_owned().into(),
+        offers: vec![[7; OFFER]],
     };
-    let plain = ["ks", &"k".repeat(MAX_NAME)].map(|name| FromClient::Register { key_server: name.into() });
+    let register = |name: &str, offers| FromClient::Register { key_server: name.into(), offers };
+    let plain = [register("ks", vec![]), register(&"k".repeat(MAX_NAME), vec![[8; OFFER]; MAX_OFFERS])];
     plain.into_iter().chain([token]).map(|message| message.encode()).collect()
 }
 
@@ -292,6 +298,7 @@ pub(super) fn to_client_seeds() -> Vec<Vec<u8>> {
     vec![
         ToClient::Number { client: MemberId(4), registration: 9 }.encode(),
         ToClient::Registered.encode(),
+        ToClient::RegisteredSealed(Box::new([9; ANSWER])).encode(),
         ToClient::Refused(refusal()).encode(),
     ]
 }
@@ -310,6 +317,15 @@ pub(super) fn from_registrar_seeds() -> Vec<Vec<u8>> {
             client: MemberId(1),
             registration: 1,
             key,
+            ends: NO_END,
+            credential: vec![1; 33],
+        }
+        .encode(),
+        FromRegistrar::RegisterSealed {
+            tag: 3,
+            kind: Authentication::Token,
+            identity: named("member/me"),
+            offers: vec![[4; OFFER]; 2],
             ends: NO_END,
             credential: vec![1; 33],
         }
@@ -341,6 +357,7 @@ pub(super) fn to_registrar_seeds() -> Vec<Vec<u8>> {
         ToRegistrar::ClientAdded(entry(5)).encode(),
         ToRegistrar::Number { tag: 1, client: MemberId(4), registration: 9 }.encode(),
         ToRegistrar::Durable { tag: 2 }.encode(),
+        ToRegistrar::DurableSealed { tag: 2, client: MemberId(4), answer: Box::new([9; ANSWER]) }.encode(),
         ToRegistrar::Refused { tag: 3, refusal: refusal() }.encode(),
     ]
 }

@@ -11,7 +11,7 @@ use keygraph::{Degree, Strategy};
 use keyserver::core as server;
 use protocol::credential::NO_END;
 use protocol::identity::{Identity, IdentityPattern};
-use protocol::registration::{FromRegistrar, ToRegistrar};
+use protocol::registration::{ANSWER, FromRegistrar, Offer, ToRegistrar};
 use protocol::request::{Act, Operations, Outcome, Reply, Request, RequestId};
 use protocol::tag::TAG;
 use protocol::unit::{BlockHeader, PAYLOAD, Unit};
@@ -79,7 +79,7 @@ fn group(id: u32, name: &str, allow: IdentityPattern, kind: Kind) -> server::Gro
         repair: RepairScheme::Alpha(0.5),
         access: server::Access::open([allow]),
         max_members: 100,
-        joins: protocol::Share::UNLIMITED,
+        joins: protocol::Ration::UNLIMITED,
         refresh: None,
         beacon: Duration::from_secs(1),
         beacon_max: Duration::from_secs(1),
@@ -110,6 +110,7 @@ impl Site {
         let config = server::Config {
             name: "ks".into(),
             registrars: vec![(identity("registrar/r"), vec![(Authentication::Certificate, members())])],
+            sealed_only: vec![],
             groups: vec![
                 group(1, GROUP, members(), kind),
                 group(2, CLOSED, IdentityPattern::Exact(identity("member/nobody")), kind),
@@ -149,6 +150,13 @@ impl Site {
                     self.core.handle(self.now, server::Input::Persisted(true));
                 }
                 server::Output::ToRegistrar { frame, .. } => self.to_registrar.push(frame),
+                // Of the shell's key agreement only whether it comes to something matters here: an odd octet says so.
+                server::Output::Answer { link, offers, grant, .. } => {
+                    let opens = offers.iter().any(|offer| offer[0] % 2 == 1);
+                    let answer = opens.then(|| Box::new([7; ANSWER]));
+                    let (client, registration) = (grant.client, grant.registration);
+                    self.core.handle(self.now, server::Input::Answered { link, client, registration, answer });
+                }
                 server::Output::CloseRegistrar { .. } => self.closed = true,
                 server::Output::Reply { session, message } | server::Output::Subscribed { session, message } => {
                     self.replies.push((session, Some(message.to_vec())));
@@ -192,13 +200,30 @@ impl Site {
         let hand_over =
             FromRegistrar::HandOver { tag: 1, client, registration, key, ends: NO_END, credential: vec![1; 33] }
                 .encode();
-        let before = self.to_registrar.len();
-        self.registrar_says(&hand_over);
-        let said = self.to_registrar.split_off(before);
-        let durable =
-            said.into_iter().find(|frame| matches!(ToRegistrar::decode(frame), Ok(ToRegistrar::Durable { .. })));
-        let (question, answer) = (vec![fetch, hand_over], vec![number, durable.unwrap()]);
+        let durable = self.durable(&hand_over);
+        let (question, answer) = (vec![fetch, hand_over], vec![number, durable]);
         Registration { client, registration, question, answer }
+    }
+
+    /// Registers a client sealed, with offers of which an odd one is there: question and answer.
+    pub(super) fn register_sealed(&mut self, path: &str, offers: Vec<Offer>) -> (Vec<u8>, Vec<u8>) {
+        let (kind, identity, credential) = (Authentication::Certificate, identity(path), vec![1; 33]);
+        let question =
+            FromRegistrar::RegisterSealed { tag: 0, kind, identity, offers, ends: NO_END, credential }.encode();
+        let answer = self.durable(&question);
+        (question, answer)
+    }
+
+    /// What the key server says to that: it is durable.
+    fn durable(&mut self, question: &[u8]) -> Vec<u8> {
+        let before = self.to_registrar.len();
+        self.registrar_says(question);
+        let said = self.to_registrar.split_off(before);
+        let is_durable = |frame: &Vec<u8>| {
+            let answer = ToRegistrar::decode(frame);
+            matches!(answer, Ok(ToRegistrar::Durable { .. } | ToRegistrar::DurableSealed { .. }))
+        };
+        said.into_iter().find(is_durable).unwrap()
     }
 
     /// A request of a registered client; the answer is the last of `replies` once it is there.

@@ -10,10 +10,10 @@ use keyserver::core as server;
 use protocol::credential::NO_END;
 use protocol::registration::{FromRegistrar, ToRegistrar};
 use protocol::request::{Losses, Operations, Request, RequestId};
-use protocol::{Authentication, GroupId, IndividualKey, SigningKey};
+use protocol::{Authentication, GroupId, IndividualKey};
 
 use super::network::Network;
-use super::{GROUPS, Happening, World, identity};
+use super::{FIRST_KEY, GROUPS, Happening, World, identity, signing_key};
 use crate::dice::Dice;
 
 /// A client with its place in the network.
@@ -28,6 +28,8 @@ pub struct Client {
     pub(super) listens: BTreeSet<SocketAddr>,
     /// Groups whose newest beacon it watches.
     pub(super) follows: BTreeSet<GroupId>,
+    /// Seeds of the keys that its site certificate names.
+    pub(super) trusts: Vec<u8>,
     pub(super) cut_off_until: Duration,
     /// How far its clock is ahead.
     pub(super) ahead: Duration,
@@ -40,7 +42,7 @@ pub struct Client {
 impl World {
     pub(super) fn add_client(&mut self) {
         let wants = self.some_groups();
-        let core = self.client_core(&wants);
+        let core = self.client_core(&wants, &[FIRST_KEY]);
         let mut dice = self.dice.fork();
         let network = self.story.network.unwrap_or_else(|| Network::ALL[dice.number(Network::ALL.len())]);
         let links = [network, Network::Quiet].map(|network| network.link(&mut dice, self.story.faults_end));
@@ -51,6 +53,7 @@ impl World {
             life: 0,
             listens: BTreeSet::new(),
             follows: BTreeSet::new(),
+            trusts: vec![FIRST_KEY],
             cut_off_until: Duration::ZERO,
             ahead: Duration::ZERO,
             dice,
@@ -58,8 +61,8 @@ impl World {
         });
     }
 
-    fn client_core(&mut self, wants: &BTreeSet<String>) -> client::Core {
-        let signing = vec![SigningKey::from_seed(&[5; 32]).unwrap().public()];
+    fn client_core(&mut self, wants: &BTreeSet<String>, trusts: &[u8]) -> client::Core {
+        let signing = trusts.iter().map(|seed| signing_key(*seed).public()).collect();
         let groups = wants.iter().cloned().collect();
         let others = if self.story.published { client::Carrier::Zookeeper } else { client::Carrier::Multicast };
         let carriers = client::Carriers { others, named: BTreeMap::new() };
@@ -83,8 +86,9 @@ impl World {
 
     /// The client dies without a word and comes back knowing nothing.
     pub(super) fn kill_client(&mut self, client: usize) {
-        let wants = self.clients[client].wants.clone();
-        let core = self.client_core(&wants);
+        let Client { wants, trusts, .. } = &self.clients[client];
+        let (wants, trusts) = (wants.clone(), trusts.clone());
+        let core = self.client_core(&wants, &trusts);
         let who = &mut self.clients[client];
         who.core = core;
         who.life += 1;
@@ -178,7 +182,7 @@ impl World {
             ToRegistrar::Refused { refusal, .. } => {
                 self.record.complaints.push(format!("registration: {}", refusal.text))
             }
-            ToRegistrar::ClientList { .. } | ToRegistrar::ClientAdded(_) => {}
+            ToRegistrar::ClientList { .. } | ToRegistrar::ClientAdded(_) | ToRegistrar::DurableSealed { .. } => {}
         }
     }
 
@@ -212,6 +216,11 @@ impl World {
                     self.record.count("re-synchronizations");
                     *self.record.resynced.entry(client).or_default() += 1;
                 }
+                client::Output::Event(client::Event::PagesUnusable { why, .. })
+                    if why.contains("under a trusted key") && !self.clients[client].trusts.contains(&self.signs) =>
+                {
+                    self.record.count("pages not believed");
+                }
                 client::Output::Event(client::Event::PagesUnusable { why, .. }) => {
                     let known = [
                         "nothing newer",
@@ -239,11 +248,21 @@ impl World {
                 client::Output::Event(client::Event::BadReply { why, .. }) if why.contains("was seen signed") => {
                     self.record.count("replies overtaken");
                 }
+                // It does not know the key that signs now, and says so.
+                client::Output::Event(client::Event::BadReply { why, .. })
+                    if why.contains("there may be a newer certificate")
+                        && !self.clients[client].trusts.contains(&self.signs) =>
+                {
+                    self.record.count("replies not believed");
+                }
                 client::Output::Event(client::Event::BadReply { why, .. }) => {
                     self.record.complaints.push(format!("a bad reply: {why}"));
                 }
                 client::Output::Stream { .. } | client::Output::EndStream => {
                     self.record.complaints.push("a member with multicast asks for TCP".into());
+                }
+                client::Output::Certificate(_) => {
+                    self.record.complaints.push("a certificate that nobody has sent".into());
                 }
                 client::Output::Event(_) | client::Output::Stopped => {}
             }

@@ -21,7 +21,7 @@ use keyserver::core as server;
 use keyserver::store::MemoryStore;
 use protocol::identity::Identity;
 use protocol::request::RequestId;
-use protocol::{Beacon, GroupId, MemberId, Suite};
+use protocol::{Beacon, GroupId, MemberId, SigningKey, Suite};
 
 use crate::dice::Dice;
 use crate::record::Record;
@@ -31,9 +31,12 @@ use published::Ensemble;
 pub use clients::Client;
 pub use flood::Forger;
 pub use network::Network;
-pub use story::{Story, Who};
+pub use story::{Roll, Story, Who};
 
 const GROUPS: [&str; 2] = ["one", "two"];
+
+/// Seed of the key that signs in the beginning.
+const FIRST_KEY: u8 = 5;
 
 enum Happening {
     Persisted { life: u64, write: Write },
@@ -52,6 +55,7 @@ enum Happening {
     ServerStarts,
     Leap { who: Who, by: Duration },
     Lie,
+    Roll(Roll),
     Forged { genuine: Genuine, many: usize },
 }
 
@@ -71,6 +75,8 @@ pub struct World {
     story: Story,
     server: Option<server::Core>,
     server_life: u64,
+    /// Seed of the key that the key server signs with.
+    signs: u8,
     /// How far the key server's clock is ahead.
     server_ahead: Duration,
     store: MemoryStore,
@@ -107,6 +113,10 @@ fn identity(name: &str) -> Identity {
     Identity::parse(&format!("spiffe://sim/{name}")).unwrap()
 }
 
+fn signing_key(seed: u8) -> SigningKey {
+    SigningKey::from_seed(&[seed; 32]).unwrap()
+}
+
 /// From 1 ms to `within_ms`.
 fn delay(dice: &mut Dice, within_ms: usize) -> Duration {
     Duration::from_millis(1 + u64::try_from(dice.number(within_ms)).unwrap())
@@ -131,6 +141,7 @@ impl World {
             story,
             server: None,
             server_life: 0,
+            signs: FIRST_KEY,
             server_ahead: Duration::ZERO,
             store: MemoryStore::default(),
             fate,
@@ -158,6 +169,9 @@ impl World {
         world.at(world.now + Duration::from_secs(1), Happening::Fault);
         if world.story.liar {
             world.at(world.now, Happening::Lie);
+        }
+        for (at, roll) in world.story.rolls.clone() {
+            world.at(at, Happening::Roll(roll));
         }
         for (at, who, by) in world.story.leaps.clone() {
             world.at(at, Happening::Leap { who, by });
@@ -263,6 +277,7 @@ impl World {
             Happening::Fault => self.fault(),
             Happening::Leap { who, by } => self.leap(who, by),
             Happening::Lie => self.lie(),
+            Happening::Roll(roll) => self.roll(roll),
             Happening::Forged { genuine, many } => self.forge(&genuine, many),
             Happening::ServerStarts => self.start_server(),
         }

@@ -7,9 +7,9 @@ use keygraph::Degree;
 use keyserver::core as server;
 use keyserver::store::Store;
 use protocol::identity::IdentityPattern;
-use protocol::{Authentication, GroupId, MemberId, SigningKey};
+use protocol::{Authentication, GroupId, MemberId};
 
-use super::{GROUPS, Happening, World, Write, delay, identity};
+use super::{GROUPS, Happening, World, Write, delay, identity, signing_key};
 
 /// Everybody may join. In the second group nobody may be silent for long.
 fn access(group: &str) -> server::Access {
@@ -42,7 +42,7 @@ impl World {
             repair: self.story.repair,
             access: access(name),
             max_members: 100,
-            joins: protocol::Share::UNLIMITED,
+            joins: protocol::Ration::UNLIMITED,
             refresh: Some(Duration::from_secs(17)),
             beacon: Duration::from_secs(1),
             beacon_max: Duration::from_secs(1),
@@ -57,12 +57,13 @@ impl World {
                 identity("registrar/r"),
                 vec![(Authentication::Certificate, IdentityPattern::parse("spiffe://sim/member/*").unwrap())],
             )],
+            sealed_only: vec![],
             groups: vec![group(1, GROUPS[0]), group(2, GROUPS[1])],
             bits_per_second: 8_000_000,
             resyncs_per_second: 4_000,
             records_per_snapshot: keyserver::core::RECORDS_PER_SNAPSHOT,
             compact_every: keyserver::core::COMPACT_EVERY,
-            signing: SigningKey::from_seed(&[5; 32]).unwrap(),
+            signing: signing_key(self.signs),
             others: Vec::new(),
         };
         let loaded = self.store.load().unwrap();
@@ -203,7 +204,10 @@ impl World {
                 server::Output::Subscribed { .. }
                 | server::Output::Push { .. }
                 | server::Output::EndSubscription { .. } => {}
-                server::Output::Refuse { .. } | server::Output::CloseRegistrar { .. } | server::Output::Halt => {
+                server::Output::Refuse { .. }
+                | server::Output::CloseRegistrar { .. }
+                | server::Output::Answer { .. }
+                | server::Output::Halt => {
                     self.record.complaints.push("the key server refused something that was right".into());
                 }
             }

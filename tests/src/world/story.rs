@@ -8,7 +8,7 @@ use fec::RepairScheme;
 use keyserver::core as server;
 
 use super::flood::Forger;
-use super::{GROUPS, Happening, World, identity};
+use super::{GROUPS, Happening, World, identity, signing_key};
 use crate::world::network::Network;
 
 /// Who somebody is whose clock leaps.
@@ -18,6 +18,15 @@ pub enum Who {
     Server,
     /// The client of this number.
     Client(usize),
+}
+
+/// What becomes of the keys that sign, each named by its seed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Roll {
+    /// The key server signs with this one.
+    Signs(u8),
+    /// The site certificate of this client names these.
+    Trusts(usize, Vec<u8>),
 }
 
 /// What a world is told: the seed decides the rest.
@@ -48,6 +57,8 @@ pub struct Story {
     pub dead_from: Option<Duration>,
     /// Every second client hears nothing in the 20 seconds before that, nor in the ten after it.
     pub cut_off_half: bool,
+    /// At these times the keys that sign are rolled. In the beginning there is one, of seed 5.
+    pub rolls: Vec<(Duration, Roll)>,
     /// Whether client 0 reports ten times a second that it loses everything, in bursts of 2^32 units.
     pub liar: bool,
 }
@@ -68,6 +79,7 @@ impl Story {
             published: false,
             dead_from: None,
             cut_off_half: false,
+            rolls: Vec::new(),
             liar: false,
         }
     }
@@ -140,6 +152,22 @@ impl World {
             Who::Client(client) => self.clients[client].ahead += by,
         }
         self.record.count("clocks leapt");
+    }
+
+    pub(super) fn roll(&mut self, roll: Roll) {
+        match roll {
+            Roll::Signs(seed) => {
+                self.signs = seed;
+                let (signing, others, certificate) = (signing_key(seed), Vec::new(), None);
+                self.server_input(server::Input::Keys(server::Keys { signing, others, certificate }));
+            }
+            Roll::Trusts(client, seeds) => {
+                let signing = seeds.iter().map(|seed| signing_key(*seed).public()).collect();
+                self.clients[client].trusts = seeds;
+                self.client_input(client, client::Input::Trusted { signing, begins: u64::MAX });
+            }
+        }
+        self.record.count("keys rolled");
     }
 
     /// What a clock shows that is so far ahead. In some worlds it goes back at times, by up to an hour, for one input.

@@ -16,17 +16,24 @@ use super::{Ending, Env, Group, Want};
 /// A time to return is no shorter, or asking would be a storm, and no longer, or a slip would lock a member out.
 const LATER_MS: [u64; 2] = [10, 60_000];
 
+/// All members of a group may get a new site certificate at once: who knows of no other spread takes this one.
+const RETRY_MS: u64 = 1_000;
+
 impl Group {
-    /// A join or re-synchronization was granted by a sealed reply.
-    pub(in super::super) fn granted(&mut self, env: &mut Env<'_>, ask: Ask, membership: Membership) {
+    /// A join or re-synchronization was granted by a sealed reply. Whether a key of the site certificate has signed it.
+    pub(in super::super) fn granted(&mut self, env: &mut Env<'_>, ask: Ask, membership: Membership) -> bool {
         self.asking = None;
         // Left in the meantime, as a leave that is asked next will say again.
         let former = self.member.take_if(|_| self.ending.is_none());
         match reply::check(&membership, &self.fence, former.as_ref(), env.verifier.keys()) {
-            Ok(beacon) => self.install(env, ask, membership, &beacon, former),
+            Ok(beacon) => {
+                self.install(env, ask, membership, &beacon, former);
+                true
+            }
             Err(error) => {
                 self.member = former.or(self.member.take());
                 self.bad_reply(env, ask, &error);
+                error != ReplyError::Signature
             }
         }
     }
@@ -92,6 +99,15 @@ impl Group {
         }
         self.attempt = self.attempt.saturating_add(1);
         self.set(self.status, why);
+    }
+
+    /// What is to be asked again after a failure need not wait for so long.
+    pub(in super::super) fn retry_soon(&mut self, env: &mut Env<'_>) {
+        let spread_ms = self.member.as_ref().map_or(RETRY_MS, |member| u64::from(member.resync_wait_ms));
+        if let Some(want) = self.want.as_mut().filter(|want| want.again) {
+            want.at = want.at.min(env.now + Duration::from_millis(env.entropy.below(spread_ms + 1)));
+            self.attempt = 0;
+        }
     }
 
     /// The key server has too much to do, and has said when to come back. Some come a little later than they were told, so that

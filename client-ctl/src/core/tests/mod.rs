@@ -222,6 +222,7 @@ pub(crate) struct Client {
     pub(crate) subscribed: BTreeSet<SocketAddr>,
     pub(crate) streams: Vec<Request>,
     pub(crate) streams_ended: usize,
+    pub(crate) certificates: Vec<Vec<u8>>,
     pub(crate) registers: usize,
     pub(crate) is_stopped: bool,
 }
@@ -243,6 +244,7 @@ impl Client {
             subscribed: BTreeSet::new(),
             streams: Vec::new(),
             streams_ended: 0,
+            certificates: Vec::new(),
             registers: 0,
             is_stopped: false,
         };
@@ -282,6 +284,7 @@ impl Client {
                 }
                 Output::Feed { group, snapshot } => _ = self.feeds.insert(group, snapshot),
                 Output::Event(event) => self.events.push(event),
+                Output::Certificate(octets) => self.certificates.push(octets),
                 Output::Stopped => self.is_stopped = true,
             }
         }

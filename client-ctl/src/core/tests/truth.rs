@@ -299,3 +299,90 @@ fn no_octets_from_outside_panic() {
     assert!(client.core.foreign_datagrams() > 0);
     assert_eq!(client.group().counters.conflicts, 0);
 }
+
+#[test]
+fn a_key_that_is_rolled_is_believed_as_long_as_the_site_certificate_names_it() {
+    let (mut client, mut server) = Client::member(4, 9);
+    let key = |seed| SigningKey::from_seed(&[seed; 32]).unwrap();
+    let join = |server: &mut Server, member| server.change(Reason::Join, &[Change::Join(MemberId(member))]);
+    // Both are known before the new one signs: nothing is asked.
+    client.handle(Input::Trusted { signing: vec![key(3).public(), key(4).public()], begins: 1 });
+    client.datagrams(&join(&mut server, 20));
+    server.key = key(4);
+    client.datagrams(&join(&mut server, 21));
+    client.agrees(&server);
+    client.handle(Input::Trusted { signing: vec![key(4).public()], begins: 1 });
+    client.datagrams(&join(&mut server, 22));
+    client.agrees(&server);
+    assert_eq!(client.requests.len(), 1, "a join and nothing else");
+}
+
+/// Lets time pass until the key server is asked for keys; a site certificate that is newer it has not. When that was asked for.
+fn until_resync(client: &mut Client) -> Vec<Now> {
+    let (mut asked, mut answered) = (Vec::new(), Vec::new());
+    loop {
+        let last = client.requests.last().unwrap();
+        if matches!(last.operations, Operations::Certificate(_)) && !answered.contains(&last.id) {
+            answered.push(last.id);
+            asked.push(client.now);
+            client.answer(vec![Outcome::Noted]);
+        }
+        let before = client.requests.len();
+        client.pass(100);
+        assert!(client.requests.len() <= before + 1);
+        if client.requests[before..].iter().any(|request| matches!(request.operations, Operations::Resyncs(_))) {
+            return asked;
+        }
+    }
+}
+
+#[test]
+fn a_member_that_does_not_know_the_key_falls_silent_says_why_and_asks_for_a_certificate() {
+    let (mut client, mut server) = Client::member(4, 9);
+    let key = |seed| SigningKey::from_seed(&[seed; 32]).unwrap();
+    client.handle(Input::Trusted { signing: vec![key(3).public()], begins: 7 });
+    server.key = key(5);
+    client.datagrams(&server.change(Reason::Join, &[Change::Join(MemberId(20))]));
+    assert!(until_resync(&mut client).is_empty(), "silence alone is no reason");
+    client.answer(vec![server.granted()]);
+    assert_eq!(client.status(), Status::Stale);
+    assert!(client.feeds["g"].detail.contains("there may be a newer certificate"), "{}", client.feeds["g"].detail);
+    // It asks for keys more and more rarely; for a certificate at once, and then twice a minute at the most.
+    let (mut pauses, mut asked) = (Vec::new(), Vec::new());
+    for _ in 0..12 {
+        let before = client.now;
+        asked.extend(until_resync(&mut client));
+        pauses.push(client.now - before);
+        client.answer(vec![server.granted()]);
+    }
+    assert!(pauses[11] > 10 * pauses[0], "{pauses:?}");
+    assert!(asked.len() > 2 && asked.windows(2).all(|two| two[1] - two[0] >= ms(29_900)), "{asked:?}");
+    // It comes with the next answer: the shell verifies it, and then the keys are asked for soon.
+    while !matches!(client.requests.last().unwrap().operations, Operations::Certificate(7)) {
+        if client.resyncs_within(100) {
+            client.answer(vec![server.granted()]);
+        }
+    }
+    client.answer(vec![Outcome::Certificate(vec![1, 2])]);
+    assert_eq!(client.certificates, [vec![1, 2]]);
+    client.handle(Input::Trusted { signing: vec![key(5).public()], begins: 8 });
+    assert!(client.resyncs_within(u64::from(WAIT_MS)), "soon");
+    client.answer(vec![server.granted()]);
+    assert_eq!(client.status(), Status::Member);
+    client.agrees(&server);
+}
+
+#[test]
+fn a_newer_site_certificate_is_asked_for_once_a_day() {
+    let (mut client, server) = Client::member(4, 9);
+    assert_eq!(client.core.certificate_due(), None, "of whom nobody has told what it has");
+    let signing = vec![server.key.public()];
+    client.handle(Input::Trusted { signing: signing.clone(), begins: 7 });
+    let first = client.core.certificate_due().unwrap();
+    assert!(first - client.now <= Duration::from_secs(3_600));
+    client.handle(Input::Trusted { signing, begins: 8 });
+    assert_eq!(client.core.certificate_due(), Some(first), "a newer one is no reason to wait, nor to ask");
+    client.core.handle(first, Input::Timeout);
+    let next = client.core.certificate_due().unwrap() - first;
+    assert!((43_200..=86_400).contains(&next.as_secs()), "{next:?}");
+}

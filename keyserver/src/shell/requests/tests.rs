@@ -1,7 +1,7 @@
 use std::net::{Ipv4Addr, SocketAddr};
 
-use net::noise::NoiseStream;
-use protocol::IndividualKey;
+use net::noise::{NoiseStream, StaticKey};
+use protocol::{IndividualKey, SigningKey};
 use tokio::net::TcpSocket;
 use zeroize::Zeroizing;
 
@@ -26,7 +26,8 @@ async fn open() -> (SocketAddr, [u8; 32]) {
     });
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     let address = listener.local_addr().unwrap();
-    tokio::spawn(serve(listener, "ks".into(), key, engine));
+    let keys = Keys { noise: key.into(), signing: SigningKey::from_seed(&[1; 32]).unwrap(), site: None };
+    tokio::spawn(serve(listener, "ks".into(), Reloaded::new(keys).1, engine));
     (address, public)
 }
 

@@ -4,6 +4,8 @@ use std::sync::Arc;
 
 use keygraph::{Degree, Strategy};
 use net::multicast::SendOptions;
+use net::noise::StaticKey;
+use net::reload::Reloaded;
 use protocol::credential::NO_END;
 use protocol::identity::{Identity, IdentityPattern};
 use protocol::registration::{FromRegistrar, ToRegistrar};
@@ -14,6 +16,7 @@ use tokio::task::JoinHandle;
 use zeroize::Zeroizing;
 
 use super::*;
+use crate::config::keys::Keys;
 use crate::core::{Access, Admin, AdminReply, COMPACT_EVERY, Config, GroupConfig, RECORDS_PER_SNAPSHOT, Status};
 use crate::shell::engine::{Answer, Command, Handle};
 use crate::shell::publisher::Publisher;
@@ -52,7 +55,7 @@ pub(in crate::shell) fn config() -> Config {
         repair: fec::RepairScheme::default(),
         access: Access::open([everybody.clone()]),
         max_members: 5,
-        joins: protocol::Share::UNLIMITED,
+        joins: protocol::Ration::UNLIMITED,
         refresh: None,
         // The first of an epoch is the only one in the time of a test.
         beacon: Duration::from_secs(3_600),
@@ -65,6 +68,7 @@ pub(in crate::shell) fn config() -> Config {
     Config {
         name: "ks".into(),
         registrars: vec![(identity("registrar"), vec![(Authentication::Certificate, everybody)])],
+        sealed_only: vec![],
         groups: vec![group],
         bits_per_second: 8_000_000,
         resyncs_per_second: 4_000,
@@ -121,8 +125,10 @@ impl Server {
         let core = Core::stand_by(Now::ZERO, config(), Box::new(Count(seed)), snapshot, &records).unwrap();
         let (turn, shutdown) = (Arc::<ByHand>::default(), Shutdown::new());
         let relays = Relays::open(&[], 0).unwrap();
-        let engine =
-            Engine::new(core, store, Box::new(turn.clone()), relays, SendOptions::default(), Publisher::default());
+        let noise = StaticKey::generate().unwrap().into();
+        let keys = Keys { noise, signing: SigningKey::from_seed(&[1; 32]).unwrap(), site: None };
+        let ((_, keys), options) = (Reloaded::new(keys), SendOptions::default());
+        let engine = Engine::new(core, store, Box::new(turn.clone()), relays, options, Publisher::default(), keys);
         let (handle, stop) = (engine.handle(), shutdown.clone());
         let ended = tokio::task::spawn_local(engine.run(stop, Duration::from_secs(1)));
         Self { engine: handle, turn, shutdown, ended }
@@ -130,7 +136,7 @@ impl Server {
 
     async fn status(&self) -> Status {
         match self.engine.ask(|answer| Command::Admin(Admin::Status, answer)).await {
-            Some(Ok(AdminReply::Status(status))) => status,
+            Some(Ok(AdminReply::Status(status))) => *status,
             other => panic!("{other:?}"),
         }
     }

@@ -2,9 +2,12 @@
 #![allow(clippy::disallowed_methods, reason = "a test of sockets has tasks and a clock")]
 
 use std::collections::BTreeSet;
+use std::path::Path;
 
 use net::Shutdown;
 use net::multicast::{ReceiveOptions, Receiver, SendOptions, Sender};
+use net::site::SiteFiles;
+use protocol::site::SiteCertificate;
 
 use super::super::config::{Input, Output, Settings};
 use super::super::shell;
@@ -13,7 +16,7 @@ use crate::unix_http::ask;
 
 const DATAGRAMS: usize = 600;
 
-async fn status(path: &std::path::Path) -> serde_json::Value {
+async fn status(path: &Path) -> serde_json::Value {
     for _ in 0..200 {
         if let Ok(status) = ask(path, "/v1/status", None).await {
             return status;
@@ -21,6 +24,15 @@ async fn status(path: &std::path::Path) -> serde_json::Value {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     panic!("no relay answers");
+}
+
+/// A certificate of those keys.
+fn site_files(folder: &Path) -> SiteFiles {
+    let (key_server, noise) = ("ks".to_owned(), vec![[7; 32]]);
+    let certificate = SiteCertificate { key_server, not_before: 0, not_after: u64::MAX, signing: keys(), noise };
+    let site = SigningKey::from_seed(&[9; 32]).unwrap();
+    std::fs::write(folder.join("ks.site"), hex::encode(certificate.sign(&site))).unwrap();
+    SiteFiles::new(&hex::encode(site.public().octets()), Path::new("ks.site"), folder)
 }
 
 #[tokio::test]
@@ -36,6 +48,8 @@ async fn a_ring_of_relays_ends_every_loop_and_a_network_behind_it_gets_each_data
     let interface: net::multicast::Interface = "lo".parse().unwrap();
     let receive = || ReceiveOptions { interface: interface.clone(), sources: vec![] };
     let send = || SendOptions { interface: interface.clone(), ..SendOptions::default() };
+    let site_files = site_files(folder.path());
+    let site = site_files.load().unwrap();
     let shutdown = Shutdown::new();
     let mut relays = Vec::new();
     for at in 0..3 {
@@ -49,7 +63,8 @@ async fn a_ring_of_relays_ends_every_loop_and_a_network_behind_it_gets_each_data
             outputs.push(Output { address: behind, multicast: Some(send()), dscp: 0 });
         }
         let status_socket = Some(folder.path().join(format!("{at}.sock")));
-        let settings = Settings { keys: keys(), status_socket, report: Duration::from_secs(60), inputs, outputs };
+        let (site, site_files) = (site.clone(), site_files.clone());
+        let settings = Settings { site, site_files, status_socket, report: Duration::from_secs(60), inputs, outputs };
         relays.push(tokio::spawn(shell::run(settings, shutdown.clone())));
     }
     for at in 0..3 {
