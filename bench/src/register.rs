@@ -4,11 +4,13 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::mpsc;
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use client_ctl::config::KeyMaking;
-use client_ctl::{Settings, register};
+use client_ctl::{RegistrationFailed, Settings, register};
+use net::OsEntropy;
 use net::tls::{CredentialFiles, Credentials};
+use protocol::Entropy;
 use protocol::identity::Identity;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
@@ -25,6 +27,8 @@ use crate::table::Row;
 const AT_ONCE: u32 = 8;
 /// Certificates; a client registers again and again.
 const CLIENTS: u32 = 64;
+/// Clients that all come at once.
+const STORM: u32 = 1_000;
 /// Rounds in turns, so that what else the machine does falls on both.
 const ROUNDS: u32 = 5;
 /// The protocol of the bare handshake.
@@ -50,17 +54,48 @@ pub(crate) fn rows(count: u32) -> Result<Vec<Row>, Failure> {
         let (all, rate) = (f64::from(count), f64::from(count) / took);
         let first = *alone.get_or_insert(rate);
         let case = |what: &str| format!("{what}, {registrars} registrars");
-        rows.push(Row::new(case("registrations per second"), (rate, "/s"), ("one registrar", first), None));
+        rows.push(Row::new(case("registrations a second"), (rate, "/s"), ("one registrar", first), None));
         // What is left of a core was waiting: for clients, which share the machine, or for the store.
         let cores = ("one core each", f64::from(u32::try_from(registrars)?));
-        rows.push(Row::new(case("cores that registrars used"), (registrar / took, "cores"), cores, None));
+        rows.push(Row::new(case("cores in use by registrars"), (registrar / took, "cores"), cores, None));
         let beside = ("a registrar's", registrar / all * 1e6);
         let own = (key_server / all * 1e6, "us");
-        rows.push(Row::new(case("key server's processor time, registration"), own, beside, None));
+        rows.push(Row::new(case("key server's time each"), own, beside, None));
         let ceiling = (all / key_server, "/s");
-        rows.push(Row::new(case("registrations that one core of it carries"), ceiling, ("what came", rate), None));
+        rows.push(Row::new(case("one core of it could do"), ceiling, ("what came", rate), None));
     }
+    rows.push(storm()?);
     Ok(rows)
+}
+
+/// All at once, from one address, each coming back when it was told; beside as many that come some at a time.
+fn storm() -> Result<Row, Failure> {
+    let site = Site::with(STORM, 1)?;
+    let settings = (0..STORM).map(|number| site.settings(number)).collect::<Result<Vec<Settings>, _>>()?;
+    let settings = Arc::new(settings);
+    registrations(&site, AT_ONCE, AT_ONCE, KeyMaking::Sealed)?;
+    let since = Instant::now();
+    crowd(STORM, STORM, move |turn| {
+        let settings = settings.clone();
+        async move {
+            let mine = &settings[usize::try_from(turn).unwrap_or(0)];
+            loop {
+                match register(mine).await {
+                    Ok(_) => return Ok(()),
+                    Err(RegistrationFailed { retry_after: Some(after), in_line: true, .. }) => {
+                        let most = u64::try_from(after.as_millis() / 8).unwrap_or(0).min(500);
+                        tokio::time::sleep(after + Duration::from_millis(OsEntropy.below(most + 1))).await;
+                    }
+                    Err(error) => return Err(error.to_string()),
+                }
+            }
+        }
+    })?;
+    let all_at_once = since.elapsed().as_secs_f64();
+    let since = Instant::now();
+    registrations(&site, STORM, AT_ONCE, KeyMaking::Sealed)?;
+    let beside = ("eight at a time", since.elapsed().as_secs_f64());
+    Ok(Row::new(format!("{STORM} clients at once, until all are in"), (all_at_once, "s"), beside, None))
 }
 
 fn beside_a_handshake(count: u32) -> Result<Vec<Row>, Failure> {
@@ -127,7 +162,7 @@ fn handshakes(site: &Site, address: SocketAddr, count: u32) -> Result<(), Failur
     crowd(count, AT_ONCE, move |turn| {
         let config = configs[usize::try_from(turn % CLIENTS).unwrap_or(0)].clone();
         async move {
-            let limit = std::time::Duration::from_secs(9);
+            let limit = Duration::from_secs(9);
             let mut stream = net::tls::connect(address, config, limit).await.map_err(|error| error.to_string())?;
             stream.read_to_end(&mut Vec::new()).await.map(drop).map_err(|error| error.to_string())
         }
