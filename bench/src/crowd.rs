@@ -1,7 +1,7 @@
 //! A storm of real clients on loopback: each with a core, a multicast socket and requests of its own, before a real key server
 //! with its store and its registrar. All of them miss one message.
 
-mod client;
+pub(crate) mod client;
 pub(crate) mod site;
 
 use std::collections::BTreeMap;
@@ -11,14 +11,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use client_ctl::RequestFailed;
 use client_ctl::core::How;
+use client_ctl::{RequestFailed, Settings};
 use net::admission::Limits;
 use net::frame::FrameError;
 use net::noise::NoiseError;
 use protocol::DataKey;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use zeroize::Zeroizing;
@@ -31,9 +31,9 @@ use site::Site;
 /// Seconds within which all clients have the present keys.
 const ALL_WITHIN: f64 = 30.0;
 /// Registrations at once: fewer than the registrar lets in from one address.
-const REGISTRATIONS: usize = 8;
+pub(crate) const REGISTRATIONS: usize = 8;
 /// Descriptors beside those of the clients: the daemons' own, their store, the registrations.
-const OTHERS: u64 = 200;
+pub(crate) const OTHERS: u64 = 200;
 /// Time for all clients to register and to join.
 const READY: Duration = Duration::from_secs(180);
 /// After so long the storm is given up.
@@ -41,20 +41,23 @@ const GIVE_UP: Duration = Duration::from_secs(90);
 
 /// What became of the requests since the message was missed.
 #[derive(Default)]
-struct Tally {
-    asked: u32,
+pub(crate) struct Tally {
+    pub(crate) asked: u32,
     /// Now, and at the most.
     open: u32,
-    highest: u32,
-    later: u32,
-    turned_away: u32,
-    unanswered: u32,
-    registered_again: u32,
+    pub(crate) highest: u32,
+    pub(crate) later: u32,
+    pub(crate) turned_away: u32,
+    pub(crate) unanswered: u32,
+    pub(crate) registered_again: u32,
+    /// Attempts to register, and those that failed.
+    pub(crate) registrations: u32,
+    pub(crate) not_registered: u32,
 }
 
 /// What all clients share.
-struct Crowd {
-    begun: Instant,
+pub(crate) struct Crowd {
+    pub(crate) begun: Instant,
     key_server: SocketAddr,
     /// The epoch whose units nobody hears; 0 for none.
     missed: AtomicU64,
@@ -63,12 +66,18 @@ struct Crowd {
 }
 
 impl Crowd {
-    fn now(&self) -> Duration {
+    pub(crate) fn now(&self) -> Duration {
         self.begun.elapsed()
     }
 
     fn missed(&self) -> u64 {
         self.missed.load(Ordering::Relaxed)
+    }
+
+    fn registration(&self, succeeded: bool) {
+        let mut tally = self.tally();
+        tally.registrations += 1;
+        tally.not_registered += u32::from(!succeeded);
     }
 
     fn tell(&self, news: News) {
@@ -109,14 +118,15 @@ impl Crowd {
         self.tally().registered_again += 1;
     }
 
-    fn tally(&self) -> MutexGuard<'_, Tally> {
+    pub(crate) fn tally(&self) -> MutexGuard<'_, Tally> {
         self.tally.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// All rows for so many clients.
 pub(crate) fn rows(clients: u32) -> Result<Vec<Row>, Failure> {
-    descriptors(clients)?;
+    // Each a multicast socket and, all at once at the worst, both ends of a connection.
+    descriptors(3 * u64::from(clients) + OTHERS)?;
     let (last, tally) = storm(clients)?;
     let name = |of: &str| format!("storm {clients} clients {of}");
     let (asked, all) = (f64::from(tally.asked), ("of all", f64::from(tally.asked)));
@@ -138,14 +148,12 @@ pub(crate) fn rows(clients: u32) -> Result<Vec<Row>, Failure> {
     ])
 }
 
-/// Sees to it that this process may open as many descriptors as so many clients take: each a multicast socket and, all at once at
-/// the worst, both ends of a connection.
-fn descriptors(clients: u32) -> Result<(), Failure> {
-    let needed = 3 * u64::from(clients) + OTHERS;
+/// Sees to it that this process may open so many descriptors.
+pub(crate) fn descriptors(needed: u64) -> Result<(), Failure> {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
     if let Some(most) = maximum.filter(|most| *most < needed) {
-        let why = "raise the hard limit (`ulimit -Hn`, as root) or take fewer (`--clients`)";
-        return Err(format!("{clients} clients need {needed} descriptors, {most} are allowed: {why}").into());
+        let why = "raise the hard limit (`ulimit -Hn`, as root) or take fewer";
+        return Err(format!("{needed} descriptors are needed, {most} are allowed: {why}").into());
     }
     if current.is_some_and(|current| current < needed) {
         setrlimit(Resource::Nofile, Rlimit { current: Some(needed), maximum })?;
@@ -158,34 +166,14 @@ fn storm(clients: u32) -> Result<(Duration, Tally), Failure> {
     let mut site = Site::start(clients)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async {
-        let (news, mut told) = mpsc::unbounded_channel();
-        let crowd = Arc::new(Crowd {
-            begun: Instant::now(),
-            key_server: site.key_server(),
-            missed: AtomicU64::new(0),
-            tally: Mutex::default(),
-            news,
-        });
-        let mut living = JoinSet::new();
-        let mut holds = BTreeMap::new();
+        let mut all = Gathered::begin(&site);
         let turns = Arc::new(Semaphore::new(REGISTRATIONS));
         for number in 0..clients {
             let turn = Arc::clone(&turns).acquire_owned().await?;
-            let client = Client::new(Arc::clone(&crowd), number, site.settings(number)?, turn);
-            living.spawn(client.live());
+            all.add(number, site.settings(number)?, Some(turn));
         }
-        loop {
-            let (members, epoch) = site.group()?;
-            let ready = members == u64::from(clients);
-            if ready && follow(&mut holds, &mut told, &mut living, clients, epoch, Duration::from_secs(1)).await? {
-                break;
-            }
-            site.check()?;
-            if crowd.now() > READY {
-                return Err(format!("only {members} of {clients} clients have joined after {READY:?}").into());
-            }
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        }
+        all.ready(&mut site, clients, READY).await?;
+        let Gathered { crowd, mut living, mut told, mut holds } = all;
         println!("{clients} clients have registered and joined after {:.1} s", crowd.now().as_secs_f64());
 
         let epoch = site.group()?.1 + 1;
@@ -215,8 +203,55 @@ fn storm(clients: u32) -> Result<(Duration, Tally), Failure> {
     })
 }
 
+/// Clients that live, and what they have told.
+pub(crate) struct Gathered {
+    pub(crate) crowd: Arc<Crowd>,
+    pub(crate) living: JoinSet<Result<(), String>>,
+    pub(crate) told: mpsc::UnboundedReceiver<News>,
+    pub(crate) holds: BTreeMap<u32, News>,
+}
+
+impl Gathered {
+    /// Nobody yet.
+    pub(crate) fn begin(site: &Site) -> Self {
+        let (news, told) = mpsc::unbounded_channel();
+        let crowd = Arc::new(Crowd {
+            begun: Instant::now(),
+            key_server: site.key_server(),
+            missed: AtomicU64::new(0),
+            tally: Mutex::default(),
+            news,
+        });
+        Self { crowd, living: JoinSet::new(), told, holds: BTreeMap::new() }
+    }
+
+    /// One client more, which keeps its turn until it is registered.
+    pub(crate) fn add(&mut self, number: u32, settings: Settings, turn: Option<OwnedSemaphorePermit>) {
+        self.living.spawn(Client::new(Arc::clone(&self.crowd), number, settings, turn).live());
+    }
+
+    /// Waits until there are so many members, and all clients hold the present key.
+    pub(crate) async fn ready(&mut self, site: &mut Site, members: u32, limit: Duration) -> Result<(), Failure> {
+        let until = self.crowd.now() + limit;
+        let clients = u32::try_from(self.living.len())?;
+        loop {
+            let (there, epoch) = site.group()?;
+            let are_all = there == u64::from(members);
+            let (holds, told, living) = (&mut self.holds, &mut self.told, &mut self.living);
+            if are_all && follow(holds, told, living, clients, epoch, Duration::from_secs(1)).await? {
+                return Ok(());
+            }
+            site.check()?;
+            if self.crowd.now() > until {
+                return Err(format!("only {there} of {members} have joined after {limit:?}").into());
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+}
+
 /// Waits, for at most `limit`, until all clients hold the key of this epoch or of a later one. Whether they do.
-async fn follow(
+pub(crate) async fn follow(
     holds: &mut BTreeMap<u32, News>,
     told: &mut mpsc::UnboundedReceiver<News>,
     living: &mut JoinSet<Result<(), String>>,

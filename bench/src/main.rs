@@ -2,7 +2,9 @@
 #![allow(clippy::disallowed_methods, reason = "a measurement reads the clock")]
 
 mod batch;
+mod blackout;
 mod crowd;
+mod doors;
 mod fill;
 mod flood;
 mod keyserver;
@@ -63,6 +65,23 @@ enum Command {
     Octets,
     /// Bogus units and beacons over loopback, 100,000 a second for eight seconds: what they cost a member.
     Flood,
+    /// Floods at every TCP port of a key server and a registrar, on loopback, while 50 members are rekeyed: how late keys are, how long
+    /// their own requests take, and what the daemons need.
+    Doors {
+        /// Seconds of each flood, 2 to 120.
+        #[arg(long, value_name = "N", default_value = "10", value_parser = value_parser!(u32).range(2..=120))]
+        seconds: u32,
+    },
+    /// After a blackout: key server, registrar and clients, which have lost their keys, all start at once; real clients on loopback,
+    /// and simulated ones.
+    Blackout {
+        /// Real clients, 10 to 2,500. Each takes up to seven descriptors of this process.
+        #[arg(long, value_name = "N", default_value = "2000", value_parser = value_parser!(u32).range(10..=2_500))]
+        clients: u32,
+        /// Simulated clients, 1,000 to 1,000,000.
+        #[arg(long, value_name = "N", default_value = "100000", value_parser = value_parser!(u32).range(1_000..=1_000_000))]
+        members: u32,
+    },
     /// Everybody misses the same message: the cost of a re-synchronization beside its bare cryptography, a storm of them, and a
     /// storm of real clients on loopback.
     Storm {
@@ -129,13 +148,40 @@ enum Command {
         #[arg(long, value_name = "FILE")]
         digest: Option<PathBuf>,
     },
+    /// A daemon, in this process.
+    #[command(subcommand, hide = true)]
+    Daemon(Daemon),
     /// Sending units by multicast on loopback: time and units per second of a core beside a loop that does nothing but send
     /// segments; one by one for comparison.
     Send,
 }
 
+/// For measurements whose daemons are processes of their own.
+#[derive(Subcommand)]
+enum Daemon {
+    /// The key server.
+    Keyserver(::keyserver::Args),
+    /// A registrar.
+    Registrar(registrar::Args),
+}
+
+fn daemon(daemon: Daemon) -> ExitCode {
+    // A measurement that is killed takes its daemons along.
+    if let Err(error) = rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL)) {
+        eprintln!("bench: cannot follow the parent process: {error}");
+        return ExitCode::FAILURE;
+    }
+    match daemon {
+        Daemon::Keyserver(args) => ::keyserver::main(args),
+        Daemon::Registrar(args) => registrar::main(args),
+    }
+}
+
 fn main() -> ExitCode {
     let Cli { command, json } = Cli::parse();
+    if let Command::Daemon(which) = command {
+        return daemon(which);
+    }
     let rows = match &command {
         Command::Tree { sizes } => tree::rows(sizes),
         Command::Batch { size } => batch::rows(*size),
@@ -151,6 +197,9 @@ fn main() -> ExitCode {
         }
         Command::Zookeeper { zookeeper, digest } => zookeeper::rows(zookeeper.as_ref().zip(digest.as_deref())),
         Command::Send => send::rows(),
+        Command::Blackout { clients, members } => blackout::rows(*clients, *members),
+        Command::Doors { seconds } => doors::rows(*seconds),
+        Command::Daemon(_) => Ok(Vec::new()),
         Command::Fill { config, members, prefix } => fill::fill(config, *members, prefix).map(|()| Vec::new()),
     };
     match rows.and_then(|rows| finish(&rows, json.as_deref())) {

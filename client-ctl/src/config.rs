@@ -4,14 +4,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicBool, AtomicUsize};
 use std::time::Duration;
 
 use net::ConfigError;
 use net::config::in_range;
 use net::multicast::{Impairment, Interface, MAX_SOURCES, ReceiveOptions};
 use protocol::identity::Identity;
-use protocol::{MAX_NAME, VerifyingKey};
+use protocol::{Entropy, MAX_NAME, VerifyingKey};
 use serde::Deserialize;
 use zk::{AddressError, Options, Role, TlsFiles};
 
@@ -61,6 +61,10 @@ pub struct FileConfig {
     /// The identity in that token. Required with it.
     #[serde(default)]
     pub identity: Option<String>,
+    /// How this client and the key server make the individual key: `sealed` (default), so that no registrar learns it, or
+    /// `exported` from the connection to the registrar, who knows it then.
+    #[serde(default)]
+    pub individual_key: KeyMaking,
     /// PEM file with the certificates of the authorities that registrars must be under. Required.
     pub trust_roots: PathBuf,
     /// Groups to join at the start, 0 to 64 names of 1 to 64 octets. Default: none.
@@ -136,21 +140,25 @@ impl ZooKeeperConfig {
     fn check(&self, folder: &Path) -> Result<Options, ConfigError> {
         let invalid = |why: &dyn std::fmt::Display| ConfigError::invalid("zookeeper", why);
         let ensemble = self.ensemble.parse().map_err(|error: AddressError| invalid(&error))?;
-        let file = |path: &PathBuf| folder.join(path);
-        let identity = self.certificate.as_ref().map(file).zip(self.key.as_ref().map(file));
-        if identity.is_none() && (self.certificate.is_some() || self.key.is_some()) {
-            return Err(invalid(&"`certificate` and `key` belong together"));
-        }
-        let tls = self.roots.as_ref().map(|roots| TlsFiles { roots: file(roots), identity: identity.clone() });
-        if tls.is_none() && identity.is_some() {
-            return Err(invalid(&"a `certificate` is shown with `roots` only"));
-        }
+        let tls = TlsFiles::of(folder, self.roots.as_ref(), self.certificate.as_ref(), self.key.as_ref());
+        let tls = tls.map_err(|error| invalid(&error))?;
         let millis = in_range("zookeeper.session_timeout_ms", self.session_timeout_ms, 1_000..=60_000)?;
         let session_timeout = Duration::from_millis(millis);
         let options = Options { ensemble, role: Role::Reader, session_timeout, tls, digest: None, owners: Vec::new() };
         options.check().map_err(|error| invalid(&error))?;
         Ok(options)
     }
+}
+
+/// How the individual key is made.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum KeyMaking {
+    /// By a key agreement with the key server, through the registrar.
+    #[default]
+    Sealed,
+    /// By the TLS exporter of the connection to the registrar.
+    Exported,
 }
 
 /// What happens to memberships when the daemon is told to end.
@@ -179,6 +187,15 @@ pub struct Danger {
     pub seed: u64,
 }
 
+/// The registrar that is asked first. It is a random one, so that many clients with one configuration spread over all.
+#[derive(Debug)]
+pub(crate) struct InLine {
+    /// Which.
+    pub(crate) at: AtomicUsize,
+    /// It has told this client when to come again: its turn is there.
+    pub(crate) is_told: AtomicBool,
+}
+
 /// A configuration that was checked, with the files that it names.
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -187,8 +204,11 @@ pub struct Settings {
     /// The one that answered last; clones of the settings share it.
     pub(crate) preferred: Arc<AtomicUsize>,
     pub(crate) registrars: Vec<(String, Identity)>,
+    /// Which of them is asked first; clones of the settings share it.
+    pub(crate) line: Arc<InLine>,
     pub(crate) trust: Trust,
     pub(crate) credential: Credential,
+    pub(crate) individual_key: KeyMaking,
     pub(crate) groups: Vec<String>,
     pub(crate) carriers: Carriers,
     /// Where groups are published.
@@ -281,9 +301,11 @@ impl FileConfig {
         Ok(Settings {
             key_servers: [vec![self.key_server_address], self.standby_addresses].concat(),
             preferred: Arc::default(),
+            line: Arc::new(InLine { at: AtomicUsize::new(any(registrars.len())), is_told: AtomicBool::new(false) }),
             registrars,
             trust,
             credential,
+            individual_key: self.individual_key,
             groups: self.groups,
             carriers: Carriers { others: self.carrier, named: self.carriers },
             published,
@@ -312,6 +334,12 @@ fn address(key: &str, text: &str) -> Result<(), ConfigError> {
         return Err(ConfigError::invalid(key, format!("`{text}` is not `host:port`")));
     }
     Ok(())
+}
+
+/// One of so many, at random.
+fn any(registrars: usize) -> usize {
+    let bound = u64::try_from(registrars).unwrap_or(1).max(1);
+    usize::try_from(net::OsEntropy.below(bound)).unwrap_or(0)
 }
 
 fn count(key: &str, have: usize, least: usize, most: usize) -> Result<(), ConfigError> {

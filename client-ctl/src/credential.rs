@@ -8,7 +8,7 @@ use net::reload::Reloaded;
 use net::secret_file::read_private;
 use net::tls::{CredentialFiles, Credentials, TlsError, anonymous_client_config, client_config, load_roots};
 use protocol::identity::Identity;
-use protocol::registration::{ALPN_CLIENT, FromClient, MAX_TOKEN};
+use protocol::registration::{ALPN_CLIENT, FromClient, MAX_TOKEN, Offer};
 use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 use zeroize::Zeroizing;
 
@@ -97,7 +97,7 @@ impl Credential {
         Ok(())
     }
 
-    /// TLS to this registrar, and what this client says there first. Files that are bad, or gone, are in the log: a certificate
+    /// TLS to this registrar, and what this client says there first, with these offers. Files that are bad, or gone, are in the log: a certificate
     /// that was good before serves on.
     ///
     /// # Errors
@@ -106,6 +106,7 @@ impl Credential {
         &self,
         registrar: &Identity,
         key_server: &str,
+        offers: Vec<Offer>,
     ) -> Result<(Arc<ClientConfig>, FromClient), TlsError> {
         let (registrar, key_server) = (registrar.clone(), key_server.to_owned());
         if let Err(error) = self.read_again() {
@@ -114,12 +115,12 @@ impl Credential {
         match self {
             Self::Certificate { last, .. } => {
                 let last = last.lock().unwrap_or_else(PoisonError::into_inner);
-                Ok((client_config(&last, registrar, ALPN_CLIENT)?, FromClient::Register { key_server }))
+                Ok((client_config(&last, registrar, ALPN_CLIENT)?, FromClient::Register { key_server, offers }))
             }
             Self::Token { file, last, identity, .. } => {
                 let token = token(file).map_err(TlsError::Credential)?;
                 let last = last.lock().unwrap_or_else(PoisonError::into_inner);
-                let message = FromClient::RegisterWithToken { key_server, identity: identity.clone(), token };
+                let message = FromClient::RegisterWithToken { key_server, identity: identity.clone(), token, offers };
                 Ok((anonymous_client_config(&last, registrar, ALPN_CLIENT)?, message))
             }
         }

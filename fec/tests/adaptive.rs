@@ -1,8 +1,6 @@
 //! The controller: it follows what members lose, comes back, keeps the promise, and does not believe everything.
 #![allow(clippy::unwrap_used, reason = "helpers of tests: a failure fails the test")]
 
-mod common;
-
 use fec::{
     BlockShape, Channel, Controller, Layout, MAX_BURST, MAX_LENGTHENING, MAX_LOSS, MAX_MESSAGE, Plan, RepairScheme,
     Report, SAMPLE, Schedule, SplitMix64, TwoState, UNIT,
@@ -21,7 +19,7 @@ struct Group {
 impl Group {
     fn new(members: u32) -> Self {
         let members = (0..members).map(|_| Channel::independent(0.0, 0)).collect();
-        Self { controller: Controller::new(), members, random: common::prng() }
+        Self { controller: Controller::new(), members, random: crate::common::prng() }
     }
 
     fn set(&mut self, loss: f64, burst: f64) {

@@ -1,9 +1,7 @@
 //! Each bad input gets its error and changes nothing: the assembly still completes afterwards.
 #![allow(clippy::unwrap_used, reason = "helpers of tests: a failure fails the test")]
 
-mod common;
-
-use common::{Receiver, Sent};
+use crate::common::{Receiver, Sent};
 use fec::{Assembly, AssemblyError, BlockShape, Layout, LayoutError, MAX_MESSAGE, Progress, RepairScheme, UNIT, Unit};
 
 /// 20 units in two blocks of 10, and 7 octets of padding.
@@ -11,7 +9,7 @@ fn sent() -> Sent {
     let len = 20 * UNIT - 7;
     let layout = Layout::new(len, &RepairScheme::Rs1).unwrap();
     assert_eq!(layout.blocks(), [BlockShape::new(10, 6).unwrap(); 2]);
-    Sent::new(common::message(len, &mut common::prng()), &layout)
+    Sent::new(crate::common::message(len, &mut crate::common::prng()), &layout)
 }
 
 /// The rest of the message, which must complete it.

@@ -1,8 +1,6 @@
 //! Channels lose as they say.
 #![allow(clippy::unwrap_used, reason = "helpers of tests: a failure fails the test")]
 
-mod common;
-
 use fec::{Channel, TwoState};
 
 const UNITS: u32 = 400_000;
@@ -20,7 +18,7 @@ fn count(channel: &mut Channel) -> (f64, f64) {
 }
 
 fn seed() -> u64 {
-    common::prng().bits()
+    crate::common::prng().bits()
 }
 
 /// Within four standard deviations, with the variance that the correlation of the chain makes.

@@ -1,16 +1,14 @@
 //! Losses at random and in bursts, through the real coder.
 #![allow(clippy::unwrap_used, reason = "helpers of tests: a failure fails the test")]
 
-mod common;
-
-use common::Sent;
+use crate::common::Sent;
 use fec::{Layout, Progress, RepairScheme, UNIT, miss_probability};
 
 /// Measured against `P_m`, within four standard deviations of the binomial.
 #[test]
 fn measured_loss_agrees_with_the_equation() {
     const TRIALS: u32 = 20_000;
-    let mut prng = common::prng();
+    let mut prng = crate::common::prng();
     for p in [0.1, 0.2] {
         for (s, r) in [(1, 0), (1, 1), (3, 0), (3, 2), (5, 3), (10, 5), (16, 4)] {
             let sent = Sent::one_block(s, r, &mut prng);
@@ -37,9 +35,9 @@ fn measured_loss_agrees_with_the_equation() {
 /// (blocks x fewest repair units) units harmless wherever it falls.
 #[test]
 fn interleaving_survives_a_burst() {
-    let mut prng = common::prng();
+    let mut prng = crate::common::prng();
     let layout = Layout::new(64 * UNIT - 5, &RepairScheme::default()).unwrap();
-    let sent = Sent::new(common::message(64 * UNIT - 5, &mut prng), &layout);
+    let sent = Sent::new(crate::common::message(64 * UNIT - 5, &mut prng), &layout);
     let order: Vec<(u16, u8)> = layout.send_order().collect();
     let fewest = layout.blocks().iter().map(|shape| usize::from(shape.r())).min().unwrap();
     let burst = layout.blocks().len() * fewest;

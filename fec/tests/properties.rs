@@ -1,9 +1,7 @@
 //! Properties over random inputs.
 #![allow(clippy::unwrap_used, reason = "helpers of tests: a failure fails the test")]
 
-mod common;
-
-use common::Sent;
+use crate::common::Sent;
 use fec::{Layout, Progress, RepairScheme, UNIT, miss_probability};
 use proptest::prelude::*;
 use proptest::sample::Index;

@@ -1,15 +1,13 @@
 //! The table of messages in progress: its bounds and its memory.
 #![allow(clippy::unwrap_used, reason = "helpers of tests: a failure fails the test")]
 
-mod common;
-
-use common::Sent;
+use crate::common::Sent;
 use fec::{AssemblyError, Layout, MAX_COMPLETED, Progress, Reassembly, RepairScheme, UNIT, Unit};
 
 /// Two units in one block.
 fn sent() -> Sent {
     let layout = Layout::new(2 * UNIT, &RepairScheme::Rs1).unwrap();
-    Sent::new(common::message(2 * UNIT, &mut common::prng()), &layout)
+    Sent::new(crate::common::message(2 * UNIT, &mut crate::common::prng()), &layout)
 }
 
 fn insert(table: &mut Reassembly<u32>, key: u32, sent: &Sent, index: u8) -> Result<Progress, AssemblyError> {
@@ -57,9 +55,9 @@ fn a_full_table_gives_up_the_oldest_and_takes_nothing_older() {
 
 #[test]
 fn what_is_held_is_counted_and_can_be_given_up() {
-    let mut prng = common::prng();
+    let mut prng = crate::common::prng();
     let layout = Layout::new(20 * UNIT, &RepairScheme::Rs1).unwrap();
-    let sent = Sent::new(common::message(20 * UNIT, &mut prng), &layout);
+    let sent = Sent::new(crate::common::message(20 * UNIT, &mut prng), &layout);
     let s = sent.blocks[0].shape.s();
     let mut table = Reassembly::new(4);
     for key in [1, 2] {

@@ -1,9 +1,7 @@
 //! Every shape, and every loss pattern of the small ones: a block is rebuilt if and only if `s` units arrive.
 #![allow(clippy::unwrap_used, reason = "helpers of tests: a failure fails the test")]
 
-mod common;
-
-use common::Sent;
+use crate::common::Sent;
 use fec::{BlockShape, Layout, MAX_MESSAGE, Progress, RepairScheme, UNIT};
 
 /// Feeds the units in `order`; the message must be whole at exactly the `s`-th, and never with fewer.
@@ -26,7 +24,7 @@ fn check(sent: &Sent, order: &[u8]) {
 
 #[test]
 fn every_loss_pattern_of_every_small_shape() {
-    let mut prng = common::prng();
+    let mut prng = crate::common::prng();
     for total in 1..=8u8 {
         for s in 1..=total {
             let sent = Sent::one_block(s, total - s, &mut prng);
@@ -40,7 +38,7 @@ fn every_loss_pattern_of_every_small_shape() {
 
 #[test]
 fn random_orders_of_every_shape() {
-    let mut prng = common::prng();
+    let mut prng = crate::common::prng();
     for s in 1..=16 {
         for r in 0..=32 - s {
             let sent = Sent::one_block(s, r, &mut prng);
@@ -49,7 +47,7 @@ fn random_orders_of_every_shape() {
             order.reverse(); // repair units only, where there are enough
             check(&sent, &order);
             for _ in 0..8 {
-                common::shuffle(&mut order, &mut prng);
+                crate::common::shuffle(&mut order, &mut prng);
                 check(&sent, &order);
             }
         }
@@ -58,10 +56,10 @@ fn random_orders_of_every_shape() {
 
 #[test]
 fn messages_of_every_length_up_to_two_blocks() {
-    let mut prng = common::prng();
+    let mut prng = crate::common::prng();
     for len in (1..=17 * UNIT).step_by(61).chain([UNIT, UNIT + 1, 16 * UNIT, 16 * UNIT + 1]) {
         let layout = Layout::new(len, &RepairScheme::default()).unwrap();
-        let sent = Sent::new(common::message(len, &mut prng), &layout);
+        let sent = Sent::new(crate::common::message(len, &mut prng), &layout);
         let mut receiver = sent.assembly();
         let progress = layout.send_order().map(|(block, index)| receiver.insert(sent.unit(block, index)).unwrap());
         let whole = progress.filter(|p| matches!(p, Progress::Complete { .. })).collect::<Vec<_>>();
@@ -71,9 +69,9 @@ fn messages_of_every_length_up_to_two_blocks() {
 
 #[test]
 fn the_longest_message_from_repair_units() {
-    let mut prng = common::prng();
+    let mut prng = crate::common::prng();
     let layout = Layout::with_blocks(MAX_MESSAGE, vec![BlockShape::new(16, 16).unwrap(); 128]).unwrap();
-    let sent = Sent::new(common::message(MAX_MESSAGE, &mut prng), &layout);
+    let sent = Sent::new(crate::common::message(MAX_MESSAGE, &mut prng), &layout);
     let mut receiver = sent.assembly();
     let repair_units = layout.send_order().filter(|(_, index)| *index >= 16);
     let last = repair_units.map(|(block, index)| receiver.insert(sent.unit(block, index)).unwrap()).last();

@@ -2,9 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
-mod common;
-
-use common::{degree, members};
+use crate::common::{degree, members};
 use keygraph::Change::{Join, Leave, Refresh, Renew};
 use keygraph::{Change, KeyRef, LeafAdvance, MemberId, NodeId, Plan, Source, Strategy, Tree, Update, Wrap};
 

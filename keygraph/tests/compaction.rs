@@ -2,9 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
-mod common;
-
-use common::{Rng, STRATEGIES, degree, members};
+use crate::common::{Rng, STRATEGIES, degree, members};
 use keygraph::{Change, MemberId, Plan, Strategy, Tree};
 
 fn change(tree: &mut Tree, changes: &[Change]) -> Plan {

@@ -6,11 +6,9 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 #![allow(clippy::disallowed_methods, reason = "the long run ends by the clock")]
 
-mod common;
-
 use std::time::{Duration, Instant};
 
-use common::{STRATEGIES, World, degree, members};
+use crate::common::{STRATEGIES, World, degree, members};
 use keygraph::Change::{Compact, Join, Leave, Refresh, Renew};
 use keygraph::{Change, MemberId, Strategy, Tree};
 

@@ -2,11 +2,9 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
-mod common;
-
 use std::collections::{BTreeMap, BTreeSet};
 
-use common::{Rng, STRATEGIES, World, degree, random_batch, seeds};
+use crate::common::{Rng, STRATEGIES, World, degree, random_batch, seeds};
 use keygraph::{Change, MemberId, Slot, Tree};
 
 /// `None` is a k-node, `Some` a u-node; where there is no entry is an n-node.
@@ -136,9 +134,9 @@ fn a_tree_built_at_once_is_one_batch_of_joins() {
     for d in [2, 3, 4, 8] {
         for count in [1, 2, 3, 7, 8, 9, 50, 257] {
             for strategy in STRATEGIES {
-                let filled = Tree::filled(degree(d), strategy, 5, common::members(0..count)).unwrap();
+                let filled = Tree::filled(degree(d), strategy, 5, crate::common::members(0..count)).unwrap();
                 let mut world = World::new(Tree::new(degree(d), strategy, 4));
-                world.step(&common::members(0..count).map(Change::Join).collect::<Vec<_>>());
+                world.step(&crate::common::members(0..count).map(Change::Join).collect::<Vec<_>>());
                 assert_eq!(world.tree, filled, "degree {d}, {count} members");
             }
         }

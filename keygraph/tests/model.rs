@@ -2,11 +2,9 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
-mod common;
-
 use std::collections::{BTreeMap, BTreeSet};
 
-use common::{Rng, STRATEGIES, World, change_horses, degree, members, random_batch, seeds};
+use crate::common::{Rng, STRATEGIES, World, change_horses, degree, members, random_batch, seeds};
 use keygraph::{Degree, KeyRef, MemberId, NodeId, Numbers, Plan, Source, Tree, ids};
 
 /// What one member holds, without any tree: its leaf and the secrets by place.

@@ -2,9 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
-mod common;
-
-use common::{World, degree, members};
+use crate::common::{World, degree, members};
 use keygraph::Change::{Join, Leave, Refresh, Renew};
 use keygraph::{Change, KeyRef, MemberId, NodeId, Plan, Source, Strategy, Tree, Wrap};
 

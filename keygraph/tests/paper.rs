@@ -2,11 +2,9 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
-mod common;
-
 use std::collections::BTreeSet;
 
-use common::{degree, members};
+use crate::common::{degree, members};
 use keygraph::Change::{Join, Leave};
 use keygraph::{Change, KeyRef, MemberId, NodeId, Plan, Slot, Source, Strategy, Tree, ids};
 

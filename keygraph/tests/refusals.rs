@@ -2,9 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
-mod common;
-
-use common::{degree, members};
+use crate::common::{degree, members};
 use keygraph::Change::{Join, Leave, Refresh, Renew};
 use keygraph::{Change, ChangeError, Degree, DegreeError, MemberId, StaleStage, Strategy, Tree};
 
@@ -70,7 +68,7 @@ fn names_and_numbers() {
     for d in [0, 1, 65, 255] {
         assert_eq!(Degree::new(d), Err(DegreeError { degree: d }));
     }
-    for strategy in common::STRATEGIES {
+    for strategy in crate::common::STRATEGIES {
         assert_eq!(strategy.to_string().parse(), Ok(strategy));
     }
     let error = "Chain".parse::<Strategy>().unwrap_err();

@@ -2,9 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
-mod common;
-
-use common::{Rng, STRATEGIES, World, change_horses, degree, members, random_batch, seeds};
+use crate::common::{Rng, STRATEGIES, World, change_horses, degree, members, random_batch, seeds};
 use keygraph::Change::{Compact, Join, Leave, Refresh};
 use keygraph::closure::Knowledge;
 use keygraph::{MemberId, Tree};

@@ -2,9 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
-mod common;
-
-use common::{Rng, STRATEGIES, World, change_horses, degree, members, random_batch, seeds};
+use crate::common::{Rng, STRATEGIES, World, change_horses, degree, members, random_batch, seeds};
 use keygraph::{MemberId, NodeId, Slot, SnapshotError, Strategy, Tree};
 
 fn copy(tree: &Tree) -> Tree {

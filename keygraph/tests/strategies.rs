@@ -4,9 +4,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
-mod common;
-
-use common::{STRATEGIES, degree, members};
+use crate::common::{STRATEGIES, degree, members};
 use keygraph::Change::{Join, Leave};
 use keygraph::{Change, Degree, MemberId, Plan, Strategy, Tree};
 

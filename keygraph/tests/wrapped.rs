@@ -3,11 +3,9 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
-mod common;
-
 use std::collections::{BTreeMap, BTreeSet};
 
-use common::{Rng, STRATEGIES, change_horses, degree, members, random_batch, seeds};
+use crate::common::{Rng, STRATEGIES, change_horses, degree, members, random_batch, seeds};
 use keygraph::closure::Knowledge;
 use keygraph::{Degree, KeyRef, MemberId, NodeId, Tree, Wrapped};
 

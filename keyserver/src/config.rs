@@ -123,6 +123,10 @@ pub struct RegistrarConfig {
     /// For each kind of authentication, `certificate` or `token`, the identities that it may register by it: exact, or
     /// `spiffe://domain/path/*`. Required, not empty.
     pub may_register: BTreeMap<String, Vec<String>>,
+    /// Whether it may register sealed only, so that it learns no individual key: clients with `individual_key = "exported"` are
+    /// refused. Default false.
+    #[serde(default)]
+    pub sealed_only: bool,
 }
 
 fn ttl() -> u8 {
@@ -231,6 +235,8 @@ impl FileConfig {
                 Ok((identity, prefixes(&registrar.may_register)?))
             })
             .collect::<Result<Vec<_>, ConfigError>>()?;
+        let sealed_only = self.registrar.iter().zip(&registrars).filter(|(file, _)| file.sealed_only);
+        let sealed_only = sealed_only.map(|(_, (identity, _))| identity.clone()).collect();
         unique("registrar.identity", self.registrar.iter().map(|registrar| &registrar.identity))?;
         in_range("number of relays", self.relays.len(), 0..=MAX_RELAYS)?;
         unique("relays", self.relays.iter())?;
@@ -243,6 +249,7 @@ impl FileConfig {
         Ok(core::Config {
             name: self.name.clone(),
             registrars,
+            sealed_only,
             groups,
             bits_per_second: in_range("bits_per_second", self.bits_per_second, 64_000..=100_000_000_000)? / copies,
             resyncs_per_second: in_range("resyncs_per_second", self.resyncs_per_second, 1..=1_000_000)?,

@@ -1,16 +1,14 @@
 //! Joins and leaves share epochs; evictions wait for nobody; what of a group may change does, and what may not is refused.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests may panic")]
 
-mod common;
-
 use std::time::Duration;
 
-use common::{World, granted, group, identity};
+use crate::common::{World, granted, group, identity};
 use keygraph::{Degree, Strategy};
 use keyserver::core::{Admin, AdminReply, Config, Core, EpochEvent, Event, GroupConfig};
 use keyserver::store::{MemoryStore, Store};
 use protocol::request::{Act, Denial, Operations, Outcome, Reply};
-use protocol::{MemberId, Reason, SigningKey, Suite};
+use protocol::{MemberId, Ration, Reason, SigningKey, Suite};
 
 const INTERVAL: Duration = Duration::from_secs(2);
 
@@ -73,6 +71,73 @@ fn what_comes_within_an_interval_is_one_epoch() {
     // Asked for again, because the answer was lost.
     let again = world.send(clients[0], 2, one(Act::Leave));
     assert_eq!(answer(&world, again).unwrap().outcomes, [Outcome::Left { epoch }]);
+}
+
+/// One client joins and leaves as often as it can for half a minute: how often it was told to wait.
+fn churn(world: &mut World, who: (MemberId, u64)) -> Vec<u32> {
+    let mut waits = Vec::new();
+    for round in 0..60u8 {
+        let join = world.send(who, 2 * round + 3, one(Act::Join));
+        world.wait(Duration::from_millis(250));
+        let leave = world.send(who, 2 * round + 4, one(Act::Leave));
+        world.wait(Duration::from_millis(250));
+        let left = matches!(answer(world, leave).unwrap().outcomes[0], Outcome::Left { .. });
+        match &answer(world, join).unwrap().outcomes[0] {
+            Outcome::Later { after_ms } => waits.push(*after_ms),
+            outcome => {
+                granted(outcome);
+                assert!(left, "leaving is never refused");
+            }
+        }
+    }
+    waits
+}
+
+#[test]
+fn who_joins_and_leaves_again_and_again_is_told_to_wait() {
+    let share = Ration { burst: 5, each: Duration::from_secs(10) };
+    let store = MemoryStore::default();
+    let mut world = World::start_with(&store, 1, |group| group.joins = share);
+    let (greedy, other) = (world.register("member/m0"), world.register("member/m1"));
+    let before = epochs(&world).len();
+    let waits = churn(&mut world, greedy);
+    assert_eq!(waits.len(), 60 - 5 - 2, "five at once, and one each ten seconds");
+    assert!(waits.iter().all(|wait| (1..=10_000).contains(wait)), "{waits:?}");
+    assert_eq!(epochs(&world).len() - before, 2 * 7);
+    world.join(other, "news");
+    // A member that has lost everything is a member still: that takes none of it.
+    for _ in 0..4 {
+        world.join(other, "news");
+    }
+    // Half a minute is over: one more is earned. Nor does what is refused take any: when the wait that it was told is over, it is in.
+    world.join(greedy, "news");
+    assert!(matches!(world.change(greedy, 199, &[(Act::Leave, "news")])[0], Outcome::Left { .. }));
+    let Outcome::Later { after_ms } = world.change(greedy, 200, &[(Act::Join, "news")])[0] else { panic!("no wait") };
+    world.wait(Duration::from_millis(after_ms.into()));
+    world.join(greedy, "news");
+    // Out and in within one batch is a rekey too.
+    let out_and_in = [(Act::Leave, "news"), (Act::Join, "news")];
+    let leave = world.change(greedy, 201, &out_and_in[..1]);
+    assert!(matches!(leave[0], Outcome::Left { .. }));
+    assert!(matches!(world.change(greedy, 202, &out_and_in[1..])[0], Outcome::Later { .. }));
+}
+
+#[test]
+fn a_group_is_rekeyed_no_faster_than_its_policy_says() {
+    let mut world = World::start_with(&MemoryStore::default(), 1, batching);
+    let clients: Vec<_> = (0..30).map(|number| world.register(&format!("member/m{number}"))).collect();
+    world.wait(INTERVAL);
+    let before = epochs(&world).len();
+    // Whatever thirty clients ask for, thirty times an interval.
+    for round in 0..200u8 {
+        for (number, client) in clients.iter().enumerate() {
+            let act = if (usize::from(round) + number).is_multiple_of(3) { Act::Leave } else { Act::Join };
+            world.send(*client, round, one(act));
+        }
+        world.wait(INTERVAL / 20);
+    }
+    let epochs = epochs(&world).len() - before;
+    assert!((9..=11).contains(&epochs), "{epochs} epochs in ten intervals");
 }
 
 #[test]
@@ -155,20 +220,10 @@ fn a_strategy_changes_at_a_rekey_and_a_suite_or_degree_never() {
         let mut groups = vec![group(1, "news", "spiffe://demo/member/*"), group(2, "vip", "spiffe://demo/member/m1")];
         groups.iter_mut().for_each(change);
         let signing = SigningKey::from_seed(&[1; 32]).unwrap();
-        let config = Config {
-            name: "ks".into(),
-            registrars: vec![],
-            groups,
-            bits_per_second: 8_000_000,
-            resyncs_per_second: 4_000,
-            records_per_snapshot: keyserver::core::RECORDS_PER_SNAPSHOT,
-            compact_every: keyserver::core::COMPACT_EVERY,
-            signing,
-            others: Vec::new(),
-        };
+        let config = Config { groups, bits_per_second: 8_000_000, ..Config::plain("ks", signing) };
         let loaded = store.clone().load().unwrap();
         let snapshot = loaded.snapshot.as_ref().map(|snapshot| snapshot.as_slice());
-        Core::start(config, Box::new(common::Counter(9)), snapshot, &loaded.records)
+        Core::start(config, Box::new(crate::common::Counter(9)), snapshot, &loaded.records)
             .map(|_| ())
             .map_err(|e| e.to_string())
     };

@@ -1,11 +1,9 @@
 //! The store is compacted by time as well: how long what was stored stays openable must not depend on how much happens.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
-mod common;
-
 use std::time::Duration;
 
-use common::World;
+use crate::common::World;
 use keyserver::core::{Admin, AdminReply, COMPACT_EVERY, Config};
 use keyserver::store::{Journal, MemoryBackend, MemoryStore, SiteKey, Store};
 use protocol::Beacon;
@@ -102,7 +100,7 @@ fn a_take_over_is_not_held_up_by_a_snapshot() {
     let backend = MemoryBackend::default();
     let journal = || {
         let key = SiteKey::in_memory(&[7; 32]);
-        Journal::open(backend.clone(), key, Box::new(common::Counter(backend.calls()))).unwrap()
+        Journal::open(backend.clone(), key, Box::new(crate::common::Counter(backend.calls()))).unwrap()
     };
     let stored = || journal().load().unwrap().records.len();
     let mut active = World::start_on(journal(), 1, small);

@@ -1,11 +1,9 @@
 //! The pure core, driven by hand: one client at a time, every answer looked at.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests may panic")]
 
-mod common;
-
 use std::time::Duration;
 
-use common::{World, granted, identity};
+use crate::common::{World, granted, identity};
 use keyserver::core::{Admin, AdminError, AdminReply, Event, Input};
 use keyserver::store::{MemoryStore, Store};
 use protocol::registration::{RefusalCode, ToRegistrar};

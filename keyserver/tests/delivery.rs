@@ -1,11 +1,9 @@
 //! What the key server does so that messages arrive, and so that those who miss one are not a storm.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests may panic")]
 
-mod common;
-
 use std::time::Duration;
 
-use common::{World, granted};
+use crate::common::{World, granted};
 use fec::RepairScheme;
 use keyserver::core::{Admin, Event, Input};
 use keyserver::store::MemoryStore;

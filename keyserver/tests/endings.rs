@@ -2,12 +2,10 @@
 //! record, status and answer, and survives a restart.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
-mod common;
-
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use common::World;
+use crate::common::World;
 use keygraph::closure::Knowledge;
 use keygraph::{KeyRef, NodeId};
 use keyserver::core::{Access, Admin, AdminReply, Cause, Event, Grant, Input, Members, Rule};
@@ -289,7 +287,7 @@ fn a_new_policy_evicts_whom_it_does_not_allow_in_one_epoch() {
         })
         .collect();
     let before = world.epoch();
-    let mut config = common::group(1, "news", "spiffe://demo/member/*");
+    let mut config = crate::common::group(1, "news", "spiffe://demo/member/*");
     config.access = Access::new([
         Rule {
             kinds: vec![Authentication::Certificate],

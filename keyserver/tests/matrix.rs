@@ -2,11 +2,9 @@
 //! cell with its answer and what it does to the state.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
-mod common;
-
 use std::time::Duration;
 
-use common::World;
+use crate::common::World;
 use keyserver::core::{Access, Admin, AdminReply, Cause, Event, Grant, Input, Rule};
 use keyserver::store::{MemoryStore, Store};
 use protocol::Authentication;
@@ -200,7 +198,7 @@ fn time_passes(cell: &mut Cell, kind: Authentication, state: State, policy: Poli
         cell.world.handle(Input::Revoked([CREDENTIAL.to_vec()].into()));
     }
     if policy == Policy::WithdrawsLater {
-        let mut config = common::group(1, "news", "spiffe://demo/x");
+        let mut config = crate::common::group(1, "news", "spiffe://demo/x");
         (config.access, config.refresh) = (access(Policy::OtherKind, kind), None);
         cell.world.handle(Input::Policy(vec![config]));
     }

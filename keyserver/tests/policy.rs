@@ -1,11 +1,9 @@
 //! A new policy for a key server that runs: taken as a whole, or refused as a whole.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
-mod common;
-
 use std::time::Duration;
 
-use common::World;
+use crate::common::World;
 use keyserver::core::{Access, Admin, AdminReply, Event, GroupConfig, Input};
 use keyserver::store::MemoryStore;
 
@@ -21,8 +19,12 @@ fn a_policy_that_cannot_follow_changes_nothing() {
     let mut world = World::start(&MemoryStore::default(), 10);
     let m1 = world.register("member/m1");
     world.join(m1, "news");
-    let present =
-        || [common::group(1, "news", "spiffe://demo/member/*"), common::group(2, "vip", "spiffe://demo/member/m1")];
+    let present = || {
+        [
+            crate::common::group(1, "news", "spiffe://demo/member/*"),
+            crate::common::group(2, "vip", "spiffe://demo/member/m1"),
+        ]
+    };
     let with = |change: &dyn Fn(&mut GroupConfig)| {
         let [mut news, vip] = present();
         news.access = Access::default();
@@ -59,9 +61,9 @@ fn a_policy_brings_groups_and_settings_into_a_running_key_server() {
     let m1 = world.register("member/m1");
     world.join(m1, "news");
     let mut groups = vec![
-        common::group(1, "news", "spiffe://demo/member/*"),
-        common::group(2, "vip", "spiffe://demo/member/m1"),
-        common::group(3, "third", "spiffe://demo/member/*"),
+        crate::common::group(1, "news", "spiffe://demo/member/*"),
+        crate::common::group(2, "vip", "spiffe://demo/member/m1"),
+        crate::common::group(3, "third", "spiffe://demo/member/*"),
     ];
     groups[0].refresh = Some(Duration::from_secs(5));
     world.handle(Input::Policy(groups.clone()));

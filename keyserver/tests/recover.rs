@@ -1,9 +1,7 @@
 //! A store that has lost something: who notices, what stops, and how it goes on.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests may panic")]
 
-mod common;
-
-use common::{World, granted};
+use crate::common::{World, granted};
 use keyserver::core::{Admin, AdminError, AdminReply, Core, Event, LEAP};
 use keyserver::store::{MemoryStore, Store};
 use protocol::Beacon;

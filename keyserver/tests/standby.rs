@@ -1,12 +1,10 @@
 //! A second key server over the same store: it follows, answers, and takes over.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests may panic")]
 
-mod common;
-
 use std::time::Duration;
 
+use crate::common::{World, granted, group, identity};
 use aws_lc_rs::encoding::{AsDer, Pkcs8V1Der};
-use common::{World, granted, group, identity};
 use keyserver::core::{Admin, AdminError, AdminReply, Config, Core, Event, Input, Issued, Keys, Output};
 use keyserver::store::MemoryStore;
 use protocol::request::{Act, Denial, Losses, Operations, Outcome};
@@ -122,18 +120,9 @@ fn a_take_over_needs_nobody_and_the_deposed_one_writes_nothing_more() {
 #[test]
 fn ten_thousand_groups_are_not_rekeyed_at_once() {
     let groups: Vec<_> = (1..=10_000).map(|id| group(id, &format!("g{id}"), "spiffe://demo/member/*")).collect();
-    let config = Config {
-        name: "ks".into(),
-        registrars: vec![],
-        groups,
-        bits_per_second: 8_000_000,
-        resyncs_per_second: 4_000,
-        records_per_snapshot: keyserver::core::RECORDS_PER_SNAPSHOT,
-        compact_every: keyserver::core::COMPACT_EVERY,
-        signing: SigningKey::from_seed(&[1; 32]).unwrap(),
-        others: Vec::new(),
-    };
-    let mut core = Core::start(config, Box::new(common::Counter(1)), None, &[]).unwrap();
+    let config =
+        Config { groups, bits_per_second: 8_000_000, ..Config::plain("ks", SigningKey::from_seed(&[1; 32]).unwrap()) };
+    let mut core = Core::start(config, Box::new(crate::common::Counter(1)), None, &[]).unwrap();
     let (mut now, mut per_second) = (Duration::ZERO, vec![0u32; 30]);
     loop {
         let mut epochs = 0;

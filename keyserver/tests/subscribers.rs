@@ -1,11 +1,9 @@
 //! Members without multicast, at the pure core: who may subscribe, what they are sent, and when it ends.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests may panic")]
 
-mod common;
-
 use std::time::Duration;
 
-use common::{World, identity};
+use crate::common::{World, identity};
 use keyserver::core::{Admin, AdminReply, Input, MAX_SUBSCRIBERS, Status};
 use keyserver::store::MemoryStore;
 use protocol::request::{Act, Denial, MAX_OPERATIONS, Operations, Outcome};
@@ -26,7 +24,7 @@ fn refresh(world: &mut World, group: &str) {
 
 fn status(world: &mut World) -> Status {
     let Ok(AdminReply::Status(status)) = world.admin(Admin::Status) else { panic!("no status") };
-    status
+    *status
 }
 
 #[test]

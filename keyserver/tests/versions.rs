@@ -1,15 +1,14 @@
 //! What another version of Keystone has written is refused whole, with both versions named.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
-mod common;
-
-use common::World;
+use crate::common::World;
 use keyserver::core::{Admin, RestoreError};
 use keyserver::store::{Followed, Journal, MemoryBackend, SiteKey, Store};
 use zeroize::Zeroizing;
 
 fn journal(backend: &MemoryBackend) -> Journal<MemoryBackend> {
-    Journal::open(backend.clone(), SiteKey::in_memory(&[7; 32]), Box::new(common::Counter(backend.calls()))).unwrap()
+    Journal::open(backend.clone(), SiteKey::in_memory(&[7; 32]), Box::new(crate::common::Counter(backend.calls())))
+        .unwrap()
 }
 
 /// The same as another version would have written it.

@@ -65,12 +65,16 @@ pub(crate) fn backup(args: &BackupArgs) -> ExitCode {
 pub(crate) fn status(args: &StatusArgs) -> ExitCode {
     order(args, "/v1/status", None, |status| {
         println!(
-            "key server {}, term {}, clients {}, registrars connected {}",
+            "key server {}, term {}, clients {}, registrars connected {}, denied {}, misbehaved {}",
             text(&status["name"]),
             text(&status["term"]),
             text(&status["clients"]),
-            text(&status["registrars"])
+            text(&status["registrars"]),
+            text(&status["denied"]),
+            text(&status["misbehaved"])
         );
+        let [sealed, exported] = ["sealed", "exported"].map(|way| text(&status["registrations"][way]));
+        println!("registrations in this term: sealed {sealed}, exported {exported}");
         let days = &status["site_certificate"]["days_left"];
         let certificate = if days.is_null() { "none".into() } else { format!("for {days} days") };
         println!("signs with {}, site certificate {certificate}", text(&status["signing_key"]));

@@ -13,7 +13,7 @@ use protocol::identity::Identity;
 /// What to make.
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum Command {
-    /// Make an authority, certificates for all daemons, and the keys of a site, in an empty folder.
+    /// Make an authority, certificates for all daemons, the keys of a site, and a policy to begin with, in an empty folder.
     Init(Init),
     /// Sign a token (JWT) for one registration, with the development key of such a folder. Prints it, or writes it to a file.
     Token(Token),
@@ -162,8 +162,14 @@ pub(crate) fn main(command: Command) -> ExitCode {
         eprintln!("keystone pki: {error}");
         return Exit::Usage.into();
     }
+    let policy = init.dir.join("policy.toml");
+    if let Err(error) = std::fs::write(&policy, sample_policy(&spec.domain)) {
+        eprintln!("keystone pki: {}: {error}", policy.display());
+        return Exit::Usage.into();
+    }
     let count = spec.key_servers.len() * (1 + usize::from(spec.standbys)) + spec.registrars.len() + spec.members.len();
-    println!("{}: an authority, a site key and {count} certificates for {} days", init.dir.display(), spec.days);
+    let folder = init.dir.display();
+    println!("{folder}: an authority, a site key, {count} certificates for {} days, and a policy", spec.days);
     Exit::Ok.into()
 }
 
@@ -195,6 +201,30 @@ fn roll(args: &Roll) -> Result<(), certs::PkiError> {
 
 fn list(written: &[PathBuf]) {
     written.iter().for_each(|path| println!("{}: written", path.display()));
+}
+
+/// One group for all members, and what else a policy can say.
+fn sample_policy(domain: &str) -> String {
+    format!(
+        r#"# The groups, and who may be in them. `keystone policy check FILE` says what it means; a key server
+# reads it again when it changes. What is said of an identity stands before what is said of a prefix.
+
+[[group]]
+id = 1
+name = "news"
+address = "239.77.1.1:7100"
+allow = ["spiffe://{domain}/member/*"]
+# deny = ["spiffe://{domain}/member/eve"]
+# batch_ms = 1000   # joins and leaves wait so long for others, to share a rekey
+# lease_s = 600     # who is silent for longer is taken for gone, and evicted
+
+# [[group.rule]]    # says more about some
+# identity = "spiffe://{domain}/member/guest/*"
+# kinds = ["token"]
+# role = "receiver"
+# until = 2030-12-31T00:00:00Z
+"#
+    )
 }
 
 fn sign(token: &Token) -> Result<(), Box<dyn std::error::Error>> {

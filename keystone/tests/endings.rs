@@ -234,3 +234,23 @@ fn a_policy_is_checked_and_explained_before_it_is_used() {
         assert!(code == 2 && said.contains(why), "{why}: {said}");
     }
 }
+
+#[test]
+fn the_policy_to_begin_with_is_good_with_and_without_its_comments() {
+    let folder = tempfile::tempdir().unwrap();
+    let pki = folder.path().join("pki");
+    let init = keystone().args(["pki", "init", "--domain", "a.example", "--dir"]).arg(&pki).output().unwrap();
+    assert!(init.status.success(), "{init:?}");
+    let path = pki.join("policy.toml");
+    let text = fs::read_to_string(&path).unwrap();
+    // Without the marks of comments all is in force but for the words at the top.
+    let (words, rest) = text.split_once("\n\n").unwrap();
+    let all = format!("{words}\n{}", rest.replace("# deny", "deny").replace("\n# ", "\n"));
+    for (text, rules) in [(text.clone(), 1), (all, 3)] {
+        fs::write(&path, &text).unwrap();
+        let output = keystone().args(["policy", "check"]).arg(&path).output().unwrap();
+        let said = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
+        assert!(output.status.success() && said.contains("ok, 1 groups"), "{text}: {said}");
+        assert_eq!(said.matches("spiffe://a.example/member/").count(), rules, "{said}");
+    }
+}

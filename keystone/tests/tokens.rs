@@ -43,7 +43,8 @@ fn tokens_and_certificates_side_by_side() {
     let me = "spiffe://demo/member/t1";
     site.token("t1.token", me);
     site.write("t1.toml", &site.by_token("m1", me, "t1.token").replace("m1.sock", "t1.sock"));
-    site.write("m2.toml", &site.member("m2", "demo"));
+    // One of them as the paper has it.
+    site.write("m2.toml", &("individual_key = \"exported\"\n".to_owned() + &site.member("m2", "demo")));
     let key_server = site.start("keyserver", "ks");
     let registrar = site.start("registrar", "r1");
     site.wait("ks.sock", |status| status["registrars"] == 1);
@@ -76,6 +77,27 @@ fn tokens_and_certificates_side_by_side() {
     site.says("ks.log", "the last good ones stay in force");
     let registered = site.ask("ks.sock", "/v1/status").unwrap();
     assert_eq!((&registered["clients"], &registered["registrars"]), (&2.into(), &1.into()), "{registered}");
+    let ways = &registered["registrations"];
+    assert_eq!((&ways["sealed"], &ways["exported"]), (&2.into(), &2.into()), "{registered}");
+}
+
+#[test]
+fn a_registrar_that_may_know_no_key() {
+    let site = Site::new();
+    let key_server = site.key_server();
+    let text = key_server.replace("may_register", "sealed_only = true\nmay_register");
+    assert_ne!(text, key_server);
+    site.write("ks.toml", &text);
+    site.write("m2.toml", &("individual_key = \"exported\"\n".to_owned() + &site.member("m2", "demo")));
+    let _daemons = [("keyserver", "ks"), ("registrar", "r1")].map(|(daemon, name)| site.start(daemon, name));
+    site.wait("ks.sock", |status| status["registrars"] == 1);
+    let _members = ["m1", "m2"].map(|name| site.start("client-ctl", name));
+    site.wait("m1.sock", is_member);
+    site.says("m2.log", "may register sealed only");
+    let status = site.ask("ks.sock", "/v1/status").unwrap();
+    let ways = &status["registrations"];
+    assert_eq!((&status["clients"], &ways["sealed"], &ways["exported"]), (&1.into(), &1.into(), &0.into()), "{status}");
+    assert!(ways["exported_refused"].as_u64() > Some(0), "{status}");
 }
 
 #[test]

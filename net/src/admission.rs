@@ -1,19 +1,29 @@
-//! Limits on strangers: how many handshakes are under way, in all and from one source, and for how long.
+//! Limits on strangers: how many handshakes are under way, in all and from one source, and for how long. Whoever finds no place is
+//! reset, or told when to come again.
 
-use std::collections::BTreeMap;
+mod known;
+
 use std::collections::btree_map::Entry;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::collections::{BTreeMap, VecDeque};
+use std::net::{IpAddr, Ipv6Addr, Shutdown, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use socket2::SockRef;
 use thiserror::Error;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::time::Instant;
+
+use crate::line::Line;
+
+use known::Known;
 
 /// What peers that have not proved who they are may take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
     /// Handshakes under way. The default, 100, at the 64 KiB that a handshake may buffer is 6.4 MiB, and at 1 to 2 ms each
-    /// some hundred milliseconds of work that a flood can put before an honest peer.
+    /// some hundred milliseconds of work that a flood can put before an honest peer. Half as many more are for sources from which
+    /// somebody has proved who it is ([`Admission::remember`]): strangers who hold all places shut out no member.
     pub in_flight: usize,
     /// Of these from one source: an IPv4 address or an IPv6 /64, which one host may own whole. The default, 10, lets ten
     /// floods stand side by side before others are refused, and a site behind one address translator still register.
@@ -34,17 +44,32 @@ impl Default for Limits {
 #[error("the handshake did not end within {} s", .0.as_secs_f32())]
 pub struct TimedOut(pub Duration);
 
+/// What is said in clear to who is to come again so much later, all of it.
+pub type Notice = fn(Duration) -> Vec<u8>;
+
+/// Connections that were told to come again are kept open so long, and no more than so many, for their notice to arrive: who closes
+/// with octets unread resets, and a reset can overtake what was said.
+const LINGER: Duration = Duration::from_secs(1);
+const MAX_LINGERING: usize = 256;
+
 /// The door of one listener. Clones are the same door.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Admission {
     limits: Limits,
+    /// What is said to who finds no place; otherwise it is reset.
+    notice: Option<Notice>,
+    started: Instant,
     inside: Arc<Mutex<Inside>>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Inside {
     all: usize,
     by_source: BTreeMap<IpAddr, usize>,
+    line: Line,
+    /// Those who were told to come again, and when.
+    lingering: VecDeque<(Instant, TcpStream)>,
+    known: Known,
 }
 
 /// A place for one handshake, given back when dropped.
@@ -54,29 +79,42 @@ pub struct Ticket {
     source: IpAddr,
 }
 
+impl Default for Admission {
+    fn default() -> Self {
+        Self::new(Limits::default())
+    }
+}
+
 impl Admission {
-    /// A door with these limits.
+    /// A door with these limits, which resets whoever finds no place.
     pub fn new(limits: Limits) -> Self {
-        Self { limits, inside: Arc::default() }
+        let line = Line::new(limits.in_flight);
+        let inside =
+            Inside { all: 0, by_source: BTreeMap::new(), line, lingering: VecDeque::new(), known: Known::default() };
+        Self { limits, notice: None, started: Instant::now(), inside: Arc::new(Mutex::new(inside)) }
     }
 
-    /// The next connection that has a place, with TCP_NODELAY set. Others are reset at once. Never fails: a listener
-    /// that is out of descriptors recovers when connections end. Safe to cancel.
+    /// A door that says when to come again.
+    pub fn with_notice(limits: Limits, notice: Notice) -> Self {
+        Self { notice: Some(notice), ..Self::new(limits) }
+    }
+
+    /// The next connection that has a place, with TCP_NODELAY set. Others are reset, or told when to come again. Never fails: a
+    /// listener that is out of descriptors recovers when connections end. Safe to cancel.
     pub async fn next(&self, listener: &TcpListener) -> (TcpStream, SocketAddr, Ticket) {
         loop {
-            match listener.accept().await {
-                Ok((stream, from)) => match self.enter(from.ip()) {
-                    Some(ticket) => {
+            let accepted = tokio::select! {
+                accepted = listener.accept() => accepted,
+                () = self.let_go() => continue,
+            };
+            match accepted {
+                Ok((stream, from)) => match self.admit(from.ip()) {
+                    Ok(ticket) => {
                         // Without it requests are slower and still right.
                         let _ = stream.set_nodelay(true);
                         return (stream, from, ticket);
                     }
-                    None => {
-                        // Reset and not closed, so that nobody takes it for the answer to what he has not even been asked. If that
-                        // fails, the connection is gone already.
-                        let _ = stream.set_zero_linger();
-                        tracing::debug!(%from, "refused: too many handshakes under way");
-                    }
+                    Err(wait) => self.send_away(stream, from, wait),
                 },
                 Err(error) => {
                     tracing::warn!(%error, "cannot accept a connection");
@@ -89,15 +127,61 @@ impl Admission {
 
     /// A place for a handshake with `source`, if there is one.
     pub fn enter(&self, source: IpAddr) -> Option<Ticket> {
+        self.admit(source).ok()
+    }
+
+    /// A place, or when to come again, if that is said here.
+    fn admit(&self, source: IpAddr) -> Result<Ticket, Option<Duration>> {
         let source = aggregate(source);
         let mut inside = self.inside();
         let here = inside.by_source.get(&source).copied().unwrap_or(0);
-        if inside.all >= self.limits.in_flight || here >= self.limits.per_source {
-            return None;
+        let (all, now) = (inside.all, self.started.elapsed());
+        let more = if inside.known.contains(&source) { self.limits.in_flight / 2 } else { 0 };
+        let has_place = here < self.limits.per_source
+            && match self.notice {
+                Some(_) => inside.line.may_enter(now, source, all) || (more > 0 && all < self.limits.in_flight + more),
+                None => all < self.limits.in_flight + more,
+            };
+        if !has_place {
+            return Err(self.notice.map(|_| inside.line.send_away(now, source)));
         }
         inside.all += 1;
         inside.by_source.insert(source, here + 1);
-        Some(Ticket { admission: self.clone(), source })
+        Ok(Ticket { admission: self.clone(), source })
+    }
+
+    fn send_away(&self, stream: TcpStream, from: SocketAddr, wait: Option<Duration>) {
+        tracing::debug!(%from, ?wait, "refused: too many handshakes under way");
+        // If any of this fails, the connection is gone already.
+        match self.notice.zip(wait) {
+            Some((notice, wait)) => {
+                let socket = SockRef::from(&stream);
+                let _ = socket.send(&notice(wait));
+                let _ = socket.shutdown(Shutdown::Write);
+                let mut inside = self.inside();
+                inside.lingering.push_back((Instant::now(), stream));
+                if inside.lingering.len() > MAX_LINGERING {
+                    inside.lingering.pop_front();
+                }
+            }
+            // Reset and not closed, so that nobody takes it for the answer to what he has not even been asked.
+            None => drop(stream.set_zero_linger()),
+        }
+    }
+
+    /// Lets those go who were told long ago to come again. Never ends if there are none.
+    async fn let_go(&self) {
+        let first = self.inside().lingering.front().map(|(since, _)| *since);
+        match first {
+            Some(since) => tokio::time::sleep_until(since + LINGER).await,
+            None => std::future::pending().await,
+        }
+        self.inside().lingering.retain(|(since, _)| since.elapsed() < LINGER);
+    }
+
+    /// Somebody has proved who it is, from this source.
+    pub fn remember(&self, source: IpAddr) {
+        self.inside().known.remember(aggregate(source));
     }
 
     fn inside(&self) -> MutexGuard<'_, Inside> {
@@ -112,6 +196,14 @@ impl Ticket {
     /// # Errors
     /// The time is over; the handshake was dropped.
     pub async fn during<F: Future>(self, handshake: F) -> Result<F::Output, TimedOut> {
+        self.within(handshake).await
+    }
+
+    /// The same, and keeps the place.
+    ///
+    /// # Errors
+    /// As [`Ticket::during`].
+    pub async fn within<F: Future>(&self, handshake: F) -> Result<F::Output, TimedOut> {
         let limit = self.admission.limits.handshake;
         tokio::time::timeout(limit, handshake).await.map_err(|_| TimedOut(limit))
     }
@@ -120,7 +212,11 @@ impl Ticket {
 impl Drop for Ticket {
     fn drop(&mut self) {
         let mut inside = self.admission.inside();
-        inside.all = inside.all.saturating_sub(1);
+        let all = inside.all;
+        if self.admission.notice.is_some() {
+            inside.line.left(self.admission.started.elapsed(), all);
+        }
+        inside.all = all.saturating_sub(1);
         if let Entry::Occupied(mut here) = inside.by_source.entry(self.source) {
             match here.get().checked_sub(1) {
                 None | Some(0) => _ = here.remove(),
@@ -142,7 +238,7 @@ fn aggregate(source: IpAddr) -> IpAddr {
 
 #[cfg(test)]
 mod tests {
-    use tokio::io::AsyncReadExt;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     use super::*;
 
@@ -165,6 +261,19 @@ mod tests {
         assert_eq!(door.inside().by_source.len(), 2, "sources that left are forgotten");
     }
 
+    #[test]
+    fn strangers_shut_out_nobody_who_is_known() {
+        let door = Admission::new(Limits { in_flight: 4, per_source: 2, ..Limits::default() });
+        let _flood: Vec<Ticket> = (1..=4).map(|n| door.enter(v4(n)).unwrap()).collect();
+        assert!(door.enter(v4(9)).is_none(), "not known");
+        door.remember(v4(9));
+        let _member = door.enter(v4(9)).unwrap();
+        assert!(door.enter(v4(10)).is_none(), "only who is known");
+        door.remember(v4(1));
+        let _another = door.enter(v4(1)).unwrap();
+        assert!(door.enter(v4(9)).is_none(), "these places end too");
+    }
+
     #[tokio::test]
     async fn who_finds_no_place_is_reset() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -175,6 +284,34 @@ mod tests {
             read = client.read_u8() => assert_eq!(read.unwrap_err().kind(), std::io::ErrorKind::ConnectionReset),
             _ = door.next(&listener) => panic!("the door is full"),
         }
+    }
+
+    #[tokio::test]
+    async fn who_finds_no_place_is_told_when_to_come_and_has_one_then() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let limits = Limits { in_flight: 2, ..Limits::default() };
+        let door = Admission::with_notice(limits, |wait| wait.as_micros().to_be_bytes().to_vec());
+        let (first, _second) = (door.enter(v4(1)).unwrap(), door.enter(v4(2)).unwrap());
+        // It speaks first, as one does who begins with TLS.
+        let mut client = TcpStream::connect(address).await.unwrap();
+        client.write_all(&[22; 500]).await.unwrap();
+        let mut told = [0; 16];
+        tokio::select! {
+            read = client.read_exact(&mut told) => drop(read.unwrap()),
+            _ = door.next(&listener) => panic!("the door is full"),
+        }
+        let wait = Duration::from_micros(u128::from_be_bytes(told).try_into().unwrap());
+        assert!((1..=60_000).contains(&wait.as_millis()), "{wait:?}");
+        tokio::select! {
+            read = client.read_u8() => drop(read.unwrap_err()),
+            _ = door.next(&listener) => panic!("the door is full"),
+        }
+        drop(first);
+        tokio::time::sleep(wait).await;
+        assert!(door.enter(v4(3)).is_none(), "the place is kept");
+        let _client = TcpStream::connect(address).await.unwrap();
+        door.next(&listener).await;
     }
 
     #[test]

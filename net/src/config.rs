@@ -65,9 +65,14 @@ impl ConfigError {
 pub fn load<T: DeserializeOwned>(path: impl AsRef<Path>) -> Result<T, ConfigError> {
     let path = path.as_ref();
     let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
-    toml::from_str(&text).map_err(|error| {
+    parse(path, &text)
+}
+
+/// The same of a text, whose place is only named.
+pub fn parse<T: DeserializeOwned>(path: &Path, text: &str) -> Result<T, ConfigError> {
+    toml::from_str(text).map_err(|error| {
         let start = error.span().map_or(0, |span| span.start);
-        let before = text.get(..start).unwrap_or(&text);
+        let before = text.get(..start).unwrap_or(text);
         let line = before.matches('\n').count();
         ConfigError::Parse {
             path: path.to_owned(),

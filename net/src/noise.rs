@@ -15,6 +15,7 @@
 //! but who replays it does not get the keys of the transport messages, so no request can be replayed.
 
 mod key;
+pub mod sealed;
 
 use snow::{Builder, HandshakeState, TransportState};
 use thiserror::Error;

@@ -4,9 +4,10 @@
 //! no use to a quantum computer of tomorrow.
 
 mod credentials;
+mod overheard;
 mod verify;
 
-use std::io;
+use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
@@ -18,7 +19,7 @@ use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::server::NoServerSessionStorage;
 use rustls::sign::SingleCertAndKey;
 use rustls::version::TLS13;
-use rustls::{ClientConfig, CommonState, ConnectionCommon, RootCertStore, ServerConfig};
+use rustls::{ClientConfig, ClientConnection, CommonState, ConnectionCommon, RootCertStore, ServerConfig};
 use rustls_pki_types::ServerName;
 use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -28,6 +29,7 @@ use zeroize::Zeroizing;
 
 pub(crate) use credentials::ENDS_SOON;
 pub use credentials::{CredentialFiles, Credentials, CredentialsError, load_chain, load_key, load_roots};
+pub use overheard::{MAX_OVERHEARD, Overheard};
 
 use crate::admission::{Ticket, TimedOut};
 use crate::exit::Exit;
@@ -50,6 +52,9 @@ pub enum TlsError {
     /// The handshake failed: which end is to blame stands in the text.
     #[error("TLS handshake failed: {0}")]
     Handshake(#[source] io::Error),
+    /// Instead of a handshake there came this frame, in clear. Anybody on the way can say it: it is a hint.
+    #[error("instead of a handshake there came {} octets in clear", .0.len())]
+    InClear(Vec<u8>),
     /// The handshake took too long.
     #[error(transparent)]
     TimedOut(#[from] TimedOut),
@@ -73,7 +78,7 @@ pub enum TlsError {
 impl From<&TlsError> for Exit {
     fn from(error: &TlsError) -> Self {
         match error {
-            TlsError::Unreachable { .. } | TlsError::TimedOut(_) => Self::Unreachable,
+            TlsError::Unreachable { .. } | TlsError::InClear(_) | TlsError::TimedOut(_) => Self::Unreachable,
             // rustls reports what the peer did wrong as invalid data; other errors are the network's.
             TlsError::Handshake(why) if why.kind() != io::ErrorKind::InvalidData => Self::Unreachable,
             TlsError::Handshake(_) | TlsError::Alpn { .. } | TlsError::Identity(_) => Self::Authentication,
@@ -228,6 +233,35 @@ pub async fn connect(
     tokio::time::timeout(limit, both).await.map_err(|_| TimedOut(limit))?
 }
 
+/// As [`connect`], to a server that may say in clear that it has no place; the caller bounds the time. The frame `first` leaves
+/// together with the end of the handshake, when the server has proved who it is: a packet less at both ends.
+///
+/// # Errors
+/// [`TlsError::InClear`] with what the server has said; see [`TlsError`].
+pub async fn connect_or_hear(
+    address: SocketAddr,
+    config: Arc<ClientConfig>,
+    first: &[u8],
+) -> Result<client::TlsStream<Overheard<TcpStream>>, TlsError> {
+    let unreachable = |source| TlsError::Unreachable { address, source };
+    let stream = TcpStream::connect(address).await.map_err(unreachable)?;
+    stream.set_nodelay(true).map_err(unreachable)?;
+    let alpn = config.alpn_protocols.first().cloned().unwrap_or_default();
+    let length = u32::try_from(first.len()).unwrap_or(u32::MAX).to_be_bytes();
+    let frame = Zeroizing::new([&length, first].concat());
+    let mut kept = Ok(());
+    // The library keeps it until it may be sent.
+    let say = |connection: &mut ClientConnection| kept = connection.writer().write_all(&frame);
+    let handshake = TlsConnector::from(config).connect_with(no_name(), Overheard::new(stream), say);
+    kept.map_err(TlsError::Handshake)?;
+    let stream = handshake.into_fallible().await.map_err(|(error, stream)| match stream.frame() {
+        Some(frame) => TlsError::InClear(frame),
+        None => TlsError::Handshake(error),
+    })?;
+    check_server(&stream, &alpn)?;
+    Ok(stream)
+}
+
 /// The client's side of a handshake over any stream; the caller bounds its time.
 ///
 /// # Errors
@@ -237,12 +271,19 @@ pub async fn connect_over<S: AsyncRead + AsyncWrite + Unpin>(
     config: Arc<ClientConfig>,
 ) -> Result<client::TlsStream<S>, TlsError> {
     let alpn = config.alpn_protocols.first().cloned().unwrap_or_default();
-    // The library wants a name. It is neither sent nor verified: the peer's name is the identity in the configuration.
-    let name = ServerName::from(std::net::IpAddr::from([0, 0, 0, 0]));
-    let stream = TlsConnector::from(config).connect(name, stream).await.map_err(TlsError::Handshake)?;
-    check(stream.get_ref().1, &alpn)?;
-    peer_identity(stream.get_ref().1)?;
+    let stream = TlsConnector::from(config).connect(no_name(), stream).await.map_err(TlsError::Handshake)?;
+    check_server(&stream, &alpn)?;
     Ok(stream)
+}
+
+/// The library wants a name. It is neither sent nor verified: the peer's name is the identity in the configuration.
+fn no_name() -> ServerName<'static> {
+    ServerName::from(std::net::IpAddr::from([0, 0, 0, 0]))
+}
+
+fn check_server<S>(stream: &client::TlsStream<S>, alpn: &[u8]) -> Result<(), TlsError> {
+    check(stream.get_ref().1, alpn)?;
+    peer_identity(stream.get_ref().1).map(drop)
 }
 
 /// Who the peer of a connection is, after its handshake. For both ends: `peer_identity(stream.get_ref().1)`.

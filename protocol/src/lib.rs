@@ -31,7 +31,7 @@ pub mod tag;
 pub mod unit;
 
 pub use beacon::Beacon;
-pub use budget::Budget;
+pub use budget::{Budget, Ration, Rations};
 pub use codec::DecodeError;
 pub use credential::{Authentication, Credential};
 pub use header::{Commitment, EpochHeader, HeaderHash, Incarnation};
@@ -39,7 +39,7 @@ pub use keygraph::MemberId;
 pub use member::KeyPath;
 pub use rekey::{Reason, RekeyMessage};
 pub use schedule::EpochContext;
-pub use secret::{DataKey, IndividualKey, NodeSecret, Seed};
+pub use secret::{DataKey, IndividualKey, NodeSecret, Seed, Share};
 pub use sign::{SigningKey, VerifyingKey};
 pub use tag::TagKey;
 

@@ -57,6 +57,10 @@ secret! {
     IndividualKey
 }
 secret! {
+    /// What a key server gives a client in a sealed registration; the individual key is made of it.
+    Share
+}
+secret! {
     /// Seed from which the fresh secrets of one change are expanded; the journal keeps it, sealed.
     Seed
 }

@@ -11,7 +11,7 @@ use crate::{MAX_NAME, Suite, WIRE_VERSION};
 
 const MAGIC: &[u8; 4] = b"KSSC";
 /// Keys of one kind in a certificate: of five key servers that stand by for each other, the present ones and the next.
-const MAX_KEYS: usize = 10;
+pub(crate) const MAX_KEYS: usize = 10;
 /// Octets of a site certificate at the most.
 pub const MAX_LEN: usize =
     4 + 1 + 2 + MAX_NAME + 16 + 2 + MAX_KEYS * (1 + 2 + MAX_RSA_PUBLIC) + 2 + MAX_KEYS * 32 + SIGNATURE;

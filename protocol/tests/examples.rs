@@ -1,9 +1,7 @@
 //! The worked examples of `docs/protocol.md` are what the code does.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests may panic")]
 
-mod common;
-
-use common::{Server, context};
+use crate::common::{Server, context};
 use keygraph::{Change, MemberId, Strategy};
 use protocol::{Beacon, HeaderHash, SigningKey};
 

@@ -1,22 +1,21 @@
 //! Control messages: one encoding for each, no prefix and no extension of one is another, and no octets panic.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests may panic")]
 
-mod common;
-
 use std::fmt::Debug;
 
-use common::{Server, announcement};
+use crate::common::{Server, announcement};
 use keygraph::{Change, MemberId, Strategy};
 use proptest::prelude::*;
 use protocol::identity::Identity;
 use protocol::registration::{
-    ClientEntry, FromClient, FromRegistrar, MAX_TOKEN, Refusal, RefusalCode, ToClient, ToRegistrar,
+    ANSWER, ClientEntry, FromClient, FromRegistrar, Grant, MAX_OFFERS, MAX_TOKEN, OFFER, Parties, Refusal, RefusalCode,
+    ToClient, ToRegistrar,
 };
 use protocol::request::{
     Act, Denial, EarlierKey, Losses, MAX_OPERATIONS, MAX_REQUEST, Membership, Operations, Outcome, Preamble, Reply,
     Request, RequestId, Resync, Role,
 };
-use protocol::{Authentication, Beacon, DataKey, DecodeError, IndividualKey, RekeyMessage};
+use protocol::{Authentication, Beacon, DataKey, DecodeError, IndividualKey, RekeyMessage, Share};
 
 fn check<T: PartialEq + Debug>(message: &T, octets: &[u8], decode: impl Fn(&[u8]) -> Result<T, DecodeError>) {
     assert_eq!(decode(octets).as_ref(), Ok(message));
@@ -36,23 +35,33 @@ fn identity() -> Identity {
 #[test]
 fn registration() {
     let refusal = Refusal::new(RefusalCode::Busy, "too many", 250);
-    let register = FromClient::Register { key_server: "ks".into() };
+    let register = FromClient::Register { key_server: "ks".into(), offers: vec![] };
     check(&register, &register.encode(), FromClient::decode);
     let token = "a.b.c".to_owned().into();
-    let register = FromClient::RegisterWithToken { key_server: "ks".into(), identity: identity(), token };
+    let offers = vec![[6; OFFER]; 2];
+    let register = FromClient::RegisterWithToken { key_server: "ks".into(), identity: identity(), token, offers };
     check(&register, &register.encode(), FromClient::decode);
+    let offers = vec![[6; OFFER]; MAX_OFFERS];
+    let register = FromClient::Register { key_server: "ks".into(), offers };
+    check(&register, &register.encode(), FromClient::decode);
+    let many = FromClient::Register { key_server: "ks".into(), offers: vec![[6; OFFER]; MAX_OFFERS + 1] };
+    assert!(matches!(FromClient::decode(&many.encode()), Err(DecodeError::Limit { what: "offers", .. })));
     let token = "t".repeat(MAX_TOKEN + 1).into();
-    let long = FromClient::RegisterWithToken { key_server: "ks".into(), identity: identity(), token };
+    let long = FromClient::RegisterWithToken { key_server: "ks".into(), identity: identity(), token, offers: vec![] };
     assert!(matches!(FromClient::decode(&long.encode()), Err(DecodeError::Limit { what: "token", .. })));
     let number = ToClient::Number { client: MemberId(5), registration: 9 };
-    for message in [number, ToClient::Registered, ToClient::Refused(refusal.clone())] {
+    let sealed = ToClient::RegisteredSealed(Box::new([4; ANSWER]));
+    for message in [number, ToClient::Registered, sealed, ToClient::Refused(refusal.clone())] {
         check(&message, &message.encode(), ToClient::decode);
     }
     let key = IndividualKey::new([7; 32]);
     let (ends, credential) = (77, vec![8; 52]);
     let hand_over = FromRegistrar::HandOver { tag: 3, client: MemberId(5), registration: 9, key, ends, credential };
+    let (offers, credential) = (vec![[6; OFFER]; 3], vec![8; 52]);
+    let kind = Authentication::Token;
+    let sealed = FromRegistrar::RegisterSealed { tag: 3, kind, identity: identity(), offers, ends, credential };
     let fetches = Authentication::ALL.map(|kind| FromRegistrar::FetchNumber { tag: 3, kind, identity: identity() });
-    for message in fetches.into_iter().chain([hand_over]) {
+    for message in fetches.into_iter().chain([hand_over, sealed]) {
         check(&message, &message.encode(), FromRegistrar::decode);
     }
     let entry = ClientEntry { client: MemberId(5), identity: identity() };
@@ -62,10 +71,42 @@ fn registration() {
         ToRegistrar::ClientAdded(entry),
         ToRegistrar::Number { tag: 3, client: MemberId(5), registration: 9 },
         ToRegistrar::Durable { tag: 3 },
+        ToRegistrar::DurableSealed { tag: 3, client: MemberId(5), answer: Box::new([4; ANSWER]) },
         ToRegistrar::Refused { tag: 3, refusal },
     ] {
         check(&message, &message.encode(), ToRegistrar::decode);
     }
+}
+
+/// The key of a sealed registration is another for each share, party and number.
+#[test]
+fn sealed_keys() {
+    let share = |octet| Share::new([octet; 32]);
+    let grant = Grant { client: MemberId(5), registration: 9, share: share(1) };
+    check_grant(&grant);
+    let who = |name: &str| Identity::parse(&format!("spiffe://demo/{name}")).unwrap();
+    let parties = Parties { client: who("m"), registrar: who("r"), key_server: "ks".into() };
+    let others = [
+        (grant.clone(), Parties { client: who("n"), ..parties.clone() }),
+        (grant.clone(), Parties { registrar: who("s"), ..parties.clone() }),
+        (grant.clone(), Parties { key_server: "kt".into(), ..parties.clone() }),
+        (Grant { client: MemberId(6), ..grant.clone() }, parties.clone()),
+        (Grant { registration: 10, ..grant.clone() }, parties.clone()),
+        (Grant { client: MemberId(5), registration: 9, share: share(2) }, parties.clone()),
+    ];
+    let mut keys: Vec<IndividualKey> = others.iter().map(|(grant, parties)| grant.individual_key(parties)).collect();
+    keys.push(grant.individual_key(&parties));
+    for (i, key) in keys.iter().enumerate() {
+        assert!(!keys[..i].contains(key), "{i}");
+    }
+    let prologues = others[..3].iter().all(|(_, other)| other.prologue() != parties.prologue());
+    assert!(prologues && keys[6] == grant.individual_key(&parties));
+}
+
+fn check_grant(grant: &Grant) {
+    let octets = grant.encode();
+    assert_eq!(Grant::decode(octets.as_slice()).as_ref(), Ok(grant));
+    assert!(Grant::decode(&octets[1..]).is_err() && Grant::decode(&[octets.as_slice(), &[0]].concat()).is_err());
 }
 
 #[test]

@@ -4,12 +4,10 @@
 //! the plan says, here the ciphers and the key schedule are what is tried.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests may panic")]
 
-mod common;
-
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::common::{Dice, Server};
 use cbc::cipher::{BlockModeDecrypt, KeyIvInit};
-use common::{Dice, Server};
 use keygraph::{Change, Degree, KeyRef, MemberId, NodeId, Strategy};
 use protocol::rekey::Wrapped;
 use protocol::schedule::expand;

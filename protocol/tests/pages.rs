@@ -3,11 +3,9 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
-mod common;
-
 use std::collections::{BTreeMap, BTreeSet};
 
-use common::{Dice, Server, announcement};
+use crate::common::{Dice, Server, announcement};
 use keygraph::{Change, Degree, MemberId, NodeId, Strategy};
 use protocol::pages::{Book, Changed, Digest, Head, PagesError, Rewritten, Standing, Step, Walk};
 use protocol::{Beacon, GroupId, HeaderHash, KeyPath, SigningKey, Suite, TagKey};
@@ -35,7 +33,7 @@ impl Site {
         site
     }
 
-    fn standing(&self) -> Standing<'_, common::Held> {
+    fn standing(&self) -> Standing<'_, crate::common::Held> {
         let Server { suite, tree, held } = &self.server;
         Standing { suite: *suite, group: GroupId(7), tree, secrets: held }
     }

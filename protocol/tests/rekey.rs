@@ -1,11 +1,9 @@
 //! What the key server wraps, exactly the members unwrap: random histories in all strategies, several degrees and a star.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests may panic")]
 
-mod common;
-
 use std::collections::BTreeMap;
 
-use common::{Dice, Server, context};
+use crate::common::{Dice, Server, context};
 use keygraph::{Change, Degree, MemberId, Strategy};
 use protocol::member::ApplyError;
 use protocol::{KeyPath, RekeyMessage, Suite};

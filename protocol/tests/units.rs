@@ -1,9 +1,7 @@
 //! Every unit is verified alone: what was signed passes, and nothing else does.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests may panic")]
 
-mod common;
-
-use common::context;
+use crate::common::context;
 use protocol::unit::{BlockHeader, Kind, MAX_DATAGRAM, Unit, UnitError, UnitVerifier, kind, sign_block};
 use protocol::{
     Beacon, Commitment, EpochHeader, GroupId, HeaderHash, Incarnation, NodeSecret, SigningKey, Suite, TagKey,

@@ -2,12 +2,10 @@
 //! files with what the code makes; with `KEYSTONE_WRITE_VECTORS` set it writes them.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests may panic")]
 
-mod common;
-
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use common::{Server, announcement};
+use crate::common::{Server, announcement};
 use fec::{Layout, ReedSolomon, RepairScheme};
 use keygraph::Change::{Compact, Join, Leave, Refresh, Renew};
 use keygraph::{Change, Degree, KeyRef, MemberId, NodeId, Plan, Source, Strategy};

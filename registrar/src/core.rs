@@ -3,13 +3,15 @@
 //! ```text
 //! Register -> FetchNumber -> Number -> Export -> HandOver -> Durable -> Registered
 //! ```
+//!
+//! Of a sealed registration nothing is made here: Register -> RegisterSealed -> DurableSealed -> RegisteredSealed.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use protocol::identity::{Identity, IdentityPattern};
 use protocol::registration::{
-    FromClient, FromRegistrar, Refusal, RefusalCode, ToClient, ToRegistrar, exporter_context,
+    Answer, FromClient, FromRegistrar, Refusal, RefusalCode, ToClient, ToRegistrar, exporter_context,
 };
 use protocol::{Credential, IndividualKey, MemberId};
 use zeroize::Zeroizing;
@@ -27,8 +29,12 @@ const MAX_SESSIONS: usize = 1_000;
 const SESSION_TIME: Duration = Duration::from_secs(10);
 /// A key server that says nothing for so long after a question is gone, though its connection still looks open.
 const SILENCE: Duration = Duration::from_secs(10);
-/// What a client is told to wait when the key server is away; its own jitter spreads the return.
-const RETRY_MS: u32 = 1_000;
+/// What a client is told to wait at the least when the key server is away, or answers too late.
+const RETRY: Duration = Duration::from_secs(1);
+/// Those who were told so come back one after the other, at this distance: about what one core can do. The last are told this
+/// much, which is as long as clients believe.
+const RETRY_EACH: Duration = Duration::from_millis(1);
+const RETRY_LAST: Duration = Duration::from_secs(60);
 /// Clients in the list: more than one key server admits.
 const MAX_CLIENTS: usize = 4_000_000;
 
@@ -50,6 +56,8 @@ enum State {
     Numbered(MemberId, u64),
     /// Its key was handed over.
     HandedOver(MemberId),
+    /// What it offers was passed on.
+    Sealed,
 }
 
 struct Session {
@@ -72,6 +80,8 @@ pub struct Core {
     next_tag: u32,
     /// Since when the key server owes an answer and has said nothing at all.
     owed_since: Option<Now>,
+    /// When the last of those is expected who found no key server.
+    expected: Now,
     tally: Tally,
     outputs: VecDeque<Output>,
 }
@@ -88,6 +98,7 @@ impl Core {
             tags: BTreeMap::new(),
             next_tag: 0,
             owed_since: None,
+            expected: Now::ZERO,
             tally: Tally::default(),
             outputs: VecDeque::new(),
         }
@@ -109,7 +120,7 @@ impl Core {
                 // Numbers die with the connection that fetched them, so whoever has said something begins again.
                 let under_way = self.sessions.iter().filter(|(_, session)| !matches!(session.state, State::Silent));
                 for session in under_way.map(|(session, _)| *session).collect::<Vec<_>>() {
-                    self.refuse(session, unavailable());
+                    self.unavailable(now, session, AWAY);
                 }
             }
             Input::FromKeyServer(frame) => {
@@ -133,7 +144,7 @@ impl Core {
         let late: Vec<u64> =
             self.sessions.iter().filter(|(_, s)| s.deadline <= now).map(|(session, _)| *session).collect();
         for session in late {
-            self.refuse(session, Refusal::new(RefusalCode::Unavailable, "the registration took too long", RETRY_MS));
+            self.unavailable(now, session, "the registration took too long");
         }
         if self.owed_since.is_some_and(|since| since + SILENCE <= now) {
             self.owed_since = None;
@@ -172,7 +183,7 @@ impl Core {
             let text = "this registrar does not serve this identity";
             self.refuse(session, Refusal::new(RefusalCode::Identity, text, 0));
         } else if full {
-            self.refuse(session, Refusal::new(RefusalCode::Busy, "too many registrations at once", RETRY_MS));
+            self.refuse(session, Refusal::new(RefusalCode::Busy, "too many registrations at once", millis(RETRY)));
         }
     }
 
@@ -187,15 +198,28 @@ impl Core {
             return self.refuse(session, Refusal::new(RefusalCode::Malformed, "asked twice", 0));
         }
         match &self.key_server {
-            None => self.refuse(session, unavailable()),
+            None => self.unavailable(now, session, AWAY),
             Some(name) if name != message.key_server() => {
                 let text = format!("this registrar serves key server {name}");
                 self.refuse(session, Refusal::new(RefusalCode::KeyServer, &text, 0));
             }
             Some(_) => {
-                let (identity, kind) = (known.identity.clone(), known.credential.kind);
-                self.ask(now, session, |tag| FromRegistrar::FetchNumber { tag, kind, identity });
-                self.advance(session, State::Asked);
+                let (identity, Credential { kind, ends, name }) = (known.identity.clone(), known.credential.clone());
+                let offers = message.offers().to_vec();
+                if offers.is_empty() {
+                    self.ask(now, session, |tag| FromRegistrar::FetchNumber { tag, kind, identity });
+                    return self.advance(session, State::Asked);
+                }
+                let credential = name;
+                self.ask(now, session, |tag| FromRegistrar::RegisterSealed {
+                    tag,
+                    kind,
+                    identity,
+                    offers,
+                    ends,
+                    credential,
+                });
+                self.advance(session, State::Sealed);
             }
         }
     }
@@ -229,7 +253,8 @@ impl Core {
             }
             ToRegistrar::ClientAdded(entry) => self.list(entry.identity, entry.client),
             ToRegistrar::Number { tag, client, registration } => self.numbered(tag, client, registration),
-            ToRegistrar::Durable { tag } => self.durable(tag),
+            ToRegistrar::Durable { tag } => self.durable(tag, None),
+            ToRegistrar::DurableSealed { tag, client, answer } => self.durable(tag, Some((client, answer))),
             ToRegistrar::Refused { tag, refusal } => {
                 if let Some(session) = self.tags.remove(&tag) {
                     self.refuse(session, refusal);
@@ -259,18 +284,23 @@ impl Core {
         self.advance(session, State::Numbered(client, registration));
     }
 
-    fn durable(&mut self, tag: u32) {
+    /// The key server has what it was told about a client: the exported key, or the one that goes with this answer.
+    fn durable(&mut self, tag: u32, sealed: Option<(MemberId, Box<Answer>)>) {
         let Some(&session) = self.tags.get(&tag) else {
             return;
         };
-        let Some(Session { identity, state: State::HandedOver(client), .. }) = self.sessions.get(&session) else {
-            return self.outputs.push_back(Output::CutKeyServer);
+        let Some(Session { identity, state, .. }) = self.sessions.get(&session) else {
+            return;
         };
-        let event = Event::Registered { client: *client, identity: identity.clone() };
+        let (client, last) = match (state, sealed) {
+            (State::HandedOver(client), None) => (*client, ToClient::Registered),
+            (State::Sealed, Some((client, answer))) => (client, ToClient::RegisteredSealed(answer)),
+            _ => return self.outputs.push_back(Output::CutKeyServer),
+        };
+        let event = Event::Registered { client, identity: identity.clone() };
         self.tally.registered += 1;
         self.forget(session);
-        let frame = ToClient::Registered.encode();
-        self.outputs.push_back(Output::ToClient { session, frame, close: true });
+        self.outputs.push_back(Output::ToClient { session, frame: last.encode(), close: true });
         self.outputs.push_back(Output::Event(event));
     }
 
@@ -288,6 +318,12 @@ impl Core {
         if let Some(session) = self.sessions.get_mut(&session) {
             session.state = state;
         }
+    }
+
+    /// No key server now: clients come back one after the other.
+    fn unavailable(&mut self, now: Now, session: u64, why: &str) {
+        self.expected = (self.expected + RETRY_EACH).clamp(now + RETRY, now + RETRY_LAST);
+        self.refuse(session, Refusal::new(RefusalCode::Unavailable, why, millis(self.expected - now)));
     }
 
     fn refuse(&mut self, session: u64, refusal: Refusal) {
@@ -314,8 +350,10 @@ impl std::fmt::Debug for Core {
     }
 }
 
-fn unavailable() -> Refusal {
-    Refusal::new(RefusalCode::Unavailable, "the key server cannot be reached", RETRY_MS)
+const AWAY: &str = "the key server cannot be reached";
+
+fn millis(wait: Duration) -> u32 {
+    u32::try_from(wait.as_millis()).unwrap_or(u32::MAX)
 }
 
 #[cfg(test)]

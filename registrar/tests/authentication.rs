@@ -54,8 +54,12 @@ fn claims(changes: Value) -> Value {
 impl Site {
     fn show(&self, token: &str) -> Result<(Identity, protocol::Credential), (RefusalCode, String)> {
         let identity = Identity::parse(ME).unwrap();
-        let message =
-            FromClient::RegisterWithToken { key_server: "ks".into(), identity, token: token.to_owned().into() };
+        let message = FromClient::RegisterWithToken {
+            key_server: "ks".into(),
+            identity,
+            token: token.to_owned().into(),
+            offers: vec![],
+        };
         let shown = Shown { certificate: None, message: &message, now: NOW };
         self.methods.authenticate(&shown).map_err(|refusal| (refusal.code, refusal.text))
     }
@@ -200,10 +204,14 @@ fn a_certificate_and_a_token_are_two_things() {
         let answer = site.methods.authenticate(&Shown { certificate, message, now: NOW });
         answer.map(|(who, credential)| (who.as_str().to_owned(), credential.kind)).map_err(|refusal| refusal.code)
     };
-    let by_certificate = FromClient::Register { key_server: "ks".into() };
+    let by_certificate = FromClient::Register { key_server: "ks".into(), offers: vec![] };
     let token = site.issuer.sign_claims(&claims(json!({}))).unwrap().into();
-    let by_token =
-        FromClient::RegisterWithToken { key_server: "ks".into(), identity: Identity::parse(ME).unwrap(), token };
+    let by_token = FromClient::RegisterWithToken {
+        key_server: "ks".into(),
+        identity: Identity::parse(ME).unwrap(),
+        token,
+        offers: vec![],
+    };
     assert_eq!(show(Some(&certificate), &by_certificate), Ok((ME.into(), Authentication::Certificate)));
     assert_eq!(show(None, &by_token), Ok((ME.into(), Authentication::Token)));
     assert_eq!(show(None, &by_certificate), Err(RefusalCode::Credential));
@@ -217,7 +225,7 @@ fn a_certificate_and_a_token_are_two_things() {
 fn certificates_name_one_identity_in_one_spelling() {
     let site = site();
     let authority = Authority::new("test", 1).unwrap();
-    let message = FromClient::Register { key_server: "ks".into() };
+    let message = FromClient::Register { key_server: "ks".into(), offers: vec![] };
     let long = format!("spiffe://demo/{}", "m".repeat(2_048));
     let bad: [&[&str]; 11] = [
         &[],

@@ -12,6 +12,7 @@ mod common;
 
 use std::fs;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use certs::{Authority, TokenIssuer};
@@ -22,11 +23,12 @@ use protocol::identity::Identity;
 use protocol::registration::{ALPN_CLIENT, FromClient, MAX_FRAME, RefusalCode, ToClient};
 use registrar::config::Checked;
 use rustix::process::{Signal, getpid, kill_process};
-use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
 use tokio_rustls::client::TlsStream;
+use tokio_rustls::rustls::sign::{CertifiedKey, SingleCertAndKey};
 
 const TOKENS: &str = "[token]\nkeys = \"pki/token-keys.json\"\nissuer = \"keystone-pki\"\naudience = \"keystone\"\n\
                       algorithms = [\"ES256\"]\n";
@@ -48,8 +50,12 @@ impl Site {
 
     async fn say(&self, stream: &mut TlsStream<TcpStream>, token: &str) -> ToClient {
         let identity = Identity::parse("spiffe://demo/member/m1").unwrap();
-        let message =
-            FromClient::RegisterWithToken { key_server: "ks".into(), identity, token: token.to_owned().into() };
+        let message = FromClient::RegisterWithToken {
+            key_server: "ks".into(),
+            identity,
+            token: token.to_owned().into(),
+            offers: vec![],
+        };
         write_frame(stream, &message.encode()).await.unwrap();
         answer(stream).await
     }
@@ -57,7 +63,7 @@ impl Site {
     /// Whether the registrar lets these credentials through its handshake, or what it says.
     async fn lets_in(&self, credentials: &Credentials) -> Result<(), String> {
         let mut stream = self.connect(credentials).await.map_err(|error| error.to_string())?;
-        let hello = FromClient::Register { key_server: "ks".into() };
+        let hello = FromClient::Register { key_server: "ks".into(), offers: vec![] };
         write_frame(&mut stream, &hello.encode()).await.map_err(|error| error.to_string())?;
         let answer = timeout(LIMIT, read_frame(&mut stream, MAX_FRAME)).await.unwrap();
         answer.map(drop).map_err(|error| error.to_string())
@@ -147,12 +153,10 @@ async fn with_and_without_certificate_side_by_side() {
 
 #[tokio::test]
 async fn a_registrar_that_takes_no_tokens_wants_a_certificate() {
-    let site = Site::new().await;
-    let _key_server = site.serve("ks", Manner::Well).await;
-    let _registrar = site.run();
-    site.register_soon().await;
+    let (site, _daemons) = Site::up().await;
     if let Ok(mut stream) = site.anonymous().await {
-        let _ = write_frame(&mut stream, &FromClient::Register { key_server: "ks".into() }.encode()).await;
+        let _ =
+            write_frame(&mut stream, &FromClient::Register { key_server: "ks".into(), offers: vec![] }.encode()).await;
         let error = timeout(LIMIT, read_frame(&mut stream, MAX_FRAME)).await.unwrap().unwrap_err();
         assert!(error.to_string().contains("CertificateRequired"), "{error}");
     }
@@ -233,11 +237,50 @@ async fn a_new_certificate_is_used_without_a_new_start_and_a_bad_one_is_not() {
 }
 
 #[tokio::test]
-async fn chains_that_are_too_long_are_not_looked_at() {
+async fn a_certificate_of_the_authority_that_names_nobody_registers_nobody() {
     let site = Site::new().await;
+    let authority = keep_authority(&site);
     let _key_server = site.serve("ks", Manner::Well).await;
     let _registrar = site.run();
     site.register_soon().await;
+    let long = format!("spiffe://demo/member/{}", "m".repeat(2_048));
+    let bad: [&[&str]; 6] = [
+        &[],
+        &["spiffe://demo/member/m1", "spiffe://demo/member/m2"],
+        &["SPIFFE://demo/member/m1"],
+        &["spiffe://demo/member/%6d1"],
+        &["spiffe://demo/guest/../member/m1"],
+        &[&long],
+    ];
+    let roots = load_roots(site.pki().join("ca.pem")).unwrap();
+    for uris in bad {
+        let leaf = authority.issue_uris(uris, &(now() - 9, now() + 900)).unwrap();
+        // A client of ours would not even load it.
+        let registrar = Identity::parse("spiffe://demo/registrar/r1").unwrap();
+        let mut config = (*anonymous_client_config(&roots, registrar, ALPN_CLIENT).unwrap()).clone();
+        let chain = vec![CertificateDer::from_pem_slice(leaf.certificate.as_bytes()).unwrap()];
+        let key = PrivateKeyDer::from_pem_slice(leaf.key.as_bytes()).unwrap();
+        let provider = tokio_rustls::rustls::crypto::aws_lc_rs::default_provider();
+        let shown = CertifiedKey::from_der(chain, key, &provider).unwrap();
+        config.client_auth_cert_resolver = Arc::new(SingleCertAndKey::from(shown));
+        // TLS 1.3: the client may learn only with its first read that it is refused.
+        let said = match net::tls::connect(site.listen, Arc::new(config), LIMIT).await {
+            Ok(mut stream) => {
+                let hello = FromClient::Register { key_server: "ks".into(), offers: vec![] };
+                let _ = write_frame(&mut stream, &hello.encode()).await;
+                timeout(LIMIT, read_frame(&mut stream, MAX_FRAME)).await.unwrap().unwrap_err().to_string()
+            }
+            Err(error) => error.to_string(),
+        };
+        assert!(said.contains("CertificateUnknown"), "{uris:?}: {said}");
+        assert_eq!(site.keys.lock().unwrap().len(), 1, "{uris:?}");
+    }
+    site.register_soon().await;
+}
+
+#[tokio::test]
+async fn chains_that_are_too_long_are_not_looked_at() {
+    let (site, _daemons) = Site::up().await;
     let pem = site.pki().join("m1.pem");
     let (leaf, root) = (fs::read_to_string(&pem).unwrap(), fs::read_to_string(site.pki().join("ca.pem")).unwrap());
     for (certificates, goes) in [(6, true), (7, false), (400, false)] {
@@ -264,13 +307,5 @@ async fn what_is_wrong_with_tokens_in_a_configuration_is_named() {
         ("audience", "audiense", "audiense"),
         ("algorithms", "leeway_s = 301\nalgorithms", "token.leeway_s"),
     ];
-    for (from, to, named) in changes {
-        let wrong = good.replacen(from, to, 1);
-        assert_ne!(wrong, good, "{from}");
-        fs::write(site.config(), wrong).unwrap();
-        let error = Checked::load(&site.config()).unwrap_err().to_string();
-        assert!(error.contains(named), "{named}: {error}");
-    }
-    fs::write(site.config(), good).unwrap();
-    Checked::load(&site.config()).unwrap();
+    site.names_what_is_wrong(&good, &changes);
 }

@@ -79,7 +79,8 @@ async fn says(site: &Site, address: &str, signer: &TokenIssuer) -> ToClient {
     let said = loop {
         let mut stream = net::tls::connect(site.listen, tls.clone(), LIMIT).await.unwrap();
         let token = signer.sign(&me, Duration::from_secs(60)).unwrap().into();
-        let message = FromClient::RegisterWithToken { key_server: "ks".into(), identity: me.clone(), token };
+        let message =
+            FromClient::RegisterWithToken { key_server: "ks".into(), identity: me.clone(), token, offers: vec![] };
         write_frame(&mut stream, &message.encode()).await.unwrap();
         let said = answer(&mut stream).await;
         if !matches!(said, ToClient::Refused(_)) || since.elapsed() > Duration::from_secs(1) {

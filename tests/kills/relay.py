@@ -1,7 +1,7 @@
 """A network between one key server and ZooKeeper that can be cut and slowed down. What it holds back it delivers later, as TCP
 does after an outage, also to connections that were given up meanwhile."""
 
-import collections, socket, threading, time
+import asyncio, socket, threading
 
 
 class Relay:
@@ -10,9 +10,12 @@ class Relay:
     def __init__(self, base, upstream):
         self.questions_held = self.answers_held = False
         self.delay = 0  # seconds that each answer is late
+        self.loop = asyncio.new_event_loop()
         for n in (1, 2, 3):
             door = socket.create_server(("127.0.0.1", base + n), backlog=64)
-            threading.Thread(target=self.accept, args=(door, upstream + n), daemon=True).start()
+            accept = lambda *client, port=upstream + n: self.accept(*client, port)
+            self.loop.run_until_complete(asyncio.start_server(accept, sock=door))
+        threading.Thread(target=self.loop.run_forever, daemon=True).start()
 
     def cut(self):
         self.questions_held = self.answers_held = True
@@ -21,39 +24,32 @@ class Relay:
         self.questions_held = self.answers_held = False
         self.delay = 0
 
-    def accept(self, door, port):
-        while True:
-            client, _ = door.accept()
-            try:
-                server = socket.create_connection(("127.0.0.1", port), timeout=1)
-            except OSError:
-                client.close()
-                continue
-            server.settimeout(None)
-            for source, sink, is_answer in ((client, server, False), (server, client, True)):
-                queue = collections.deque()
-                threading.Thread(target=self.hear, args=(source, queue, is_answer), daemon=True).start()
-                threading.Thread(target=self.say, args=(sink, queue, is_answer), daemon=True).start()
+    async def accept(self, reader, writer, port):
+        try:
+            upstream = await asyncio.wait_for(asyncio.open_connection("127.0.0.1", port), 1)
+        except OSError:
+            writer.close()
+            return
+        await asyncio.gather(self.carry(reader, upstream[1], False), self.carry(upstream[0], writer, True))
 
-    def hear(self, source, queue, is_answer):
+    async def carry(self, source, sink, is_answer):
+        queue = asyncio.Queue()
+        saying = asyncio.create_task(self.say(queue, sink, is_answer))
         octets = True
         while octets:
             try:
-                octets = source.recv(65536)
+                octets = await source.read(65536)
             except OSError:
                 octets = b""
-            queue.append((time.monotonic() + (self.delay if is_answer else 0), octets))
+            queue.put_nowait((self.loop.time() + (self.delay if is_answer else 0), octets))
+        await saying
 
-    def say(self, sink, queue, is_answer):
-        while True:
-            if not queue or queue[0][0] > time.monotonic() or (self.answers_held if is_answer else self.questions_held):
-                time.sleep(0.002)
-                continue
-            _, octets = queue.popleft()
-            try:
-                if not octets:
-                    sink.shutdown(socket.SHUT_WR)
-                    return
-                sink.sendall(octets)
-            except OSError:
-                return
+    async def say(self, queue, sink, is_answer):
+        octets = True
+        while octets:
+            due, octets = await queue.get()
+            await asyncio.sleep(max(0, due - self.loop.time()))
+            while self.answers_held if is_answer else self.questions_held:
+                await asyncio.sleep(0.01)
+            sink.write(octets)
+        sink.close()

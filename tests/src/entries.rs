@@ -1,4 +1,4 @@
-//! One entry for each decoder, and each state machine, that faces the network: any octets go in, and what must hold of
+//! One entry for each decoder, and each state machine, that faces the network, and for what an operator writes by hand: any octets go in, and what must hold of
 //! whatever is accepted is asserted. `cargo test` and `cargo fuzz` run the same entries.
 //!
 //! An entry looks no further than its input: the same octets always do the same. Nothing in an input makes it work for
@@ -6,6 +6,7 @@
 
 mod messages;
 mod peers;
+mod policy;
 mod published;
 mod repair;
 mod site;
@@ -50,6 +51,7 @@ pub const ENTRIES: &[Entry] = &[
     entry("to_registrar", messages::to_registrar, messages::to_registrar_seeds),
     entry("frame", streams::frame, streams::frame_seeds),
     slow("handshake", streams::handshake, streams::handshake_seeds, 8),
+    slow("offers", streams::offers, streams::offers_seeds, 40),
     entry("certificate", streams::certificate, streams::certificate_seeds),
     entry("assembly", repair::assembly, repair::assembly_seeds),
     entry("reassembly", repair::reassembly, repair::reassembly_seeds),
@@ -63,6 +65,7 @@ pub const ENTRIES: &[Entry] = &[
     slow("keyserver_registrar", peers::registrar_frames, peers::registrar_frames_seeds, 20),
     slow("keyserver_request", peers::requests, peers::requests_seeds, 20),
     entry("registrar", peers::registrar, peers::registrar_seeds),
+    slow("policy", policy::policy, policy::policy_seeds, 20),
 ];
 
 /// Runs one entry: what a target of `cargo fuzz` calls.

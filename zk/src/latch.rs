@@ -32,21 +32,25 @@ impl Session {
         let client = self.client().await?;
         let path = self.ensemble().path(name);
         let of = |error| Error::of(error, &path);
-        loop {
-            match client.create(&path, value, &CreateMode::Ephemeral.with_acls(Acls::new(self.acl()))).await {
-                Ok(_) => return Ok(Taken::Ours(Latch { client, path })),
-                Err(ClientError::NodeExists) => {}
-                Err(error) => return Err(of(error)),
-            }
-            match client.get_data(&path).await {
-                Ok((_, stat)) if stat.ephemeral_owner == client.session_id().0 => {
-                    return Ok(Taken::Ours(Latch { client, path }));
+        let others = async {
+            loop {
+                match client.create(&path, value, &CreateMode::Ephemeral.with_acls(Acls::new(self.acl()))).await {
+                    Ok(_) => return Ok(None),
+                    Err(ClientError::NodeExists) => {}
+                    Err(error) => return Err(of(error)),
                 }
-                Ok((value, _)) => return Ok(Taken::Others(value)),
-                // Gone in between.
-                Err(ClientError::NoNode) => {}
-                Err(error) => return Err(of(error)),
+                match client.get_data(&path).await {
+                    Ok((_, stat)) if stat.ephemeral_owner == client.session_id().0 => return Ok(None),
+                    Ok((value, _)) => return Ok(Some(value)),
+                    // Gone in between.
+                    Err(ClientError::NoNode) => {}
+                    Err(error) => return Err(of(error)),
+                }
             }
+        };
+        match self.answer(&client, others).await? {
+            Some(value) => Ok(Taken::Others(value)),
+            None => Ok(Taken::Ours(Latch { client, path })),
         }
     }
 }

@@ -92,6 +92,12 @@ pub enum OptionsError {
         /// What is wrong.
         why: String,
     },
+    /// Half of what shows who we are.
+    #[error("`certificate` and `key` belong together")]
+    Half,
+    /// A certificate without TLS.
+    #[error("a `certificate` is shown with `roots` only")]
+    NoRoots,
     /// Too many or too long.
     #[error(
         "{count} owners of {octets} octets, expected at most {MAX_OWNERS} of {MAX_OWNERS_LEN} together, none empty"
@@ -102,6 +108,30 @@ pub enum OptionsError {
         /// Of all together.
         octets: usize,
     },
+}
+
+impl TlsFiles {
+    /// These files as a configuration names them, relative to `folder`; `None` is in the clear.
+    ///
+    /// # Errors
+    /// [`OptionsError::Half`], [`OptionsError::NoRoots`].
+    pub fn of(
+        folder: &Path,
+        roots: Option<&PathBuf>,
+        certificate: Option<&PathBuf>,
+        key: Option<&PathBuf>,
+    ) -> Result<Option<Self>, OptionsError> {
+        let identity = match (certificate, key) {
+            (None, None) => None,
+            (Some(certificate), Some(key)) => Some((folder.join(certificate), folder.join(key))),
+            _ => return Err(OptionsError::Half),
+        };
+        match roots {
+            Some(roots) => Ok(Some(Self { roots: folder.join(roots), identity })),
+            None if identity.is_some() => Err(OptionsError::NoRoots),
+            None => Ok(None),
+        }
+    }
 }
 
 impl Options {

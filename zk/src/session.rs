@@ -17,6 +17,9 @@ use crate::{Ensemble, Error, Options, Role};
 const MAX_TRANSACTION: usize = 1_000_000;
 /// Octets around the path and the value of a change, and around each entry of its ACL.
 const AROUND: usize = 40;
+/// Session timeouts after which no answer is due any more: the library cuts a connection that says nothing at 2/5 of one, and
+/// gives a session up at 7/5. What takes longer was forgotten on its way, and so may be all that is asked after it.
+const PATIENCE: u32 = 2;
 /// An orderly end takes one round trip; whoever ends does not wait longer than this for it.
 const GOODBYE: Duration = Duration::from_millis(500);
 
@@ -105,9 +108,30 @@ impl Session {
             return Ok(client.clone());
         }
         let renewed = held.take().is_some();
-        let client = self.connect().await?;
+        let client = match timeout(self.patience(), self.connect()).await {
+            Ok(client) => client?,
+            Err(_) => return Err(Error::NoSession(format!("nothing is heard in {:?}", self.patience()))),
+        };
         tracing::info!(session = %client.session_id(), renewed, "a session with ZooKeeper");
         Ok(held.insert(client).clone())
+    }
+
+    fn patience(&self) -> Duration {
+        self.options.session_timeout * PATIENCE
+    }
+
+    /// What `client` answers. A session that answers nothing is given up, so that the next call opens another.
+    pub(crate) async fn answer<T>(
+        &self,
+        client: &Client,
+        work: impl Future<Output = Result<T, Error>>,
+    ) -> Result<T, Error> {
+        if let Ok(answer) = timeout(self.patience(), work).await {
+            return answer;
+        }
+        let silent = client.session_id();
+        self.client.lock().await.take_if(|client| client.session_id() == silent);
+        Err(Error::Unknown(format!("session {silent} is silent for {:?}", self.patience())))
     }
 
     async fn connect(&self) -> Result<Client, Error> {
@@ -169,10 +193,13 @@ impl Session {
         // Asked in this order at once: a server answers one session in the order of its questions.
         let is_exact = self.options.role != Role::Reader;
         let (sync, get) = (is_exact.then(|| client.sync(self.ensemble().root())), client.get_data(&path));
-        if let Some(sync) = sync {
-            sync.await.map_err(|error| Error::of(error, &path))?;
-        }
-        held(get.await, &path)
+        let answer = async {
+            if let Some(sync) = sync {
+                sync.await.map_err(|error| Error::of(error, &path))?;
+            }
+            held(get.await, &path)
+        };
+        self.answer(&client, answer).await
     }
 
     /// Names of the znodes below `name`, in no order; `None` if it is not there.
@@ -183,12 +210,15 @@ impl Session {
         let client = self.client().await?;
         let path = self.ensemble().path(name);
         let (sync, list) = (client.sync(self.ensemble().root()), client.list_children(&path));
-        sync.await.map_err(|error| Error::of(error, &path))?;
-        match list.await {
-            Ok(names) => Ok(Some(names)),
-            Err(zookeeper_client::Error::NoNode) => Ok(None),
-            Err(error) => Err(Error::of(error, &path)),
-        }
+        let answer = async {
+            sync.await.map_err(|error| Error::of(error, &path))?;
+            match list.await {
+                Ok(names) => Ok(Some(names)),
+                Err(zookeeper_client::Error::NoNode) => Ok(None),
+                Err(error) => Err(Error::of(error, &path)),
+            }
+        };
+        self.answer(&client, answer).await
     }
 
     /// Carries out all of these in their order, or none; durable when it returns.
@@ -214,7 +244,7 @@ impl Session {
             .map_err(|error| Error::Refused(format!("{path}: {error}")))?;
         }
         let root = self.ensemble().root();
-        writer.commit().await.map(drop).map_err(|error| match error {
+        let refused = |error| match error {
             MultiWriteError::OperationFailed { index, source } => {
                 Error::of(source, paths.get(index).map_or(root, String::as_str))
             }
@@ -223,7 +253,8 @@ impl Session {
                 Error::Conflict { what, .. } => Error::Unknown(format!("the transaction {what}")),
                 other => other,
             },
-        })
+        };
+        self.answer(&client, async { writer.commit().await.map(drop).map_err(refused) }).await
     }
 
     fn octets(&self, ops: &[Op<'_>], paths: &[String]) -> usize {
@@ -247,18 +278,23 @@ impl Session {
         let client = self.client().await?;
         let path = self.ensemble().path(name);
         if self.options.role == Role::Reader {
-            match client.get_and_watch_data(&path).await {
-                Ok((value, stat, watcher)) => {
-                    let held = Held { value, version: version(stat.version) };
-                    return Ok((Some(held), Watch(watcher)));
+            let there = async {
+                match client.get_and_watch_data(&path).await {
+                    Ok((value, stat, watcher)) => {
+                        Ok(Some((Held { value, version: version(stat.version) }, Watch(watcher))))
+                    }
+                    // It is watched for below, until somebody makes it.
+                    Err(zookeeper_client::Error::NoNode) => Ok(None),
+                    Err(error) => Err(Error::of(error, &path)),
                 }
-                // It is watched for below, until somebody makes it.
-                Err(zookeeper_client::Error::NoNode) => {}
-                Err(error) => return Err(Error::of(error, &path)),
+            };
+            if let Some((held, watch)) = self.answer(&client, there).await? {
+                return Ok((Some(held), watch));
             }
         }
         // The watch first: what changes between the two is seen twice and never missed.
-        let (_, watcher) = client.check_and_watch_stat(&path).await.map_err(|error| Error::of(error, &path))?;
+        let watching = async { client.check_and_watch_stat(&path).await.map_err(|error| Error::of(error, &path)) };
+        let (_, watcher) = self.answer(&client, watching).await?;
         Ok((self.read(name).await?, Watch(watcher)))
     }
 

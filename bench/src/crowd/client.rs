@@ -25,13 +25,13 @@ use super::Crowd;
 const LONG: Duration = Duration::from_secs(3_600);
 
 /// A key that a client has got.
-pub(super) struct News {
-    pub(super) number: u32,
-    pub(super) epoch: u64,
-    pub(super) key: DataKey,
-    pub(super) how: How,
+pub(crate) struct News {
+    pub(crate) number: u32,
+    pub(crate) epoch: u64,
+    pub(crate) key: DataKey,
+    pub(crate) how: How,
     /// When, on the crowd's clock.
-    pub(super) at: Duration,
+    pub(crate) at: Duration,
 }
 
 enum Home {
@@ -52,14 +52,15 @@ pub(super) struct Client {
     epoch: u64,
     /// Held until it is registered.
     turn: Option<OwnedSemaphorePermit>,
+    is_registered: bool,
 }
 
 impl Client {
-    pub(super) fn new(crowd: Arc<Crowd>, number: u32, settings: Settings, turn: OwnedSemaphorePermit) -> Self {
+    pub(super) fn new(crowd: Arc<Crowd>, number: u32, settings: Settings, turn: Option<OwnedSemaphorePermit>) -> Self {
         let core = Core::new(settings.core(), Box::new(OsEntropy));
         let (settings, tasks) = (Arc::new(settings), JoinSet::new());
         let (key, receiver, how, epoch) = (None, None, VecDeque::new(), 0);
-        Self { crowd, number, settings, core, key, receiver, tasks, how, epoch, turn: Some(turn) }
+        Self { crowd, number, settings, core, key, receiver, tasks, how, epoch, turn, is_registered: false }
     }
 
     /// Lives until it is aborted, or its core stops.
@@ -84,10 +85,8 @@ impl Client {
         }
     }
 
-    /// An address of its own, as if it were a host of its own: the key server bounds what comes from one address.
     fn host(&self) -> Ipv4Addr {
-        let [.., high, low] = (self.number + 1).to_be_bytes();
-        Ipv4Addr::new(127, 1, high, low)
+        host(self.number)
     }
 
     fn misses(&self, octets: &[u8]) -> bool {
@@ -116,7 +115,12 @@ impl Client {
             Output::Subscribe(destination) => self.receiver = Some(open(destination)?),
             Output::Unsubscribe(_) => self.receiver = None,
             Output::Event(Event::Installed { epoch, how, .. }) => self.how.push_back((epoch, how)),
-            Output::Event(Event::Registered { .. }) if self.turn.take().is_none() => self.crowd.registered_again(),
+            Output::Event(Event::Registered { .. }) => {
+                drop(self.turn.take());
+                if std::mem::replace(&mut self.is_registered, true) {
+                    self.crowd.registered_again();
+                }
+            }
             Output::Feed { snapshot, .. } => self.tell(snapshot.keys.last()),
             Output::Event(_) | Output::Stream { .. } | Output::EndStream => {}
             // All of the crowd hear multicast.
@@ -140,12 +144,18 @@ impl Client {
 
     fn come_home(&mut self, home: Home) {
         let now = self.crowd.now();
+        if let Home::Registered(result) = &home {
+            self.crowd.registration(result.is_ok());
+        }
         match home {
             Home::Registered(Ok(Registered { client, registration, key })) => {
                 self.key = Some(key);
                 self.core.handle(now, Input::Registered { client, registration });
             }
-            Home::Registered(Err(RegistrationFailed { retry_after, is_final })) => {
+            Home::Registered(Err(RegistrationFailed { retry_after: Some(after), in_line: true, .. })) => {
+                self.core.handle(now, Input::RegistrationLater { after });
+            }
+            Home::Registered(Err(RegistrationFailed { retry_after, is_final, .. })) => {
                 self.core.handle(now, Input::RegistrationFailed { retry_after, is_final });
             }
             Home::Replied(id, Ok(message)) => self.core.handle(now, Input::Reply { id, message: &message }),
@@ -156,13 +166,24 @@ impl Client {
     }
 }
 
-/// Whether the reply says when to come back.
-fn is_later(reply: &Result<Zeroizing<Vec<u8>>, RequestFailed>) -> bool {
-    let reply = reply.as_ref().ok().and_then(|message| Reply::decode(message).ok());
-    reply.is_some_and(|reply| reply.outcomes.iter().any(|outcome| matches!(outcome, Outcome::Later { .. })))
+/// An address of a client's own, as if it were a host of its own: the key server bounds what comes from one address.
+pub(crate) fn host(number: u32) -> Ipv4Addr {
+    let [.., high, low] = (number + 1).to_be_bytes();
+    Ipv4Addr::new(127, 1, high, low)
 }
 
-async fn dial(from: Ipv4Addr, to: SocketAddr) -> io::Result<TcpStream> {
+/// Whether the reply says when to come back.
+fn is_later(reply: &Result<Zeroizing<Vec<u8>>, RequestFailed>) -> bool {
+    reply.as_ref().is_ok_and(|message| says_later(message))
+}
+
+/// The same of a reply that came.
+pub(crate) fn says_later(message: &[u8]) -> bool {
+    let is_later = |outcome: &Outcome| matches!(outcome, Outcome::Later { .. });
+    Reply::decode(message).is_ok_and(|reply| reply.outcomes.iter().any(is_later))
+}
+
+pub(crate) async fn dial(from: Ipv4Addr, to: SocketAddr) -> io::Result<TcpStream> {
     let socket = TcpSocket::new_v4()?;
     socket.bind((from, 0).into())?;
     socket.connect(to).await

@@ -37,6 +37,11 @@ pub enum Input<'a> {
         /// Asking again cannot help.
         is_final: bool,
     },
+    /// A registrar has no place now, and has said when it has one.
+    RegistrationLater {
+        /// How much later.
+        after: Duration,
+    },
     /// The credential was replaced: there is another to register with.
     Credential,
     /// This is the site certificate: at the start, and when it was replaced. These keys may sign rekey messages and beacons, and no

@@ -136,6 +136,7 @@ impl Core {
             Input::RegistrationFailed { retry_after, is_final } => {
                 self.registration_failed(now, retry_after, is_final);
             }
+            Input::RegistrationLater { after } => self.registration_later(now, after),
             Input::Credential => self.renew_registration(now),
             Input::Trusted { signing, begins } => self.trust(now, signing, begins),
             Input::Reply { id, message } => self.reply(now, id, message),

@@ -51,6 +51,13 @@ impl Core {
         self.renewal = Some(Renewal { at, attempt: renewal.attempt.saturating_add(1), is_underway: false });
     }
 
+    /// The registrar has no place before this time.
+    pub(super) fn renewal_later(&mut self, at: Now) {
+        if let Some(renewal) = self.renewal.as_mut().filter(|renewal| renewal.is_underway) {
+            (renewal.at, renewal.is_underway) = (at, false);
+        }
+    }
+
     /// When [`Core::drive_renewal`] has something to do.
     pub(super) fn next_renewal(&self) -> Option<(Now, &'static str)> {
         let is_registered = matches!(self.registration, Registration::Done { .. });

@@ -19,6 +19,9 @@ pub(super) const REGISTRATION_TIME: Duration = Duration::from_secs(60);
 /// key server that is just starting.
 const REFUSALS: u32 = 3;
 
+/// The longest random part of the wait for a turn at a registrar.
+const TURN_SPREAD: Duration = Duration::from_millis(500);
+
 /// An operation on one group.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Ask {
@@ -77,6 +80,20 @@ impl Core {
         let pause = backoff(&mut self.entropy, attempt);
         let at = now + retry_after.map_or(pause, |after| after.max(pause));
         self.registration = Registration::Wanted { at, attempt: attempt.saturating_add(1) };
+    }
+
+    /// It is this client's turn later: no failure, and the pauses do not grow. All are told different times, so the random part is
+    /// small.
+    pub(super) fn registration_later(&mut self, now: Now, after: Duration) {
+        let random = (after / 8).min(TURN_SPREAD).as_micros();
+        let random = self.entropy.below(u64::try_from(random).unwrap_or(0) + 1);
+        let at = now + after + Duration::from_micros(random);
+        match &mut self.registration {
+            Registration::Underway { attempt, .. } => {
+                self.registration = Registration::Wanted { at, attempt: *attempt };
+            }
+            _ => self.renewal_later(at),
+        }
     }
 
     /// Sends what is due: a registration, or else one request.

@@ -279,7 +279,10 @@ impl Shell {
                 self.individual_key = Some(key);
                 core.handle(now, Input::Registered { client, registration });
             }
-            Happened::Registered(Err(RegistrationFailed { retry_after, is_final })) => {
+            Happened::Registered(Err(RegistrationFailed { retry_after: Some(after), in_line: true, .. })) => {
+                core.handle(now, Input::RegistrationLater { after });
+            }
+            Happened::Registered(Err(RegistrationFailed { retry_after, is_final, .. })) => {
                 core.handle(now, Input::RegistrationFailed { retry_after, is_final });
             }
             Happened::Replied { id, reply: Ok(message) } => core.handle(now, Input::Reply { id, message: &message }),
@@ -292,12 +295,8 @@ impl Shell {
     }
 
     fn command(&self, core: &mut Core, clock: Clock, command: Command) {
-        let now = clock.now();
         match command {
-            Command::Join(group) => core.handle(now, Input::Join(group)),
-            Command::Leave(group) => core.handle(now, Input::Leave(group)),
-            Command::Applied { group, consumer, epoch } => core.handle(now, Input::Applied { group, consumer, epoch }),
-            Command::Missing { group, epoch } => core.handle(now, Input::Missing { group, epoch }),
+            Command::Tell(input) => core.handle(clock.now(), input),
             // Who asked may have gone.
             Command::Status(answer) => _ = answer.send(self.status(core)),
         }

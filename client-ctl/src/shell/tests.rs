@@ -8,12 +8,14 @@ use keygraph::Change;
 use net::admission::{Admission, Limits};
 use net::frame::{read_frame, write_frame};
 use net::multicast::{SendOptions, Sender};
-use net::noise::{self, StaticKey};
+use net::noise::{self, StaticKey, sealed};
 use net::tls::{CredentialFiles, Credentials};
-use protocol::Reason;
 use protocol::identity::Identity;
-use protocol::registration::{ALPN_CLIENT, FromClient, MAX_FRAME, Refusal, RefusalCode, ToClient, exporter_context};
+use protocol::registration::{
+    ALPN_CLIENT, ANSWER, FromClient, Grant, MAX_FRAME, Offer, Parties, Refusal, RefusalCode, ToClient, exporter_context,
+};
 use protocol::request::{Act, MAX_REQUEST, Operations, Outcome, Preamble, Reply, Request};
+use protocol::{Reason, Share};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, UnixStream};
 
@@ -28,15 +30,30 @@ struct World {
     static_key: StaticKey,
     individual_key: Mutex<Option<IndividualKey>>,
     requests: Mutex<Vec<Operations>>,
-    refuses: bool,
+    registrar: Registrar,
+}
+
+/// How the registrar behaves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Registrar {
+    Right,
+    Refuses,
+    /// Offers something of its own, and passes the answer to that.
+    Swaps,
+    /// Speaks for the key server without its static key.
+    Forges,
+    /// Alters the answer.
+    Alters,
+    /// Says that the key is the exported one, which it knows.
+    Exports,
 }
 
 impl World {
-    async fn start(refuses: bool) -> (Arc<Self>, String) {
+    async fn start(registrar: Registrar) -> (Arc<Self>, String) {
         let static_key = StaticKey::generate().unwrap();
         let files = Files::new(*static_key.public());
-        let (registrar, key_server) = (listen().await, listen().await);
-        let text = files.text(&address(&key_server), &address(&registrar));
+        let (door, key_server) = (listen().await, listen().await);
+        let text = files.text(&address(&key_server), &address(&door));
         // Another number than other tests on this host use, as it makes the port.
         let group = 1_000 + std::process::id() % 20_000;
         let world = Arc::new(Self {
@@ -45,9 +62,9 @@ impl World {
             static_key,
             individual_key: Mutex::default(),
             requests: Mutex::default(),
-            refuses,
+            registrar,
         });
-        tokio::spawn(Arc::clone(&world).register(registrar));
+        tokio::spawn(Arc::clone(&world).register(door));
         tokio::spawn(Arc::clone(&world).serve(key_server));
         (world, text)
     }
@@ -62,24 +79,56 @@ impl World {
         };
         let config = net::tls::server_config(&Credentials::load(&files).unwrap(), ALPN_CLIENT).unwrap();
         let door = Admission::default();
+        // The first who comes finds no place, and hears so in clear.
+        let (mut first, _) = listener.accept().await.unwrap();
+        let full = ToClient::Refused(Refusal::new(RefusalCode::Busy, "full", 300));
+        write_frame(&mut first, &full.encode()).await.unwrap();
+        first.shutdown().await.unwrap();
+        let told = tokio::time::Instant::now();
         loop {
             let (stream, _, ticket) = door.next(&listener).await;
+            assert!(told.elapsed() >= Duration::from_millis(300), "it comes when it was told");
             let (mut stream, who) = net::tls::accept(stream, Arc::clone(&config), ticket).await.unwrap();
             let frame = read_frame(&mut stream, MAX_FRAME).await.unwrap().unwrap();
-            let key_server = FromClient::decode(&frame).unwrap().key_server().to_owned();
-            if self.refuses {
+            let message = FromClient::decode(&frame).unwrap();
+            if self.registrar == Registrar::Refuses {
                 let refusal = ToClient::Refused(Refusal::new(RefusalCode::Identity, "not here", 0));
                 write_frame(&mut stream, &refusal.encode()).await.unwrap();
                 stream.shutdown().await.unwrap();
                 continue;
             }
-            let number = ToClient::Number { client: ME, registration: 1 };
-            write_frame(&mut stream, &number.encode()).await.unwrap();
-            let context = exporter_context(&who, &Identity::parse(REGISTRAR).unwrap(), &key_server, ME, 1);
-            let key = net::tls::individual_key_from(stream.get_ref().1, &context).unwrap();
+            let registrar = Identity::parse(REGISTRAR).unwrap();
+            let parties = Parties { client: who, registrar, key_server: message.key_server().to_owned() };
+            let (key, last) = if message.offers().is_empty() || self.registrar == Registrar::Exports {
+                let number = ToClient::Number { client: ME, registration: 1 };
+                write_frame(&mut stream, &number.encode()).await.unwrap();
+                let context = exporter_context(&parties.client, &parties.registrar, &parties.key_server, ME, 1);
+                (net::tls::individual_key_from(stream.get_ref().1, &context).unwrap(), ToClient::Registered)
+            } else {
+                let grant = Grant { client: ME, registration: 1, share: Share::new([7; 32]) };
+                let answer = self.answer_offers(&message, &parties, &grant);
+                (grant.individual_key(&parties), ToClient::RegisteredSealed(answer))
+            };
             *self.individual_key.lock().unwrap() = Some(key);
-            write_frame(&mut stream, &ToClient::Registered.encode()).await.unwrap();
+            write_frame(&mut stream, &last.encode()).await.unwrap();
         }
+    }
+
+    /// The key server's answer, as far as the registrar lets it pass.
+    fn answer_offers(&self, message: &FromClient, parties: &Parties, grant: &Grant) -> Box<[u8; ANSWER]> {
+        let (prologue, grant) = (parties.prologue(), grant.encode());
+        let answer = |key: &StaticKey, offers: &[Offer]| sealed::answer([key], &prologue, offers, &grant).unwrap();
+        let own = |key: &StaticKey| sealed::offer(&[*key.public()], &prologue).unwrap().1;
+        let mut last = match self.registrar {
+            Registrar::Swaps => answer(&self.static_key, &own(&self.static_key)),
+            Registrar::Forges => {
+                let key = StaticKey::generate().unwrap();
+                answer(&key, &own(&key))
+            }
+            _ => answer(&self.static_key, message.offers()),
+        };
+        last[40] ^= u8::from(self.registrar == Registrar::Alters);
+        Box::new(last)
     }
 
     async fn serve(self: Arc<Self>, listener: TcpListener) {
@@ -161,7 +210,7 @@ async fn key_of(reader: &mut BufReader<UnixStream>, epoch: u64) -> String {
 
 #[tokio::test]
 async fn a_daemon_lives_its_life() {
-    let (world, text) = World::start(false).await;
+    let (world, text) = World::start(Registrar::Right).await;
     let settings = world.files.load(&text).unwrap();
     let (socket, shutdown) = (settings.socket.clone(), Shutdown::new());
     let daemon = tokio::spawn(run(settings, shutdown.clone()));
@@ -225,13 +274,74 @@ async fn a_full_door_is_no_refusal() {
     drop(held);
 }
 
+/// Whoever can answer first may keep a client away for a while, and do no more to it.
+#[tokio::test]
+async fn what_a_registrar_says_in_clear_is_a_hint() {
+    let listener = listen().await;
+    let files = Files::new(*StaticKey::generate().unwrap().public());
+    let settings = files.load(&files.text("127.0.0.1:1", &address(&listener))).unwrap();
+    let say = async |refusal: Refusal| {
+        let answer = async {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            write_frame(&mut stream, &ToClient::Refused(refusal).encode()).await.unwrap();
+            stream.shutdown().await.unwrap();
+            stream
+        };
+        let (failed, _stream) = tokio::join!(in_time(register(&settings)), answer);
+        failed.unwrap_err()
+    };
+    let later =
+        |ms| RegistrationFailed { retry_after: Some(Duration::from_millis(ms)), is_final: false, in_line: true };
+    assert_eq!(say(Refusal::new(RefusalCode::Busy, "full", 700)).await, later(700));
+    assert_eq!(say(Refusal::new(RefusalCode::Busy, "full", u32::MAX)).await, later(60_000));
+    assert_eq!(say(Refusal::new(RefusalCode::Busy, "full", 0)).await, later(50));
+    let nothing = RegistrationFailed { retry_after: None, is_final: false, in_line: false };
+    for code in [RefusalCode::Identity, RefusalCode::KeyServer, RefusalCode::Credential] {
+        assert_eq!(say(Refusal::new(code, "never", 0)).await, nothing);
+    }
+}
+
 #[tokio::test]
 async fn a_client_that_nobody_registers_ends() {
-    let (world, text) = World::start(true).await;
+    let (world, text) = World::start(Registrar::Refuses).await;
     let settings = world.files.load(&text).unwrap();
     let socket = settings.socket.clone();
     let error = in_time(run(settings, Shutdown::new())).await.unwrap_err();
     assert!(matches!(error, RunError::Refused), "{error}");
     assert_eq!(Exit::from(&error).code(), 3);
     assert!(!socket.exists());
+}
+
+/// A registrar that does more than to pass on is found out, and named, before the client uses any key.
+#[tokio::test]
+async fn a_registrar_that_alters_what_is_sealed_registers_nobody() {
+    let table = [
+        (Registrar::Right, None),
+        (Registrar::Swaps, Some("the answer is not from the key server")),
+        (Registrar::Forges, Some("the answer is not from the key server")),
+        (Registrar::Alters, Some("the answer is not from the key server")),
+        (Registrar::Exports, Some("out of turn")),
+    ];
+    for (registrar, named) in table {
+        let (world, text) = World::start(registrar).await;
+        let settings = world.files.load(&text).unwrap();
+        let (address, identity) = settings.registrars[0].clone();
+        let result = in_time(register::attempt(&settings, &address, &identity)).await;
+        match (result, named) {
+            (Ok(registered), None) => assert_eq!(Some(registered.key), *world.individual_key.lock().unwrap()),
+            (Err(error), Some(named)) => assert!(error.to_string().contains(named), "{registrar:?}: {error}"),
+            (result, _) => panic!("{registrar:?}: {result:?}"),
+        }
+        let failed = in_time(register(&settings)).await.map(drop);
+        assert_eq!(failed.is_err_and(|failed| !failed.is_final), named.is_some(), "it may be asked again");
+    }
+}
+
+#[tokio::test]
+async fn a_client_may_have_its_key_exported() {
+    let (world, text) = World::start(Registrar::Exports).await;
+    let text = text.replace("on_stop", "individual_key = \"exported\"\non_stop");
+    let settings = world.files.load(&text).unwrap();
+    let registered = in_time(register(&settings)).await.unwrap();
+    assert_eq!(Some(registered.key), *world.individual_key.lock().unwrap());
 }

@@ -7,7 +7,7 @@ use fec::RepairScheme;
 use keygraph::{Degree, Strategy};
 use net::config::{ConfigError, in_range};
 use net::multicast;
-use protocol::{GroupId, Suite};
+use protocol::{GroupId, Ration, Suite};
 use serde::Deserialize;
 
 use super::name;
@@ -71,6 +71,13 @@ pub struct GroupFileConfig {
     /// Members at the most, 1 to 1,000,000 (default).
     #[serde(default = "max_members")]
     pub max_members: usize,
+    /// Joins that one client may have at once, 1 to 1,000; default 5. Each join that makes a member rekeys the group, and who leaves
+    /// and joins again and again is told to wait. Leaving is never refused.
+    #[serde(default = "join_burst")]
+    pub join_burst: u32,
+    /// Seconds in which a client earns one more of these, 1 to 3,600, or 0 for no limit; default 10.
+    #[serde(default = "join_each_s")]
+    pub join_each_s: u64,
     /// Seconds between refreshes of the group key, 1 to 31,536,000; 0 for never; default 3,600.
     #[serde(default = "refresh_s")]
     pub refresh_s: u64,
@@ -137,6 +144,12 @@ fn repair() -> String {
 fn max_members() -> usize {
     1_000_000
 }
+fn join_burst() -> u32 {
+    5
+}
+fn join_each_s() -> u64 {
+    10
+}
 fn refresh_s() -> u64 {
     3_600
 }
@@ -188,6 +201,10 @@ impl GroupFileConfig {
             repair,
             access: access(self, beacon_max_ms)?,
             max_members: in_range(key("max_members"), self.max_members, 1..=1_000_000)?,
+            joins: Ration {
+                burst: in_range(key("join_burst"), self.join_burst, 1..=1_000)?,
+                each: Duration::from_secs(in_range(key("join_each_s"), self.join_each_s, 0..=3_600)?),
+            },
             refresh: (self.refresh_s > 0).then(|| Duration::from_secs(self.refresh_s)),
             beacon: millis("beacon_ms", self.beacon_ms, 50, 600_000)?,
             beacon_max: millis("beacon_max_ms", beacon_max_ms, self.beacon_ms, 600_000)?,

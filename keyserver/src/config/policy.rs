@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use net::config::{ConfigError, in_range, load};
+use net::config::{ConfigError, in_range, load, parse};
 use protocol::Suite;
 use serde::Deserialize;
 
@@ -61,6 +61,14 @@ impl PolicySource {
 /// The first flaw, with its line or key.
 pub fn read(path: &Path) -> Result<Vec<GroupConfig>, ConfigError> {
     PolicySource { path: path.to_owned(), is_own: false, loopback: true, publishes: true }.read()
+}
+
+/// The same of a policy's text, whose place is only named in errors.
+///
+/// # Errors
+/// The first flaw, with its line or key.
+pub fn read_text(path: &Path, text: &str) -> Result<Vec<GroupConfig>, ConfigError> {
+    check(&parse::<PolicyFileConfig>(path, text)?.group, true)
 }
 
 pub(super) fn check(groups: &[GroupFileConfig], loopback: bool) -> Result<Vec<GroupConfig>, ConfigError> {

@@ -63,26 +63,14 @@ fn session_timeout_ms() -> u64 {
 impl ZooKeeperConfig {
     /// How a session is opened; all files are checked. Relative paths start from `folder`.
     fn options(&self, ensemble: Ensemble, role: Role, folder: &Path) -> Result<Options, ConfigError> {
-        let session_timeout = in_range("zookeeper.session_timeout_ms", self.session_timeout_ms, 1_000..=60_000)?;
-        let file = |path: &PathBuf| folder.join(path);
-        let identity = match (&self.certificate, &self.key) {
-            (None, None) => None,
-            (Some(certificate), Some(key)) => Some((file(certificate), file(key))),
-            _ => return Err(ConfigError::invalid("zookeeper", "`certificate` and `key` belong together")),
-        };
-        let tls = match (&self.roots, identity) {
-            (Some(roots), identity) => Some(TlsFiles { roots: file(roots), identity }),
-            (None, None) => None,
-            (None, Some(_)) => {
-                return Err(ConfigError::invalid("zookeeper", "a `certificate` is shown with `roots` only"));
-            }
-        };
+        let millis = in_range("zookeeper.session_timeout_ms", self.session_timeout_ms, 1_000..=60_000)?;
+        let tls = TlsFiles::of(folder, self.roots.as_ref(), self.certificate.as_ref(), self.key.as_ref());
         let options = Options {
             ensemble,
             role,
-            session_timeout: Duration::from_millis(session_timeout),
-            tls,
-            digest: self.digest.as_ref().map(file),
+            session_timeout: Duration::from_millis(millis),
+            tls: tls.map_err(|error| ConfigError::invalid("zookeeper", error))?,
+            digest: self.digest.as_ref().map(|path| folder.join(path)),
             owners: self.owners.clone(),
         };
         options.check().map_err(|error| ConfigError::invalid("zookeeper", error))?;

@@ -9,7 +9,7 @@ use zeroize::Zeroizing;
 use super::admission::Cause;
 use super::batch::Eviction;
 use super::transaction::Intent;
-use super::{Core, Now, Output};
+use super::{Core, Now, Output, Registrations};
 
 /// A command.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -54,7 +54,7 @@ pub enum AdminReply {
     /// Answer to `Backup`.
     Backup(Snapshot),
     /// Answer to `Status`.
-    Status(Status),
+    Status(Box<Status>),
     /// Answer to `Members`.
     Members(Members),
 }
@@ -153,10 +153,17 @@ pub struct Status {
     pub clients: usize,
     /// Registrars that are connected.
     pub registrars: usize,
+    /// Registrations of this reign.
+    pub registrations: Registrations,
     /// Members without multicast that are served over TCP now.
     pub subscribers: usize,
     /// Such members that were cut off in this reign because they did not read.
     pub subscribers_cut: u64,
+    /// Operations of clients that were denied in this reign.
+    pub denied: u64,
+    /// Offences in this reign of registrars, clients and whoever else has proved its identity: what they asked was none of theirs,
+    /// or malformed.
+    pub misbehaved: u64,
     /// The groups.
     pub groups: Vec<GroupStatus>,
 }
@@ -189,7 +196,7 @@ pub struct GroupStatus {
 impl Core {
     pub(super) fn admin(&mut self, now: Now, ticket: u64, command: Admin) {
         let answer = match command {
-            Admin::Status => Ok(AdminReply::Status(self.status())),
+            Admin::Status => Ok(AdminReply::Status(Box::new(self.status()))),
             Admin::Backup => Ok(AdminReply::Backup(Snapshot(self.snapshot(now)))),
             Admin::Members { group } => self.group_named(&group).map(|id| AdminReply::Members(self.members(now, id))),
             Admin::Evict { group, identity } => match self.group_and_client(&group, &identity) {
@@ -279,8 +286,11 @@ impl Core {
             standby: self.standing_by,
             clients: self.clients.len(),
             registrars: self.links.len(),
+            registrations: self.registrations,
             subscribers: self.subscribers.len(),
             subscribers_cut: self.subscribers.cut,
+            denied: self.refused.0,
+            misbehaved: self.refused.1,
             groups: groups.collect(),
         }
     }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use keygraph::Change;
 use protocol::request::{Act, Denial, RequestId};
-use protocol::{GroupId, MemberId, Reason};
+use protocol::{GroupId, MemberId, Rations, Reason};
 
 use super::admission::{Cause, may_join};
 use super::group::Group;
@@ -39,6 +39,20 @@ pub(super) struct Eviction {
     pub(super) cause: Cause,
 }
 
+/// Why an operation was not carried out.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Unserved {
+    Denied(Denial),
+    /// The client has joined too often: it may again so much later.
+    Later(Now),
+}
+
+impl From<Denial> for Unserved {
+    fn from(denial: Denial) -> Self {
+        Self::Denied(denial)
+    }
+}
+
 /// What waits for a group's next epoch.
 #[derive(Debug, Default)]
 pub(super) struct Batch {
@@ -51,6 +65,8 @@ pub(super) struct Batch {
     due: Option<Now>,
     /// When it would be due without evictions.
     wanted: Option<Now>,
+    /// How often each client has become a member lately, whether it still is or not. No more enter than become members.
+    churn: Rations<MemberId>,
 }
 
 /// Everything of a batch but the queue that it came from: what to change, and who waits for it.
@@ -62,7 +78,7 @@ pub(super) struct Taken {
     pub(super) ended: Vec<(MemberId, Cause)>,
     pub(super) reason: Option<Reason>,
     pub(super) served: Vec<Queued>,
-    pub(super) denied: Vec<(Queued, Denial)>,
+    pub(super) denied: Vec<(Queued, Unserved)>,
     pub(super) tickets: Vec<u64>,
     /// Since when the longest-waiting eviction has been asked for.
     pub(super) evicting: Option<Now>,
@@ -158,7 +174,8 @@ impl Core {
         }
         group.batch.wanted = None;
         let (clients, admission) = (&self.clients, &self.admission);
-        let taken = group.take_changes(|group, client| may_join(admission, now, group, clients.get(client), client));
+        let may_join = |group: &Group, client| may_join(admission, now, group, clients.get(client), client);
+        let taken = group.take_changes(now, may_join);
         if !group.batch.queue.is_empty() {
             self.schedule_at(now, id);
         }
@@ -201,20 +218,22 @@ impl Group {
         taken
     }
 
-    fn take_changes(&mut self, may_join: impl Fn(&Self, MemberId) -> Result<(), Denial>) -> Taken {
-        let Batch { queue, refresh, tickets, .. } = &mut self.batch;
-        let (refresh, tickets) = (refresh.take(), std::mem::take(tickets));
+    fn take_changes(&mut self, now: Now, may_join: impl Fn(&Self, MemberId) -> Result<(), Denial>) -> Taken {
+        let Batch { queue, refresh, tickets, churn, .. } = &mut self.batch;
+        let (refresh, tickets, mut churn) = (refresh.take(), std::mem::take(tickets), std::mem::take(churn));
         let operations: Vec<Queued> = queue.drain(..queue.len().min(MAX_BATCH)).collect();
         let mut taken = Taken { tickets, ..Taken::default() };
         let mut net: BTreeMap<MemberId, Net> =
             self.unrenewed.iter().take(MAX_BATCH).map(|member| (*member, Net::Renew)).collect();
         let mut members = self.tree.len();
         for operation in operations {
-            match self.add(operation, &mut net, &mut members, &may_join) {
+            let may_again = |client| churn.spend(now, client, self.config.joins).map_err(Unserved::Later);
+            match self.add(operation, &mut net, &mut members, &may_join, may_again) {
                 Ok(()) => taken.served.push(operation),
-                Err(denial) => taken.denied.push((operation, denial)),
+                Err(why) => taken.denied.push((operation, why)),
             }
         }
+        self.batch.churn = churn;
         let mut reasons = Vec::new();
         for (member, net) in net {
             let (changes, request, reason): (&[Change], _, _) = match net {
@@ -251,7 +270,8 @@ impl Group {
         net: &mut BTreeMap<MemberId, Net>,
         members: &mut usize,
         may_join: &dyn Fn(&Self, MemberId) -> Result<(), Denial>,
-    ) -> Result<(), Denial> {
+        may_again: impl FnOnce(MemberId) -> Result<(), Unserved>,
+    ) -> Result<(), Unserved> {
         let Queued { client, request, act, .. } = operation;
         let before = net.get(&client).copied();
         let after = match (act, before) {
@@ -266,7 +286,7 @@ impl Group {
             (Some(Act::Join), None) => {
                 may_join(self, client)?;
                 if *members >= self.config.max_members {
-                    return Err(Denial::Full);
+                    return Err(Denial::Full.into());
                 }
                 Some(Net::Join)
             }
@@ -278,8 +298,11 @@ impl Group {
             (Some(Act::Leave), None) if self.contains(client) => Some(Net::Leave(request)),
             // A leave that was carried out, and asked for again because its reply was lost.
             (Some(Act::Leave), None) if self.left.get(&client).is_some_and(|(id, _)| *id == request) => return Ok(()),
-            (Some(Act::Leave), None) => return Err(Denial::NotMember),
+            (Some(Act::Leave), None) => return Err(Denial::NotMember.into()),
         };
+        if after != before && matches!(after, Some(Net::Join | Net::Rejoin(_))) {
+            may_again(client)?;
+        }
         let is_in = |net: Option<Net>| net.map_or(self.contains(client), |net| !matches!(net, Net::Leave(_)));
         *members = *members + usize::from(is_in(after)) - usize::from(is_in(before));
         match after {

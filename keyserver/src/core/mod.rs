@@ -5,7 +5,8 @@
 //! handle(now, Persisted) -> merge -> Output::{Reply, Datagram, ...}
 //! ```
 //!
-//! One transaction is in flight at a time, so that what is staged is always staged against what is merged.
+//! One transaction is in flight at a time, so that what is staged is always staged against what is merged. What comes meanwhile
+//! goes into the next one, as far as it may.
 
 mod access;
 mod admin;
@@ -29,10 +30,13 @@ mod recovery;
 mod registrars;
 mod requests;
 mod restore;
+mod sealed;
 mod sending;
+mod settings;
 mod snapshot;
 mod standby;
 mod subscribers;
+mod together;
 mod tokens;
 mod transaction;
 
@@ -44,12 +48,14 @@ use protocol::{Entropy, GroupId, Incarnation, IndividualKey, MemberId};
 pub use access::{Access, Contradiction, Grant, Rule, Verdict};
 pub use admin::{Admin, AdminError, AdminReply, Endings, GroupStatus, MemberStatus, Members, Status};
 pub use admission::Cause;
-pub use io::{Config, EpochEvent, Event, GroupConfig, Input, Output, Prefixes};
+pub use io::{EpochEvent, Event, Input, Output};
 pub use keys::{Issued, Keys};
 pub use policy::PolicyError;
 pub use publish::{Publication, Published};
 pub use recover::{LEAP, Recovery as RecoveryPlan};
 pub use restore::RestoreError;
+pub use sealed::Registrations;
+pub use settings::{Config, GroupConfig, Prefixes};
 pub use subscribers::MAX_SUBSCRIBERS;
 
 use admission::Admission;
@@ -91,6 +97,7 @@ pub struct Core {
     /// Of the configured groups.
     names: BTreeMap<String, GroupId>,
     links: BTreeMap<u64, Link>,
+    registrations: Registrations,
     intents: VecDeque<Intent>,
     /// Requests that wait for batches, by session.
     waiting: BTreeMap<u64, Waiting>,
@@ -119,6 +126,8 @@ pub struct Core {
     /// Whether the state is from a backup and nobody has said yet from where it may go on.
     must_recover: bool,
     outbox: Outbox,
+    /// Operations denied, and offences of peers that have proved who they are, in this reign.
+    refused: (u64, u64),
     outputs: VecDeque<Output>,
 }
 
@@ -144,6 +153,9 @@ impl Core {
             Input::RegistrarUp { link, identity } => self.registrar_up(link, &identity),
             Input::RegistrarDown { link } => drop(self.links.remove(&link)),
             Input::FromRegistrar { link, frame } => self.on_registrar(link, frame),
+            Input::Answered { link, client, registration, answer } => {
+                self.answered(link, (client, registration), answer);
+            }
             Input::Request { session, client, registration, message } => {
                 self.request(now, session, client, registration, message);
             }
@@ -239,6 +251,11 @@ impl Core {
     }
 
     fn event(&mut self, event: Event) {
+        match event {
+            Event::Denied { .. } => self.refused.0 += 1,
+            Event::Misbehaved { .. } => self.refused.1 += 1,
+            _ => {}
+        }
         self.outputs.push_back(Output::Event(event));
     }
 

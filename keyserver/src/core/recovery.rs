@@ -1,10 +1,9 @@
 //! When everybody misses the same message: how long members wait before they ask, and what becomes of those who ask too
 //! soon.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
-use protocol::{Budget, GroupId, MemberId};
+use protocol::{Budget, GroupId, MemberId, Ration, Rations};
 
 use super::Now;
 
@@ -17,8 +16,7 @@ const MAX_LATER: Duration = Duration::from_secs(60);
 /// Re-synchronizations that a member may have in a group at once, and the time in which it earns another. Who has lost a
 /// message, and then the reply, asks twice; nobody needs the present keys more often than every second for long, and a
 /// thousandth of the rate by default is no loss to others.
-const SHARE: u32 = 4;
-const SHARE_EACH: Duration = Duration::from_secs(1);
+const SHARE: Ration = Ration { burst: 4, each: Duration::from_secs(1) };
 
 /// Re-synchronizations of all groups.
 pub(super) struct Recovery {
@@ -26,17 +24,15 @@ pub(super) struct Recovery {
     budget: Budget,
     /// When the last one who was sent away is expected.
     promised: Now,
-    /// When each member who was served lately will have earned its whole share again. Only those who are served enter, so
-    /// there are no more than are served in the time of a share and a second.
-    shares: BTreeMap<(GroupId, MemberId), Now>,
-    swept: Now,
+    /// Only those who are served enter, so there are no more than are served in the time of a share and a second.
+    shares: Rations<(GroupId, MemberId)>,
 }
 
 impl Recovery {
     pub(super) fn new(per_second: u32) -> Self {
         // A quarter of a second's work may come at once: clients come back to the tenth of a second.
         let budget = Budget::new(per_second, (per_second / 4).max(1));
-        Self { per_second, budget, promised: Now::ZERO, shares: BTreeMap::new(), swept: Now::ZERO }
+        Self { per_second, budget, promised: Now::ZERO, shares: Rations::default() }
     }
 
     /// Bound of the random wait in a group: long enough that all of its members at once are no more than can be served.
@@ -49,18 +45,12 @@ impl Recovery {
     /// Whether one more may be served now; or else when it is to come back: who has used up its own share when it has earned
     /// one, the others each in its turn.
     pub(super) fn admit(&mut self, now: Now, group: GroupId, member: MemberId) -> Result<(), Duration> {
-        if now >= self.swept + SHARE_EACH {
-            self.shares.retain(|_, whole| *whole > now);
-            self.swept = now;
-        }
-        let whole = self.shares.get(&(group, member)).map_or(now, |whole| now.max(*whole)) + SHARE_EACH;
-        let early = whole.saturating_sub(SHARE_EACH * SHARE).saturating_sub(now);
+        let early = self.shares.wait(now, &(group, member), SHARE);
         if !early.is_zero() {
             return Err(early);
         }
         if self.budget.spend(now) {
-            self.shares.insert((group, member), whole);
-            return Ok(());
+            return self.shares.spend(now, (group, member), SHARE);
         }
         let step = Duration::from_secs(1) / self.per_second;
         self.promised = (self.promised.max(now) + step).min(now + MAX_LATER);
@@ -70,6 +60,8 @@ impl Recovery {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
 
     #[test]
@@ -108,7 +100,7 @@ mod tests {
         let now = Now::from_millis(9_999);
         assert_eq!(recovery.admit(now, group, greedy), Err(Duration::from_millis(1)), "when the next is earned");
         assert!((2..=250).all(|other| recovery.admit(now, group, MemberId(other)).is_ok()), "the others' is whole");
-        assert!(recovery.admit(now + SHARE_EACH, group, greedy).is_ok());
-        assert!(recovery.admit(now + SHARE_EACH, GroupId(2), greedy).is_ok(), "each group has its own");
+        assert!(recovery.admit(now + SHARE.each, group, greedy).is_ok());
+        assert!(recovery.admit(now + SHARE.each, GroupId(2), greedy).is_ok(), "each group has its own");
     }
 }

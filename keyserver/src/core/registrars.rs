@@ -6,22 +6,28 @@ use protocol::identity::Identity;
 use protocol::registration::{ClientEntry, FromRegistrar, LIST_CHUNK, Refusal, RefusalCode, ToRegistrar};
 use protocol::{Authentication, Credential, MemberId};
 
+use super::Prefixes;
 use super::clients::Registration;
-use super::io::Prefixes;
+use super::sealed::Answering;
 use super::transaction::Intent;
 use super::{Core, Output};
 
 /// Numbers that a registrar has fetched and not used: ten times the sessions that one serves at once.
 const MAX_ISSUED: usize = 10_000;
+/// Connections of one registrar: it needs one, and makes another before this end has noticed that the old one is gone. Beyond that the
+/// oldest is cut.
+const MAX_LINKS: usize = 4;
 /// What a registrar is told to wait when a limit is reached.
 const BUSY_RETRY_MS: u32 = 1_000;
 
 /// A registrar's connection.
 pub(super) struct Link {
-    identity: Identity,
+    pub(super) identity: Identity,
     prefixes: Prefixes,
     /// Registrations whose numbers this connection has fetched; a hand-over must be one of them.
     issued: BTreeMap<(MemberId, u64), (Identity, Authentication)>,
+    /// Sealed registrations that are being answered.
+    pub(super) answering: BTreeMap<(MemberId, u64), Answering>,
 }
 
 impl Core {
@@ -30,8 +36,13 @@ impl Core {
             self.outputs.push_back(Output::CloseRegistrar { link });
             return self.misbehaved(identity.to_string(), "it is not a registrar of this key server".into());
         };
-        let prefixes = prefixes.clone();
-        self.links.insert(link, Link { identity: identity.clone(), prefixes, issued: BTreeMap::new() });
+        let (prefixes, issued, answering) = (prefixes.clone(), BTreeMap::new(), BTreeMap::new());
+        let mut same = self.links.iter().filter(|(_, link)| link.identity == *identity).map(|(number, _)| *number);
+        if let Some(oldest) = same.next().filter(|_| same.count() + 1 >= MAX_LINKS) {
+            self.links.remove(&oldest);
+            self.outputs.push_back(Output::CloseRegistrar { link: oldest });
+        }
+        self.links.insert(link, Link { identity: identity.clone(), prefixes, issued, answering });
         let clients: Vec<ClientEntry> = (self.clients.iter())
             .map(|(client, known)| ClientEntry { client, identity: known.identity.clone() })
             .collect();
@@ -58,30 +69,23 @@ impl Core {
             }
         };
         match message {
+            FromRegistrar::FetchNumber { tag, .. } if self.config.sealed_only.contains(&registrar.identity) => {
+                self.refuse_exported(link, tag);
+            }
             FromRegistrar::FetchNumber { tag, kind, identity } => {
-                let mut prefixes = registrar.prefixes.iter();
-                if !prefixes.any(|(of, prefix)| *of == kind && prefix.matches(&identity)) {
-                    let refusal = Refusal::new(
-                        RefusalCode::Identity,
-                        "this registrar may not register this identity by this kind of authentication",
-                        0,
-                    );
-                    let peer = registrar.identity.to_string();
-                    self.tell_registrar(link, &ToRegistrar::Refused { tag, refusal });
-                    return self.misbehaved(peer, format!("it asked to register {identity} by {kind}"));
-                }
-                let number = if registrar.issued.len() < MAX_ISSUED { self.clients.number(&identity) } else { None };
-                let answer = match number {
-                    Some((client, registration)) => {
-                        registrar.issued.insert((client, registration), (identity, kind));
-                        ToRegistrar::Number { tag, client, registration }
-                    }
-                    None => ToRegistrar::Refused {
-                        tag,
-                        refusal: Refusal::new(RefusalCode::Busy, "too many registrations under way", BUSY_RETRY_MS),
-                    },
+                let Some((client, registration)) = self.number(link, tag, kind, &identity) else {
+                    return;
                 };
-                self.tell_registrar(link, &answer);
+                if let Some(registrar) = self.links.get_mut(&link) {
+                    registrar.issued.insert((client, registration), (identity, kind));
+                }
+                self.tell_registrar(link, &ToRegistrar::Number { tag, client, registration });
+            }
+            FromRegistrar::RegisterSealed { tag, kind, identity, offers, ends, credential } => {
+                if let Some(number) = self.number(link, tag, kind, &identity) {
+                    let credential = Credential { kind, ends, name: credential };
+                    self.grant_share((link, tag), number, (identity, credential), offers);
+                }
             }
             FromRegistrar::HandOver { tag, client, registration, key, ends, credential } => {
                 let Some((identity, kind)) = registrar.issued.remove(&(client, registration)) else {
@@ -92,12 +96,40 @@ impl Core {
                 };
                 let credential = Credential { kind, ends, name: credential };
                 let registration = Registration { number: registration, key, credential };
-                let intent = Intent::HandOver { link, tag, client, identity, registration };
-                if self.intend(intent).is_err() {
-                    let refusal = Refusal::new(RefusalCode::Busy, "too many changes are waiting", BUSY_RETRY_MS);
-                    self.tell_registrar(link, &ToRegistrar::Refused { tag, refusal });
-                }
+                let intent = Intent::HandOver { link, tag, client, identity, registration, answer: None };
+                self.hand_over(link, tag, intent);
             }
+        }
+    }
+
+    /// The number of a registration by this registrar, if it may and there is place; otherwise it is told why not.
+    fn number(&mut self, link: u64, tag: u32, kind: Authentication, identity: &Identity) -> Option<(MemberId, u64)> {
+        let registrar = self.links.get(&link)?;
+        if !registrar.prefixes.iter().any(|(of, prefix)| *of == kind && prefix.matches(identity)) {
+            let refusal = Refusal::new(
+                RefusalCode::Identity,
+                "this registrar may not register this identity by this kind of authentication",
+                0,
+            );
+            let peer = registrar.identity.to_string();
+            self.tell_registrar(link, &ToRegistrar::Refused { tag, refusal });
+            self.misbehaved(peer, format!("it asked to register {identity} by {kind}"));
+            return None;
+        }
+        let has_place = registrar.issued.len() + registrar.answering.len() < MAX_ISSUED;
+        let number = if has_place { self.clients.number(identity) } else { None };
+        if number.is_none() {
+            let refusal = Refusal::new(RefusalCode::Busy, "too many registrations under way", BUSY_RETRY_MS);
+            self.tell_registrar(link, &ToRegistrar::Refused { tag, refusal });
+        }
+        number
+    }
+
+    /// Queues a hand-over, the question `tag` of a link.
+    pub(super) fn hand_over(&mut self, link: u64, tag: u32, intent: Intent) {
+        if self.intend(intent).is_err() {
+            let refusal = Refusal::new(RefusalCode::Busy, "too many changes are waiting", BUSY_RETRY_MS);
+            self.tell_registrar(link, &ToRegistrar::Refused { tag, refusal });
         }
     }
 

@@ -5,7 +5,7 @@ use protocol::request::{Act, Denial, Losses, Operations, Outcome, Reply, Request
 use protocol::{GroupId, MemberId};
 use zeroize::Zeroizing;
 
-use super::batch::Queued;
+use super::batch::{Queued, Unserved};
 use super::transaction::Intent;
 use super::{Core, Event, Now, Output};
 
@@ -24,7 +24,7 @@ pub(super) struct Waiting {
     id: RequestId,
     operations: Operations,
     /// What was denied so far, by operation.
-    denied: Vec<Option<Denial>>,
+    denied: Vec<Option<Unserved>>,
     /// Which operations change something.
     changes: Vec<bool>,
     /// Operations that still wait.
@@ -75,7 +75,7 @@ impl Core {
         };
         for (index, wanted) in wanted.into_iter().enumerate() {
             match wanted {
-                Err(denial) => waiting.denied[index] = Some(denial),
+                Err(denial) => waiting.denied[index] = Some(denial.into()),
                 Ok(None) => {}
                 Ok(Some((group, act))) => {
                     waiting.open += 1;
@@ -92,11 +92,11 @@ impl Core {
     }
 
     /// An operation has had its batch.
-    pub(super) fn served(&mut self, now: Now, operation: Queued, denial: Option<Denial>) {
+    pub(super) fn served(&mut self, now: Now, operation: Queued, why: Option<Unserved>) {
         let Some(waiting) = self.waiting.get_mut(&operation.session) else {
             return;
         };
-        waiting.denied[operation.index] = denial;
+        waiting.denied[operation.index] = why;
         waiting.open -= 1;
         if waiting.open == 0
             && let Some(waiting) = self.waiting.remove(&operation.session)
@@ -110,7 +110,7 @@ impl Core {
         let outcomes = match operations {
             Operations::Changes(acts) => (acts.iter().zip(denied).zip(changes))
                 .map(|(((act, name), denied), changes)| match (denied, act) {
-                    (Some(denial), _) => self.deny(name, *client, *denial),
+                    (Some(why), _) => self.unserved(name, *client, *why),
                     (None, Act::Join) if *changes => self.grant(now, name, *client, u64::MAX),
                     // A member already: because a reply was lost, because it has lost its state, or for no reason at all.
                     (None, Act::Join) => {
@@ -121,7 +121,7 @@ impl Core {
                 .collect(),
             Operations::Resyncs(resyncs) => (resyncs.iter().zip(denied))
                 .map(|(resync, denied)| match denied {
-                    Some(denial) => self.deny(&resync.group, *client, *denial),
+                    Some(why) => self.unserved(&resync.group, *client, *why),
                     None => self.resync(now, *client, resync),
                 })
                 .collect(),
@@ -220,7 +220,14 @@ impl Core {
     /// The answer to a member that is to come again later for what it has a right to; `None` if it may have it now.
     fn rationed(&mut self, now: Now, name: &str, client: MemberId) -> Option<Outcome> {
         let after = self.recovery.admit(now, self.group_id(name)?, client).err()?;
-        Some(Outcome::Later { after_ms: u32::try_from(after.as_millis()).unwrap_or(u32::MAX) })
+        Some(later(after))
+    }
+
+    fn unserved(&mut self, name: &str, client: MemberId, why: Unserved) -> Outcome {
+        match why {
+            Unserved::Denied(denial) => self.deny(name, client, denial),
+            Unserved::Later(after) => later(after),
+        }
     }
 
     /// The individual rekey of one group. `have`: the newest epoch whose data key the client holds.
@@ -249,4 +256,9 @@ impl Core {
         let message = Zeroizing::new(reply.encode());
         self.outputs.push_back(Output::Reply { session, message });
     }
+}
+
+/// Rounded up, so that nobody comes back a moment too soon.
+fn later(after: Now) -> Outcome {
+    Outcome::Later { after_ms: u32::try_from(after.as_micros().div_ceil(1_000)).unwrap_or(u32::MAX) }
 }

@@ -17,7 +17,7 @@ use super::recovery::Recovery;
 use super::subscribers::Subscribers;
 use super::tokens::Tokens;
 use super::transaction::Transaction;
-use super::{Access, Config, Core, GroupConfig, Now, Output, SETTLED, TOO_MANY};
+use super::{Access, Config, Core, GroupConfig, Now, Output, Registrations, SETTLED, TOO_MANY};
 use crate::store::age;
 
 /// Why a key server cannot start from what its store holds. The store is untouched.
@@ -121,6 +121,7 @@ impl Core {
             clients: Clients::default(),
             groups: BTreeMap::new(),
             links: BTreeMap::new(),
+            registrations: Registrations::default(),
             names,
             intents: VecDeque::new(),
             waiting: BTreeMap::new(),
@@ -136,6 +137,7 @@ impl Core {
             standing_by: true,
             must_recover: false,
             outbox,
+            refused: (0, 0),
             outputs: VecDeque::new(),
         })
     }
@@ -234,26 +236,18 @@ impl Core {
             return Ok(config.clone());
         }
         Ok(GroupConfig {
-            id: group,
-            name: String::new(),
-            destination: SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)),
-            published: false,
             degree: stored.degree,
             suite: stored.suite,
-            strategy: keygraph::Strategy::default(),
-            splicing: false,
             batch: Now::ZERO,
             compaction: 0,
-            repair: fec::RepairScheme::default(),
-            access: Access::default(),
             max_members: 0,
-            refresh: None,
             beacon: Now::ZERO,
             beacon_max: Now::ZERO,
             resync_wait: Now::ZERO,
             send_delay: Now::ZERO,
             keep_old: Now::ZERO,
             keep_old_revoked: Now::ZERO,
+            ..GroupConfig::plain(group, "", SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)), Access::default())
         })
     }
 

@@ -87,6 +87,7 @@ impl Core {
             }
             Input::RegistrarDown { .. }
             | Input::FromRegistrar { .. }
+            | Input::Answered { .. }
             | Input::SubscriberGone { .. }
             | Input::Persisted(_)
             | Input::Timeout => {}

@@ -2,7 +2,7 @@
 
 use keygraph::cores;
 use protocol::identity::Identity;
-use protocol::registration::{Refusal, RefusalCode, ToRegistrar};
+use protocol::registration::{Answer, ToRegistrar};
 use protocol::request::Denial;
 use protocol::{GroupId, MemberId, Seed};
 use zeroize::Zeroizing;
@@ -13,18 +13,23 @@ use super::clients::Registration;
 use super::codec::Record;
 use super::group::{Group, StageError, StagedEpoch};
 use super::outbox::Eviction as Sent;
-use super::registrars::refusal;
 use super::requests::Ask;
+use super::sealed::Registrations;
 use super::sending::{Message, datagrams};
 use super::{AdminError, AdminReply, Core, EpochEvent, Event, MAX_INTENTS, Now, Output};
-
-/// What a client is told to wait before it comes with another credential, in milliseconds.
-const ANOTHER_MS: u32 = 5_000;
 
 /// Something that was accepted and waits for its turn.
 pub(super) enum Intent {
     /// A registrar has handed over an individual key.
-    HandOver { link: u64, tag: u32, client: MemberId, identity: Identity, registration: Registration },
+    HandOver {
+        link: u64,
+        tag: u32,
+        client: MemberId,
+        identity: Identity,
+        registration: Registration,
+        /// For the client, if the registration is sealed.
+        answer: Option<Box<Answer>>,
+    },
     /// A client's request.
     Ask(Ask),
     /// A member has shown that this key server has lost something.
@@ -37,6 +42,9 @@ pub(super) enum Intent {
     Admit { ticket: u64, group: GroupId, member: MemberId },
 }
 
+/// Too many intents wait; nothing was changed.
+pub(super) struct Full;
+
 /// What is being written. When it is durable it is merged, and only then anybody hears of it.
 pub(super) enum Transaction {
     Start,
@@ -47,6 +55,7 @@ pub(super) enum Transaction {
         client: MemberId,
         identity: Identity,
         registration: Registration,
+        answer: Option<Box<Answer>>,
     },
     Admit {
         ticket: u64,
@@ -62,6 +71,8 @@ pub(super) enum Transaction {
     Revoke(Vec<(MemberId, u64)>),
     /// A client has proved a new registration with this request.
     Promote(Ask),
+    /// Registrations and first proofs, each of another client.
+    Together(Vec<Self>),
     Epoch {
         staged: Box<StagedEpoch>,
         evicting: Option<Now>,
@@ -72,9 +83,9 @@ pub(super) enum Transaction {
 
 impl Core {
     /// Accepts an intent, or says that there are too many.
-    pub(super) fn intend(&mut self, intent: Intent) -> Result<(), Intent> {
+    pub(super) fn intend(&mut self, intent: Intent) -> Result<(), Full> {
         if self.intents.len() + self.waiting.len() >= MAX_INTENTS {
-            return Err(intent);
+            return Err(Full);
         }
         self.intents.push_back(intent);
         Ok(())
@@ -111,30 +122,13 @@ impl Core {
             }
             Intent::Revoke => self.revoke(),
             Intent::Create(group) => self.create(group),
-            Intent::HandOver { link, tag, client, identity, registration } => {
-                if !self.clients.accepts(client, &identity, registration.number) {
-                    let refusal = refusal("an individual key with this or a later number is stored already");
-                    return self.tell_registrar(link, &ToRegistrar::Refused { tag, refusal });
-                }
-                if let Some(why) = self.admission.rejects(now, &registration.credential) {
-                    let refusal = Refusal::new(RefusalCode::Credential, why, ANOTHER_MS);
-                    return self.tell_registrar(link, &ToRegistrar::Refused { tag, refusal });
-                }
-                let wall = self.admission.wall.at(now);
-                if let Some(refusal) = self.clients.tokens.reject(wall, &registration.credential) {
-                    return self.tell_registrar(link, &ToRegistrar::Refused { tag, refusal });
-                }
-                let record =
-                    Record::Registered { client, identity: identity.clone(), registration: registration.clone() };
-                self.write(record, Transaction::Register { link, tag, client, identity, registration });
-            }
             Intent::Admit { ticket, group, member } => {
                 self.write(Record::Admitted { group, member }, Transaction::Admit { ticket, group, member });
             }
-            Intent::Ask(ask) if self.clients.is_first_proof(ask.client, ask.registration) => {
-                self.write(Record::Promoted { client: ask.client }, Transaction::Promote(ask));
+            intent @ (Intent::HandOver { .. } | Intent::Ask(_)) => {
+                self.intents.push_front(intent);
+                self.begin_together(now);
             }
-            Intent::Ask(ask) => self.enqueue(now, ask),
         }
     }
 
@@ -143,14 +137,14 @@ impl Core {
         let Taken { changes, by_choice, ended, reason, served, denied, tickets, evicting } = self.take_batch(now, id);
         if self.groups.get(&id).is_some_and(|group| group.stopped.is_some()) {
             let all = served.into_iter().chain(denied.into_iter().map(|(operation, _)| operation));
-            all.for_each(|operation| self.served(now, operation, Some(Denial::Behind)));
+            all.for_each(|operation| self.served(now, operation, Some(Denial::Behind.into())));
             for ticket in tickets {
                 self.outputs.push_back(Output::AdminReply { ticket, result: Err(AdminError::Stopped) });
             }
             return;
         }
-        for (operation, denial) in denied {
-            self.served(now, operation, Some(denial));
+        for (operation, why) in denied {
+            self.served(now, operation, Some(why));
         }
         let mut seed = Zeroizing::new([0; 32]);
         self.entropy.fill(seed.as_mut());
@@ -183,7 +177,7 @@ impl Core {
             self.outputs.push_back(Output::AdminReply { ticket, result });
         }
         for operation in served {
-            self.served(now, *operation, Some(Denial::Unavailable));
+            self.served(now, *operation, Some(Denial::Unavailable.into()));
         }
         self.misbehaved("key server".into(), error.to_string());
     }
@@ -201,27 +195,37 @@ impl Core {
     }
 
     pub(super) fn write(&mut self, record: Record, transaction: Transaction) {
-        self.records += 1;
-        self.outputs.push_back(Output::Persist(vec![record.encode()]));
+        self.write_all(vec![record.encode()], transaction);
+    }
+
+    pub(super) fn write_all(&mut self, records: Vec<Zeroizing<Vec<u8>>>, transaction: Transaction) {
+        self.records += records.len();
+        self.outputs.push_back(Output::Persist(records));
         self.in_flight = Some(transaction);
     }
 
     /// The transaction is durable: merge, then tell.
     pub(super) fn persisted(&mut self, now: Now) {
-        let Some(transaction) = self.in_flight.take() else {
-            return;
-        };
+        if let Some(transaction) = self.in_flight.take() {
+            self.merge(now, transaction);
+        }
+    }
+
+    fn merge(&mut self, now: Now, transaction: Transaction) {
         match transaction {
             Transaction::Start => self.event(Event::Reign { term: self.term, incarnation: self.incarnation }),
             Transaction::Snapshot => {}
-            Transaction::Register { link, tag, client, identity, registration } => {
-                let number = registration.number;
+            Transaction::Register { link, tag, client, identity, registration, answer } => {
+                let (number, sealed) = (registration.number, answer.is_some());
                 let new = self.clients.register(client, &identity, registration);
-                self.tell_registrar(link, &ToRegistrar::Durable { tag });
+                let durable = answer.map(|answer| ToRegistrar::DurableSealed { tag, client, answer });
+                self.tell_registrar(link, &durable.unwrap_or(ToRegistrar::Durable { tag }));
                 if new {
                     self.announce(client, &identity);
                 }
-                self.event(Event::Registered { client, identity, registration: number });
+                let Registrations { sealed: by_offer, exported, .. } = &mut self.registrations;
+                *(if sealed { by_offer } else { exported }) += 1;
+                self.event(Event::Registered { client, identity, registration: number, sealed });
             }
             Transaction::Admit { ticket, group, member } => {
                 if let Some(group) = self.groups.get_mut(&group) {
@@ -241,6 +245,7 @@ impl Core {
                 self.configure(id);
                 self.begin_group(now, id);
             }
+            Transaction::Together(all) => all.into_iter().for_each(|one| self.merge(now, one)),
             Transaction::Promote(ask) => {
                 self.promote(ask.client);
                 self.look_everywhere(now, ask.client);

@@ -6,8 +6,11 @@ use std::net::SocketAddr;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use net::multicast::{MulticastError, SendOptions, Sender};
+use net::noise::sealed;
+use net::reload::Reloaded;
 use net::shutdown::Shutdown;
 use protocol::identity::Identity;
+use protocol::registration;
 use protocol::{IndividualKey, MemberId};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
@@ -20,6 +23,7 @@ use super::publisher::Publisher;
 use super::relays::Relays;
 use super::subscribers::{Pushed, Queues};
 use super::turn::Turn;
+use crate::config::keys;
 use crate::core::{Admin, AdminError, AdminReply, Core, Event, GroupConfig, Input, Keys, Output};
 use crate::store::{Store, StoreError};
 
@@ -47,6 +51,7 @@ pub(super) enum Command {
     RegistrarUp(u64, Identity, mpsc::Sender<Vec<u8>>),
     RegistrarDown(u64),
     FromRegistrar(u64, Zeroizing<Vec<u8>>),
+    Answered(u64, (MemberId, u64), Option<Box<registration::Answer>>),
     Policy(Vec<GroupConfig>),
     Keys(Keys),
     Revoked(BTreeSet<Vec<u8>>),
@@ -75,6 +80,13 @@ impl Handle {
     }
 }
 
+/// A handle whose commands a test reads.
+#[cfg(test)]
+pub(super) fn test_handle() -> (Handle, mpsc::Receiver<Command>) {
+    let (commands, queue) = mpsc::channel(QUEUE);
+    (Handle(commands), queue)
+}
+
 /// A call of the store on a thread of its own; it brings the store back.
 pub(super) type Call<T> = JoinHandle<(Box<dyn Store>, Result<T, StoreError>)>;
 type Write = Call<()>;
@@ -99,6 +111,8 @@ pub(super) struct Engine {
     halted: bool,
     pub(super) turn: Box<dyn Turn>,
     publisher: Publisher,
+    /// The static key, for sealed registrations.
+    keys: Reloaded<keys::Keys>,
 }
 
 impl Engine {
@@ -109,6 +123,7 @@ impl Engine {
         relays: Relays,
         multicast: SendOptions,
         publisher: Publisher,
+        keys: Reloaded<keys::Keys>,
     ) -> Self {
         Self {
             core,
@@ -128,6 +143,7 @@ impl Engine {
             halted: false,
             turn,
             publisher,
+            keys,
         }
     }
 
@@ -247,6 +263,9 @@ impl Engine {
                 self.feed(Input::RegistrarDown { link });
             }
             Command::FromRegistrar(link, frame) => self.feed(Input::FromRegistrar { link, frame: &frame }),
+            Command::Answered(link, (client, registration), answer) => {
+                self.feed(Input::Answered { link, client, registration, answer });
+            }
             Command::Policy(groups) => self.take_policy(groups),
             Command::Keys(keys) => self.feed(Input::Keys(keys)),
             Command::Revoked(names) => self.feed(Input::Revoked(names)),
@@ -284,6 +303,15 @@ impl Engine {
                         tracing::warn!(link, "a registrar does not read; its connection is cut");
                         self.registrars.remove(&link);
                     }
+                }
+                Output::Answer { link, parties, offers, grant } => {
+                    let (noise, handle) = (self.keys.get().noise.clone(), self.handle());
+                    // Some public-key cryptography, which the engine has no time for.
+                    tokio::spawn(async move {
+                        let answer = sealed::answer(noise.as_ref(), &parties.prologue(), &offers, &grant.encode());
+                        let answer = answer.ok().map(Box::new);
+                        handle.send(Command::Answered(link, (grant.client, grant.registration), answer)).await;
+                    });
                 }
                 Output::CloseRegistrar { link } => drop(self.registrars.remove(&link)),
                 Output::Reply { session, message } => {

@@ -7,8 +7,11 @@ pub(super) fn log(event: &Event) {
         Event::Reign { term, incarnation } => {
             tracing::info!(term, incarnation = %hex::encode(incarnation.0), "a new reign");
         }
-        Event::Registered { client, identity, registration } => {
-            tracing::info!(%client, %identity, registration, "registered");
+        Event::Registered { client, identity, registration, sealed } => {
+            tracing::info!(%client, %identity, registration, sealed, "registered");
+        }
+        Event::Unopened { registrar, identity } => {
+            tracing::warn!(%registrar, %identity, "refused: what the client has sealed is for none of this key server's static keys");
         }
         Event::Epoch(epoch) => tracing::info!(
             group = %epoch.group,

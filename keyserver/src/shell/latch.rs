@@ -4,7 +4,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 use zk::{Error, Latch, Options, Session, Taken};
 
 use super::turn::{Turn, Waiting};
@@ -14,6 +14,8 @@ use crate::store::TERM;
 const LATCH: &str = "latch";
 /// Without an ensemble nobody can reign; whoever comes back soon enough is found soon enough.
 const AGAIN: Duration = Duration::from_millis(500);
+/// A watch is a hint, and may be lost with a connection: we look this often anyway.
+const GLANCE: Duration = Duration::from_secs(5);
 
 type Work<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
@@ -81,7 +83,7 @@ async fn try_to_take(session: &Session) -> Result<Option<(Latch, u64)>, Error> {
     }
     let (held, watch) = session.watch(LATCH).await?;
     if held.is_some() {
-        watch.changed().await;
+        let _ = timeout(GLANCE, watch.changed()).await;
     }
     Ok(None)
 }
@@ -111,7 +113,7 @@ async fn hold(session: Arc<Session>, latch: Latch, term: u64) {
             }
         };
         let still = tokio::select! {
-            () = watch.changed() => true,
+            _ = timeout(GLANCE, watch.changed()) => true,
             () = lost => false,
         };
         if !still {

@@ -196,13 +196,13 @@ pub async fn run(checked: Checked, shutdown: Shutdown) -> Result<(), RunError> {
     let admin = admin::Socket::bind(&file.admin_socket)
         .map_err(|source| RunError::Listen { what: file.admin_socket.display().to_string(), source })?;
     let (relays, publisher) = (Relays::open(&file.relays, file.dscp)?, Publisher::start(publish));
-    let mut engine = Engine::new(core, store, turn, relays, file.multicast(), publisher);
+    let keys = key_files.follow(keys).map_err(|source| RunError::Listen { what: "signals".into(), source })?;
+    let mut engine = Engine::new(core, store, turn, relays, file.multicast(), publisher, keys.clone());
     groups.iter().try_for_each(|group| engine.add_destination(group.destination))?;
     let handle = engine.handle();
     let identity = credentials.identity().clone();
     let door = registrars::Door::follow(file.tls.clone(), credentials)?;
     let policy = policy::follow(policy, groups)?;
-    let keys = key_files.follow(keys).map_err(|source| RunError::Listen { what: "signals".into(), source })?;
     // Before anybody is answered.
     engine.command(engine::Command::Revoked(policy::revoked(&door)));
     engine.command(engine::Command::Keys(policy::for_core(&keys.get())));

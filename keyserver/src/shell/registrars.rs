@@ -3,18 +3,24 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use net::admission::{Admission, Ticket};
+use net::admission::Admission;
 use net::crl::Crl;
-use net::frame::{read_frame, write_frame};
+use net::frame::{read_frame, write_frames};
 use net::reload::Reloaded;
+use net::seldom::Seldom;
 use net::tls::{CredentialFiles, Credentials, TlsError};
+use protocol::identity::Identity;
 use protocol::registration::{ALPN_REGISTRAR, MAX_FRAME};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::rustls::ServerConfig;
+use tokio_rustls::server::TlsStream;
 use zeroize::Zeroizing;
 
 use super::RunError;
 use super::engine::{Command, Handle};
+
+/// Frames that leave in one piece if so many wait: what one write to the store has settled.
+const TOGETHER: usize = 256;
 
 /// TLS for registrars.
 pub(super) struct Door {
@@ -47,13 +53,24 @@ impl Door {
 
 pub(super) async fn serve(listener: TcpListener, doors: Reloaded<Door>, engine: Handle) {
     let admission = Admission::default();
-    let links = Arc::new(AtomicU64::new(1));
+    let (links, strangers) = (Arc::new(AtomicU64::new(1)), Arc::new(Seldom::default()));
     loop {
         let (stream, from, ticket) = admission.next(&listener).await;
         let (tls, engine, links) = (doors.get().tls.clone(), engine.clone(), links.clone());
+        let (door, strangers) = (admission.clone(), strangers.clone());
         tokio::spawn(async move {
+            let (stream, identity) = match net::tls::accept(stream, tls, ticket).await {
+                Ok(accepted) => accepted,
+                Err(error) => {
+                    if let Some(unsaid) = strangers.turn() {
+                        tracing::info!(%from, %error, unsaid, "a handshake with a registrar failed");
+                    }
+                    return;
+                }
+            };
+            door.remember(from.ip());
             let link = links.fetch_add(1, Ordering::Relaxed);
-            if let Err(error) = connection(stream, tls, ticket, link, &engine).await {
+            if let Err(error) = connection(stream, identity, link, &engine).await {
                 tracing::info!(%from, %error, "a registrar's connection ended");
             }
             engine.send(Command::RegistrarDown(link)).await;
@@ -62,19 +79,19 @@ pub(super) async fn serve(listener: TcpListener, doors: Reloaded<Door>, engine: 
 }
 
 async fn connection(
-    stream: TcpStream,
-    tls: Arc<ServerConfig>,
-    ticket: Ticket,
+    stream: TlsStream<TcpStream>,
+    identity: Identity,
     link: u64,
     engine: &Handle,
 ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-    let (stream, identity) = net::tls::accept(stream, tls, ticket).await?;
     let (frames, mut to_send) = Handle::registrar_channel();
     engine.send(Command::RegistrarUp(link, identity, frames)).await;
     let (mut reader, mut writer) = tokio::io::split(stream);
     let write = async {
-        while let Some(frame) = to_send.recv().await {
-            write_frame(&mut writer, &frame).await?;
+        let mut waiting = Vec::new();
+        while to_send.recv_many(&mut waiting, TOGETHER).await > 0 {
+            write_frames(&mut writer, &waiting).await?;
+            waiting.clear();
         }
         Ok::<_, net::frame::FrameError>(())
     };

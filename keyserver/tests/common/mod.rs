@@ -3,14 +3,15 @@
 
 use std::time::Duration;
 
-use keygraph::{Degree, Strategy};
+use keygraph::Degree;
 use keyserver::core::{Access, Admin, AdminError, AdminReply, Config, Core, Event, GroupConfig, Input, Output};
 use keyserver::store::{Followed, MemoryStore, Store};
+use net::noise::{StaticKey, sealed};
 use protocol::credential::NO_END;
 use protocol::identity::{Identity, IdentityPattern};
 use protocol::registration::{FromRegistrar, ToRegistrar};
 use protocol::request::{Act, Losses, Membership, Operations, Outcome, Reply, Request, RequestId, Resync};
-use protocol::{Authentication, Beacon, Entropy, GroupId, IndividualKey, MemberId, SigningKey, Suite};
+use protocol::{Authentication, Beacon, Entropy, GroupId, IndividualKey, MemberId, SigningKey};
 use zeroize::Zeroizing;
 
 pub(crate) struct Counter(pub(crate) u64);
@@ -30,26 +31,17 @@ pub(crate) fn identity(name: &str) -> Identity {
 
 pub(crate) fn group(id: u32, name: &str, allow: &str) -> GroupConfig {
     GroupConfig {
-        id: GroupId(id),
-        name: name.into(),
-        published: false,
-        destination: ([239, 0, 0, 1], 7_000).into(),
         degree: Degree::new(3).unwrap(),
-        suite: Suite::Aes256,
-        strategy: Strategy::Chain,
-        splicing: false,
-        batch: Duration::ZERO,
-        compaction: 64,
-        repair: fec::RepairScheme::default(),
-        access: Access::open([IdentityPattern::parse(allow).unwrap()]),
         max_members: 5,
         refresh: Some(Duration::from_secs(100)),
         beacon: Duration::from_secs(2),
         beacon_max: Duration::from_secs(2),
-        resync_wait: Duration::from_secs(1),
-        send_delay: Duration::from_millis(500),
-        keep_old: Duration::from_secs(5),
-        keep_old_revoked: Duration::from_secs(1),
+        ..GroupConfig::plain(
+            GroupId(id),
+            name,
+            ([239, 0, 0, 1], 7_000).into(),
+            Access::open([IdentityPattern::parse(allow).unwrap()]),
+        )
     }
 }
 
@@ -66,6 +58,11 @@ pub(crate) struct World<S = MemoryStore> {
     pub(crate) answers: Vec<Result<AdminReply, AdminError>>,
     pub(crate) halted: bool,
     pub(crate) sessions: u64,
+}
+
+/// The key server's static key.
+pub(crate) fn noise() -> StaticKey {
+    StaticKey::from_private(Zeroizing::new([6; 32])).unwrap()
 }
 
 impl World {
@@ -101,18 +98,13 @@ impl<S: Store> World<S> {
 
     pub(crate) fn stand_by_on(mut store: S, seed: u64, change: impl Fn(&mut Config)) -> Self {
         let mut config = Config {
-            name: "ks".into(),
             registrars: vec![(
                 identity("registrar/r1"),
                 vec![(Authentication::Certificate, IdentityPattern::parse("spiffe://demo/member/*").unwrap())],
             )],
             groups: vec![group(1, "news", "spiffe://demo/member/*"), group(2, "vip", "spiffe://demo/member/m1")],
             bits_per_second: 8_000_000,
-            resyncs_per_second: 4_000,
-            records_per_snapshot: keyserver::core::RECORDS_PER_SNAPSHOT,
-            compact_every: keyserver::core::COMPACT_EVERY,
-            signing: SigningKey::from_seed(&[1; 32]).unwrap(),
-            others: Vec::new(),
+            ..Config::plain("ks", SigningKey::from_seed(&[1; 32]).unwrap())
         };
         change(&mut config);
         let loaded = store.load().unwrap();
@@ -173,6 +165,12 @@ impl<S: Store> World<S> {
                     self.core.handle(self.now, Input::Persisted(done));
                 }
                 Output::ToRegistrar { frame, .. } => self.to_registrar.push(ToRegistrar::decode(&frame).unwrap()),
+                Output::Answer { link, parties, offers, grant } => {
+                    let answer = sealed::answer([&noise()], &parties.prologue(), &offers, &grant.encode());
+                    let (client, registration) = (grant.client, grant.registration);
+                    let answer = answer.ok().map(Box::new);
+                    self.core.handle(self.now, Input::Answered { link, client, registration, answer });
+                }
                 Output::CloseRegistrar { .. } => {}
                 Output::Reply { session, message } => {
                     self.replies.push((session, Some(Reply::decode(&message).unwrap())));

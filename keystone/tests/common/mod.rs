@@ -40,6 +40,11 @@ pub(crate) fn free_port() -> SocketAddr {
 
 impl Site {
     pub(crate) fn new() -> Self {
+        Self::with(3)
+    }
+
+    /// With certificates for so many members, `m1` and so on.
+    pub(crate) fn with(members: usize) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
         let spec = certs::Spec {
@@ -47,7 +52,7 @@ impl Site {
             key_servers: names(&["ks"]),
             standbys: 0,
             registrars: names(&["r1"]),
-            members: names(&["m1", "m2", "m3"]),
+            members: (1..=members).map(|number| format!("m{number}")).collect(),
             days: 1,
             suites: Vec::new(),
         };

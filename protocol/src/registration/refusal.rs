@@ -21,6 +21,8 @@ pub enum RefusalCode {
     Malformed = 5,
     /// What the client has shown does not prove who it is; with another credential it may ask again.
     Credential = 6,
+    /// The individual key cannot be made in this way: no offer is for this key server, or it takes sealed ones only.
+    Key = 7,
 }
 
 impl TryFrom<u8> for RefusalCode {
@@ -33,6 +35,7 @@ impl TryFrom<u8> for RefusalCode {
             4 => Self::Busy,
             5 => Self::Malformed,
             6 => Self::Credential,
+            7 => Self::Key,
             _ => {
                 return Err(DecodeError::Value { what: "refusal", value: value.into() });
             }

@@ -1,5 +1,5 @@
 use protocol::Authentication;
-use protocol::registration::ClientEntry;
+use protocol::registration::{ANSWER, ClientEntry, OFFER};
 
 use super::*;
 
@@ -31,7 +31,7 @@ fn key_server(core: &mut Core, message: &ToRegistrar) {
 
 fn register(core: &mut Core, session: u64, name: &str) {
     core.handle(Now::ZERO, Input::ClientUp { session, identity: identity(name), credential: credential() });
-    let frame = FromClient::Register { key_server: "ks".into() }.encode();
+    let frame = FromClient::Register { key_server: "ks".into(), offers: vec![] }.encode();
     core.handle(Now::ZERO, Input::FromClient { session, frame: &frame });
 }
 
@@ -83,6 +83,26 @@ fn a_registration_from_beginning_to_end() {
 }
 
 #[test]
+fn what_is_sealed_is_passed_on_and_nothing_is_exported() {
+    let mut core = linked();
+    core.handle(Now::ZERO, Input::ClientUp { session: 1, identity: identity("member/m1"), credential: credential() });
+    let offers = vec![[1; OFFER], [2; OFFER]];
+    let frame = FromClient::Register { key_server: "ks".into(), offers: offers.clone() }.encode();
+    core.handle(Now::ZERO, Input::FromClient { session: 1, frame: &frame });
+    let asked = question(&drain(&mut core));
+    let FromRegistrar::RegisterSealed { tag, kind, identity: who, offers: passed, ends, credential } = asked else {
+        panic!("{asked:?}")
+    };
+    assert_eq!((kind, who, passed), (Authentication::Token, identity("member/m1"), offers));
+    assert_eq!((ends, credential), (77, vec![4; 32]));
+    assert!(!core.is_idle(), "the client is told only when the key is durable");
+    key_server(&mut core, &ToRegistrar::DurableSealed { tag, client: MemberId(9), answer: Box::new([8; ANSWER]) });
+    let frame = ToClient::RegisteredSealed(Box::new([8; ANSWER])).encode();
+    assert_eq!(drain(&mut core)[0], Output::ToClient { session: 1, frame, close: true });
+    assert!(core.is_idle());
+}
+
+#[test]
 fn whoever_may_not_is_refused_before_the_key_server_hears_of_it() {
     let mut core = linked();
     register(&mut core, 1, "elsewhere/m1");
@@ -92,20 +112,33 @@ fn whoever_may_not_is_refused_before_the_key_server_hears_of_it() {
 }
 
 #[test]
+fn whoever_is_refused_is_counted_and_leaves_nothing() {
+    let mut core = linked();
+    register(&mut core, 1, "registrar/r2");
+    core.handle(Now::ZERO, Input::Failed);
+    let refused = Refusal::new(RefusalCode::Credential, "no", 0);
+    core.handle(Now::ZERO, Input::Unproved { session: 2, refusal: refused });
+    let outputs = drain(&mut core);
+    assert!(!outputs.iter().any(|output| matches!(output, Output::ToKeyServer(_))), "{outputs:?}");
+    assert_eq!(core.tally(), Tally { registered: 0, refused: 1, unproved: 1, failed: 1 });
+    assert!(core.is_idle());
+}
+
+#[test]
 fn a_missing_key_server_another_one_and_nonsense_each_have_an_answer() {
     let mut core = core();
     register(&mut core, 1, "member/m1");
     assert_eq!(refusal(&drain(&mut core)), RefusalCode::Unavailable);
     let mut core = linked();
     core.handle(Now::ZERO, Input::ClientUp { session: 2, identity: identity("member/m2"), credential: credential() });
-    let frame = FromClient::Register { key_server: "other".into() }.encode();
+    let frame = FromClient::Register { key_server: "other".into(), offers: vec![] }.encode();
     core.handle(Now::ZERO, Input::FromClient { session: 2, frame: &frame });
     assert_eq!(refusal(&drain(&mut core)), RefusalCode::KeyServer);
     core.handle(Now::ZERO, Input::ClientUp { session: 3, identity: identity("member/m3"), credential: credential() });
     core.handle(Now::ZERO, Input::FromClient { session: 3, frame: b"nonsense" });
     assert_eq!(refusal(&drain(&mut core)), RefusalCode::Malformed);
     register(&mut core, 4, "member/m4");
-    let again = FromClient::Register { key_server: "ks".into() }.encode();
+    let again = FromClient::Register { key_server: "ks".into(), offers: vec![] }.encode();
     core.handle(Now::ZERO, Input::FromClient { session: 4, frame: &again });
     assert_eq!(refusal(&drain(&mut core)), RefusalCode::Malformed);
     assert!(core.is_idle());
@@ -205,6 +238,10 @@ fn an_answer_to_another_question_cuts_the_link_and_forgets_no_client() {
     let FromRegistrar::HandOver { tag, .. } = question(&drain(&mut core)) else { panic!() };
     key_server(&mut core, &ToRegistrar::Number { tag, client: MemberId(10), registration: 1 });
     assert_eq!(drain(&mut core), [Output::CutKeyServer]);
+    // The answer to a sealed one, to a client that offered nothing.
+    let answer = Box::new([8; ANSWER]);
+    key_server(&mut core, &ToRegistrar::DurableSealed { tag, client: MemberId(9), answer });
+    assert_eq!(drain(&mut core), [Output::CutKeyServer]);
 }
 
 #[test]
@@ -251,4 +288,22 @@ fn a_key_never_shows_in_debug() {
     core.handle(Now::ZERO, Input::Exported { session: 1, key: IndividualKey::new([211; 32]) });
     let shown = format!("{:?}", drain(&mut core));
     assert!(!shown.contains("211, 211"), "{shown}");
+}
+
+#[test]
+fn who_finds_no_key_server_comes_back_one_after_the_other() {
+    let mut core = core();
+    let mut waits = Vec::new();
+    for session in 0..500 {
+        register(&mut core, session, &format!("member/m{session}"));
+        waits.extend(drain(&mut core).iter().filter_map(|output| match output {
+            Output::ToClient { frame, .. } => match ToClient::decode(frame).unwrap() {
+                ToClient::Refused(refusal) => Some(refusal.retry_after_ms),
+                _ => None,
+            },
+            _ => None,
+        }));
+    }
+    assert!(waits.len() == 500 && waits.windows(2).all(|pair| pair[0] < pair[1]), "{waits:?}");
+    assert!(waits[0] >= 1_000 && waits[499] <= 2_000);
 }

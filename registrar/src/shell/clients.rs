@@ -4,13 +4,13 @@ use std::io::Write;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use net::admission::Admission;
+use net::admission::{Admission, Limits, Ticket};
 use net::frame::{FrameError, read_frame, write_frame};
 use net::reload::Reloaded;
 use net::shutdown::Shutdown;
 use protocol::Credential;
 use protocol::identity::Identity;
-use protocol::registration::{FromClient, MAX_CLIENT_FRAME, Refusal, RefusalCode};
+use protocol::registration::{FromClient, MAX_CLIENT_FRAME, Refusal, RefusalCode, ToClient};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
@@ -31,7 +31,7 @@ pub(super) struct Door {
 }
 
 pub(super) async fn serve(listener: TcpListener, door: Arc<Door>, shutdown: Shutdown) {
-    let admission = Admission::default();
+    let admission = Admission::with_notice(Limits::default(), full);
     let mut session = 0;
     loop {
         let (stream, from, ticket) = tokio::select! {
@@ -43,11 +43,16 @@ pub(super) async fn serve(listener: TcpListener, door: Arc<Door>, shutdown: Shut
             }
         };
         session += 1;
-        let door = door.clone();
+        let (door, admission) = (door.clone(), admission.clone());
         tokio::spawn(async move {
-            // A client holds its place at the door until it has proved who it is.
-            let ended = match ticket.during(door.prove(stream)).await.map_err(Failure::from).flatten() {
-                Ok(proved) => door.session(session, proved).await,
+            // A client holds its place at the door until it is registered: so no more come than the key server can serve, too.
+            let ended = match ticket.within(door.prove(stream)).await.map_err(Failure::from).flatten() {
+                Ok(proved) => {
+                    if proved.who.is_ok() {
+                        admission.remember(from.ip());
+                    }
+                    door.session(session, proved, ticket).await
+                }
                 Err(error) => {
                     drop(door.commands.send(Command::Failed).await);
                     Err(error)
@@ -88,7 +93,7 @@ impl Door {
     }
 
     /// A client says one thing. What it sends after that is not looked at; the core's deadline bounds the wait.
-    async fn session(&self, session: u64, proved: Proved) -> Result<(), Failure> {
+    async fn session(&self, session: u64, proved: Proved, ticket: Ticket) -> Result<(), Failure> {
         let Proved { mut stream, frame, who } = proved;
         let (to_client, mut for_client) = mpsc::channel(8);
         match who {
@@ -104,11 +109,23 @@ impl Door {
                     self.commands.send(Command::Exported(session, key)).await?;
                 }
                 ForClient::Frame(frame, false) => write_frame(&mut stream, &frame).await?,
-                ForClient::Frame(frame, true) => return last(stream, &frame).await,
+                ForClient::Frame(frame, true) => {
+                    drop(ticket);
+                    return last(stream, &frame).await;
+                }
             }
         }
         Ok(())
     }
+}
+
+/// What is said in clear to who finds no place: the same frame as behind a handshake.
+fn full(wait: Duration) -> Vec<u8> {
+    let wait = u32::try_from(wait.as_millis()).unwrap_or(u32::MAX).max(1);
+    let refusal = Refusal::new(RefusalCode::Busy, "too many clients at once", wait);
+    let frame = ToClient::Refused(refusal).encode();
+    let length = u32::try_from(frame.len()).unwrap_or(0).to_be_bytes();
+    [&length, frame.as_slice()].concat()
 }
 
 /// Sends the last frame, and closes when the client has or after [`LINGER`]: closing with octets unread resets the

@@ -10,14 +10,15 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use net::frame::{read_frame, write_frame};
+use net::noise::{StaticKey, sealed};
 use net::shutdown::Shutdown;
 use net::tls::{CredentialFiles, Credentials};
 use protocol::identity::Identity;
 use protocol::registration::{
-    ALPN_CLIENT, ALPN_REGISTRAR, FromClient, FromRegistrar, MAX_FRAME, Refusal, RefusalCode, ToClient, ToRegistrar,
-    exporter_context,
+    ALPN_CLIENT, ALPN_REGISTRAR, FromClient, FromRegistrar, Grant, MAX_FRAME, Offer, Parties, Refusal, RefusalCode,
+    ToClient, ToRegistrar, exporter_context,
 };
-use protocol::{IndividualKey, MemberId};
+use protocol::{IndividualKey, MemberId, Share};
 use registrar::RunError;
 use registrar::config::Checked;
 use tokio::net::{TcpListener, TcpStream};
@@ -63,6 +64,14 @@ impl Site {
         site
     }
 
+    /// With its daemons, once a member can register.
+    pub(crate) async fn up() -> (Self, impl Sized) {
+        let site = Self::new().await;
+        let daemons = (site.serve("ks", Manner::Well).await, site.run());
+        site.register_soon().await;
+        (site, daemons)
+    }
+
     pub(crate) fn config(&self) -> PathBuf {
         self.folder.path().join("r1.toml")
     }
@@ -74,6 +83,19 @@ impl Site {
              roots = \"pki/ca.pem\"\n",
             self.listen, self.key_server
         )
+    }
+
+    /// Each change, from what to what, makes a good configuration one that is refused, and what is wrong is named.
+    pub(crate) fn names_what_is_wrong(&self, good: &str, changes: &[(&str, &str, &str)]) {
+        for (from, to, named) in changes {
+            let wrong = good.replacen(from, to, 1);
+            assert_ne!(wrong, good, "{from}");
+            fs::write(self.config(), wrong).unwrap();
+            let error = Checked::load(&self.config()).unwrap_err().to_string();
+            assert!(error.contains(named), "{named}: {error}");
+        }
+        fs::write(self.config(), good).unwrap();
+        Checked::load(&self.config()).unwrap();
     }
 
     pub(crate) fn credentials(&self, name: &str) -> Credentials {
@@ -93,6 +115,11 @@ impl Site {
         self.credentials("x")
     }
 
+    /// The key server's static key.
+    pub(crate) fn noise(&self) -> StaticKey {
+        StaticKey::load(self.folder.path().join("pki/ks.noise")).unwrap()
+    }
+
     pub(crate) fn run(&self) -> (Shutdown, JoinHandle<Result<(), RunError>>) {
         let (checked, shutdown) = (Checked::load(&self.config()).unwrap(), Shutdown::new());
         (shutdown.clone(), tokio::spawn(registrar::run(checked, shutdown)))
@@ -103,6 +130,7 @@ impl Site {
         let listener = TcpListener::bind(self.key_server).await.unwrap();
         let config = net::tls::server_config(&self.credentials(name), ALPN_REGISTRAR).unwrap();
         let keys = self.keys.clone();
+        let noise = self.noise();
         let door = net::admission::Admission::default();
         tokio::spawn(async move {
             loop {
@@ -125,6 +153,21 @@ impl Site {
                                 sleep(wait).await;
                             }
                             ToRegistrar::Durable { tag }.encode()
+                        }
+                        FromRegistrar::RegisterSealed { tag, identity, offers, .. } => {
+                            assert_eq!(identity, parties().client);
+                            let client = MemberId(7);
+                            let grant = Grant { client, registration: 3, share: Share::new([5; 32]) };
+                            let prologue = parties().prologue();
+                            match sealed::answer([&noise], &prologue, &offers, &grant.encode()) {
+                                Ok(answer) => {
+                                    ToRegistrar::DurableSealed { tag, client, answer: Box::new(answer) }.encode()
+                                }
+                                Err(why) => {
+                                    let refusal = Refusal::new(RefusalCode::Key, &why.to_string(), 0);
+                                    ToRegistrar::Refused { tag, refusal }.encode()
+                                }
+                            }
                         }
                     };
                     if write_frame(&mut stream, &answer).await.is_err() {
@@ -156,21 +199,18 @@ impl Site {
     pub(crate) async fn register(&self) -> Result<IndividualKey, Refusal> {
         let mut stream = self.member().await;
         let context = match ask(&mut stream).await {
-            ToClient::Number { client, registration } => exporter_context(
-                &Identity::parse("spiffe://demo/member/m1").unwrap(),
-                &Identity::parse("spiffe://demo/registrar/r1").unwrap(),
-                "ks",
-                client,
-                registration,
-            ),
+            ToClient::Number { client, registration } => {
+                let Parties { client: who, registrar, key_server } = parties();
+                exporter_context(&who, &registrar, &key_server, client, registration)
+            }
             ToClient::Refused(refusal) => return Err(refusal),
-            ToClient::Registered => panic!("registered without a number"),
+            other => panic!("registered without a number: {other:?}"),
         };
         let key = net::tls::individual_key_from(stream.get_ref().1, &context).unwrap();
         match answer(&mut stream).await {
             ToClient::Registered => Ok(key),
             ToClient::Refused(refusal) => Err(refusal),
-            ToClient::Number { .. } => panic!("two numbers"),
+            other => panic!("{other:?}"),
         }
     }
 
@@ -188,12 +228,22 @@ impl Site {
     }
 }
 
+/// Of the one client's registrations.
+pub(crate) fn parties() -> Parties {
+    let identity = |name: &str| Identity::parse(&format!("spiffe://demo/{name}")).unwrap();
+    Parties { client: identity("member/m1"), registrar: identity("registrar/r1"), key_server: "ks".into() }
+}
+
 pub(crate) async fn free() -> SocketAddr {
     TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap()
 }
 
 pub(crate) async fn ask(stream: &mut TlsStream<TcpStream>) -> ToClient {
-    let register = FromClient::Register { key_server: "ks".into() };
+    ask_with(stream, vec![]).await
+}
+
+pub(crate) async fn ask_with(stream: &mut TlsStream<TcpStream>, offers: Vec<Offer>) -> ToClient {
+    let register = FromClient::Register { key_server: "ks".into(), offers };
     write_frame(stream, &register.encode()).await.unwrap();
     answer(stream).await
 }

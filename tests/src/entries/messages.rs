@@ -7,7 +7,8 @@ use keygraph::{Degree, NodeId, Strategy};
 use protocol::credential::NO_END;
 use protocol::identity::{Identity, IdentityPattern, MAX_IDENTITY};
 use protocol::registration::{
-    ClientEntry, FromClient, FromRegistrar, LIST_CHUNK, Refusal, RefusalCode, ToClient, ToRegistrar,
+    ANSWER, ClientEntry, FromClient, FromRegistrar, LIST_CHUNK, MAX_OFFERS, OFFER, Refusal, RefusalCode, ToClient,
+    ToRegistrar,
 };
 use protocol::rekey::{Announcement, Audience, Entry, Origin};
 use protocol::request::{
@@ -281,8 +282,10 @@ pub(super) fn from_client_seeds() -> Vec<Vec<u8>> {
         key_server: "ks".into(),
         identity: named("member/me"),
         token: "a.b.c".to_owned().into(),
+        offers: vec![[7; OFFER]],
     };
-    let plain = ["ks", &"k".repeat(MAX_NAME)].map(|name| FromClient::Register { key_server: name.into() });
+    let register = |name: &str, offers| FromClient::Register { key_server: name.into(), offers };
+    let plain = [register("ks", vec![]), register(&"k".repeat(MAX_NAME), vec![[8; OFFER]; MAX_OFFERS])];
     plain.into_iter().chain([token]).map(|message| message.encode()).collect()
 }
 
@@ -295,6 +298,7 @@ pub(super) fn to_client_seeds() -> Vec<Vec<u8>> {
     vec![
         ToClient::Number { client: MemberId(4), registration: 9 }.encode(),
         ToClient::Registered.encode(),
+        ToClient::RegisteredSealed(Box::new([9; ANSWER])).encode(),
         ToClient::Refused(refusal()).encode(),
     ]
 }
@@ -313,6 +317,15 @@ pub(super) fn from_registrar_seeds() -> Vec<Vec<u8>> {
             client: MemberId(1),
             registration: 1,
             key,
+            ends: NO_END,
+            credential: vec![1; 33],
+        }
+        .encode(),
+        FromRegistrar::RegisterSealed {
+            tag: 3,
+            kind: Authentication::Token,
+            identity: named("member/me"),
+            offers: vec![[4; OFFER]; 2],
             ends: NO_END,
             credential: vec![1; 33],
         }
@@ -344,6 +357,7 @@ pub(super) fn to_registrar_seeds() -> Vec<Vec<u8>> {
         ToRegistrar::ClientAdded(entry(5)).encode(),
         ToRegistrar::Number { tag: 1, client: MemberId(4), registration: 9 }.encode(),
         ToRegistrar::Durable { tag: 2 }.encode(),
+        ToRegistrar::DurableSealed { tag: 2, client: MemberId(4), answer: Box::new([9; ANSWER]) }.encode(),
         ToRegistrar::Refused { tag: 3, refusal: refusal() }.encode(),
     ]
 }

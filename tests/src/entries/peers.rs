@@ -5,7 +5,7 @@ use std::time::Duration;
 use keyserver::core::Event;
 use protocol::credential::NO_END;
 use protocol::identity::Identity;
-use protocol::registration::{FromClient, FromRegistrar, ToClient, ToRegistrar};
+use protocol::registration::{FromClient, FromRegistrar, MAX_OFFERS, OFFER, ToClient, ToRegistrar};
 use protocol::request::{Act, Losses, Operations, Outcome, Reply, Request, RequestId, Resync};
 use protocol::{Authentication, Beacon, Credential, IndividualKey};
 use registrar::core as registering;
@@ -24,10 +24,15 @@ pub(super) fn registrar_frames(data: &[u8]) -> bool {
         match FromRegistrar::decode(frame) {
             _ if was_closed => assert!(answers.is_empty(), "an answer on a connection that was closed"),
             Err(_) => assert!(site.closed && answers.is_empty(), "a malformed frame closes the connection"),
-            Ok(FromRegistrar::FetchNumber { tag, .. } | FromRegistrar::HandOver { tag, .. }) => {
+            Ok(
+                FromRegistrar::FetchNumber { tag, .. }
+                | FromRegistrar::HandOver { tag, .. }
+                | FromRegistrar::RegisterSealed { tag, .. },
+            ) => {
                 let to_it = |answer: &&ToRegistrar| match answer {
                     ToRegistrar::Number { tag: to, .. }
                     | ToRegistrar::Durable { tag: to }
+                    | ToRegistrar::DurableSealed { tag: to, .. }
                     | ToRegistrar::Refused { tag: to, .. } => *to == tag,
                     ToRegistrar::ClientList { .. } | ToRegistrar::ClientAdded(_) => false,
                 };
@@ -48,7 +53,9 @@ pub(super) fn registrar_frames_seeds() -> Vec<Vec<u8>> {
     let mut site = Site::new(SIMPLE);
     let [one, two] = ["member/a", "member/b"].map(|path| site.register(path));
     let again = site.register("member/a");
-    vec![sequence(&one.question), sequence([one.question, two.question, again.question].concat())]
+    let (sealed, _) = site.register_sealed("member/a", vec![[2; OFFER], [3; OFFER]]);
+    let all = [&one.question[..], &two.question, &again.question, std::slice::from_ref(&sealed)].concat();
+    vec![sequence(&one.question), sequence([&sealed]), sequence(all)]
 }
 
 /// Requests of a registered client, one after another, each in a session of its own. Accepted: one is granted.
@@ -129,7 +136,7 @@ pub(super) fn registrar(data: &[u8]) -> bool {
             match output {
                 registering::Output::ToKeyServer(frame) => {
                     let message = FromRegistrar::decode(&frame).unwrap();
-                    handed_over += usize::from(matches!(message, FromRegistrar::HandOver { .. }));
+                    handed_over += usize::from(!matches!(message, FromRegistrar::FetchNumber { .. }));
                 }
                 registering::Output::Export { session, .. } => {
                     let key = IndividualKey::new([9; 32]);
@@ -156,10 +163,14 @@ pub(super) fn registrar(data: &[u8]) -> bool {
 pub(super) fn registrar_seeds() -> Vec<Vec<u8>> {
     let mut site = Site::new(SIMPLE);
     let list = site.to_registrar.remove(0);
-    let me = site.register("member/me");
-    let [number, durable] = me.answer.try_into().unwrap();
     let from = |who: u8, frame: &[u8]| [&[who], frame].concat();
-    let register = FromClient::Register { key_server: "ks".into() }.encode();
-    let frames = [from(1, &list), from(0, &register), from(1, &number), from(1, &durable)];
-    vec![sequence(frames)]
+    let exported = site.register("member/me").answer;
+    let offers = vec![[3; OFFER]; MAX_OFFERS];
+    let (_, sealed) = site.register_sealed("member/me", offers.clone());
+    let seed = |offers, answers: Vec<Vec<u8>>| {
+        let register = FromClient::Register { key_server: "ks".into(), offers }.encode();
+        let answers = answers.iter().map(|answer| from(1, answer));
+        sequence([from(1, &list), from(0, &register)].into_iter().chain(answers))
+    };
+    vec![seed(vec![], exported), seed(offers, vec![sealed])]
 }

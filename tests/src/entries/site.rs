@@ -11,7 +11,7 @@ use keygraph::{Degree, Strategy};
 use keyserver::core as server;
 use protocol::credential::NO_END;
 use protocol::identity::{Identity, IdentityPattern};
-use protocol::registration::{FromRegistrar, ToRegistrar};
+use protocol::registration::{ANSWER, FromRegistrar, Offer, ToRegistrar};
 use protocol::request::{Act, Operations, Outcome, Reply, Request, RequestId};
 use protocol::tag::TAG;
 use protocol::unit::{BlockHeader, PAYLOAD, Unit};
@@ -66,10 +66,7 @@ pub(super) const SIMPLE: Kind =
 
 fn group(id: u32, name: &str, allow: IdentityPattern, kind: Kind) -> server::GroupConfig {
     server::GroupConfig {
-        id: GroupId(id),
-        name: name.into(),
         published: true,
-        destination: ([239, 0, 0, 1], 7_000).into(),
         degree: kind.degree,
         suite: kind.suite,
         strategy: kind.strategy,
@@ -77,15 +74,13 @@ fn group(id: u32, name: &str, allow: IdentityPattern, kind: Kind) -> server::Gro
         batch: kind.batch,
         compaction: 4,
         repair: RepairScheme::Alpha(0.5),
-        access: server::Access::open([allow]),
         max_members: 100,
-        refresh: None,
         beacon: Duration::from_secs(1),
         beacon_max: Duration::from_secs(1),
         resync_wait: Duration::from_millis(500),
         send_delay: Duration::from_millis(200),
         keep_old: Duration::from_secs(3),
-        keep_old_revoked: Duration::from_secs(1),
+        ..server::GroupConfig::plain(GroupId(id), name, ([239, 0, 0, 1], 7_000).into(), server::Access::open([allow]))
     }
 }
 
@@ -107,18 +102,13 @@ pub(super) struct Site {
 impl Site {
     pub(super) fn new(kind: Kind) -> Self {
         let config = server::Config {
-            name: "ks".into(),
             registrars: vec![(identity("registrar/r"), vec![(Authentication::Certificate, members())])],
             groups: vec![
                 group(1, GROUP, members(), kind),
                 group(2, CLOSED, IdentityPattern::Exact(identity("member/nobody")), kind),
             ],
             bits_per_second: 800_000_000,
-            resyncs_per_second: 4_000,
-            records_per_snapshot: keyserver::core::RECORDS_PER_SNAPSHOT,
-            compact_every: keyserver::core::COMPACT_EVERY,
-            signing: signing(),
-            others: Vec::new(),
+            ..server::Config::plain("ks", signing())
         };
         let mut site = Self {
             core: server::Core::start(config, Box::new(Dice::new(1)), None, &[]).unwrap(),
@@ -148,6 +138,13 @@ impl Site {
                     self.core.handle(self.now, server::Input::Persisted(true));
                 }
                 server::Output::ToRegistrar { frame, .. } => self.to_registrar.push(frame),
+                // Of the shell's key agreement only whether it comes to something matters here: an odd octet says so.
+                server::Output::Answer { link, offers, grant, .. } => {
+                    let opens = offers.iter().any(|offer| offer[0] % 2 == 1);
+                    let answer = opens.then(|| Box::new([7; ANSWER]));
+                    let (client, registration) = (grant.client, grant.registration);
+                    self.core.handle(self.now, server::Input::Answered { link, client, registration, answer });
+                }
                 server::Output::CloseRegistrar { .. } => self.closed = true,
                 server::Output::Reply { session, message } | server::Output::Subscribed { session, message } => {
                     self.replies.push((session, Some(message.to_vec())));
@@ -191,13 +188,30 @@ impl Site {
         let hand_over =
             FromRegistrar::HandOver { tag: 1, client, registration, key, ends: NO_END, credential: vec![1; 33] }
                 .encode();
-        let before = self.to_registrar.len();
-        self.registrar_says(&hand_over);
-        let said = self.to_registrar.split_off(before);
-        let durable =
-            said.into_iter().find(|frame| matches!(ToRegistrar::decode(frame), Ok(ToRegistrar::Durable { .. })));
-        let (question, answer) = (vec![fetch, hand_over], vec![number, durable.unwrap()]);
+        let durable = self.durable(&hand_over);
+        let (question, answer) = (vec![fetch, hand_over], vec![number, durable]);
         Registration { client, registration, question, answer }
+    }
+
+    /// Registers a client sealed, with offers of which an odd one is there: question and answer.
+    pub(super) fn register_sealed(&mut self, path: &str, offers: Vec<Offer>) -> (Vec<u8>, Vec<u8>) {
+        let (kind, identity, credential) = (Authentication::Certificate, identity(path), vec![1; 33]);
+        let question =
+            FromRegistrar::RegisterSealed { tag: 0, kind, identity, offers, ends: NO_END, credential }.encode();
+        let answer = self.durable(&question);
+        (question, answer)
+    }
+
+    /// What the key server says to that: it is durable.
+    fn durable(&mut self, question: &[u8]) -> Vec<u8> {
+        let before = self.to_registrar.len();
+        self.registrar_says(question);
+        let said = self.to_registrar.split_off(before);
+        let is_durable = |frame: &Vec<u8>| {
+            let answer = ToRegistrar::decode(frame);
+            matches!(answer, Ok(ToRegistrar::Durable { .. } | ToRegistrar::DurableSealed { .. }))
+        };
+        said.into_iter().find(is_durable).unwrap()
     }
 
     /// A request of a registered client; the answer is the last of `replies` once it is there.

@@ -6,8 +6,9 @@ use std::task::{Context, Poll, Waker};
 
 use net::frame::{read_frame, write_frame};
 use net::identity::from_certificate;
-use net::noise::{MAX_PREAMBLE, StaticKey, accept, connect, read_preamble};
+use net::noise::{MAX_PREAMBLE, StaticKey, accept, connect, read_preamble, sealed};
 use protocol::identity::Identity;
+use protocol::registration::{ANSWER, GRANT, MAX_OFFERS, Offer};
 use protocol::request::MAX_REQUEST;
 use rcgen::{CertificateParams, KeyPair, PKCS_ED25519, SanType};
 use rustls_pki_types::CertificateDer;
@@ -84,6 +85,25 @@ pub(super) fn handshake_seeds() -> Vec<Vec<u8>> {
     };
     messages::preamble_seeds().iter().map(|preamble| client(preamble)).collect()
 }
+
+/// What client and registrar pass to the key server in a sealed registration: offers, each 48 octets. Accepted: one is for this key
+/// server. As an answer none of it opens anything.
+pub(super) fn offers(data: &[u8]) -> bool {
+    let offers: Vec<Offer> = data.as_chunks().0.iter().take(MAX_OFFERS).copied().collect();
+    if let Some(answer) = data.first_chunk::<ANSWER>() {
+        let (offered, _) = sealed::offer(&[*KEY.public()], PARTIES).unwrap();
+        assert!(offered.open(answer).is_err(), "an answer of nobody opens");
+    }
+    sealed::answer([&*KEY], PARTIES, &offers, &[7; GRANT]).is_ok()
+}
+
+/// The clients' ephemeral keys are other ones in each run.
+pub(super) fn offers_seeds() -> Vec<Vec<u8>> {
+    let offers = |keys: &[[u8; 32]]| sealed::offer(keys, PARTIES).unwrap().1.concat();
+    vec![offers(&[*KEY.public()]), offers(&[[9; 32], *KEY.public(), [10; 32]])]
+}
+
+const PARTIES: &[u8] = b"who registers";
 
 const HOST: &str = "host.example";
 

@@ -188,7 +188,7 @@ impl World {
             ToRegistrar::Refused { refusal, .. } => {
                 self.record.complaints.push(format!("registration: {}", refusal.text))
             }
-            ToRegistrar::ClientList { .. } | ToRegistrar::ClientAdded(_) => {}
+            ToRegistrar::ClientList { .. } | ToRegistrar::ClientAdded(_) | ToRegistrar::DurableSealed { .. } => {}
         }
     }
 

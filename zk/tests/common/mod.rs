@@ -14,20 +14,33 @@ use zk::{Options, Role, TlsFiles};
 
 pub(crate) const SERVERS: [u16; 3] = [1, 2, 3];
 pub(crate) const SESSION: Duration = Duration::from_secs(2);
+/// Two fifths of it, which are the time for an answer, are enough for a server that does its first handshake on a busy machine.
+pub(crate) const PATIENT: Duration = Duration::from_secs(30);
 
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
 /// All three servers serve when a test begins.
 pub(crate) struct Ensemble {
     pub(crate) folder: PathBuf,
+    session: Duration,
     _alone: MutexGuard<'static, ()>,
 }
 
 impl Ensemble {
+    /// Its sessions last [`SESSION`].
     pub(crate) fn serving() -> Self {
+        Self::with(SESSION)
+    }
+
+    /// For tests in which no session is meant to expire.
+    pub(crate) fn patient() -> Self {
+        Self::with(PATIENT)
+    }
+
+    fn with(session: Duration) -> Self {
         let alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
         let folder = std::env::var_os("KEYSTONE_ZOOKEEPER").expect("run by tests/zookeeper");
-        let ensemble = Self { folder: folder.into(), _alone: alone };
+        let ensemble = Self { folder: folder.into(), session, _alone: alone };
         let digest = ensemble.folder.join("digest");
         for (name, line) in [("digest", "ks:secret of the site\n".replace(' ', "-")), ("stranger", "ks:guess\n".into())]
         {
@@ -128,7 +141,14 @@ impl Ensemble {
     fn options(&self, root: &str, ports: u16) -> Options {
         let hosts: Vec<String> = SERVERS.iter().map(|n| format!("127.0.0.1:{}", ports + n)).collect();
         let ensemble = format!("zookeeper://{}/{root}", hosts.join(",")).parse().unwrap();
-        Options { ensemble, role: Role::Keeper, session_timeout: SESSION, tls: None, digest: None, owners: Vec::new() }
+        Options {
+            ensemble,
+            role: Role::Keeper,
+            session_timeout: self.session,
+            tls: None,
+            digest: None,
+            owners: Vec::new(),
+        }
     }
 
     /// In the clear, by digest.

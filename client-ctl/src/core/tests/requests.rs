@@ -32,6 +32,21 @@ fn registers_first_and_backs_off() {
 }
 
 #[test]
+fn a_turn_at_a_registrar_is_waited_for_and_is_no_failure() {
+    let mut client = Client::new(&["g"]);
+    for turn in 1..20 {
+        client.handle(Input::RegistrationLater { after: ms(2_000) });
+        client.pass(1_999);
+        assert_eq!(client.registers, turn, "too soon");
+        client.pass(251);
+        assert_eq!(client.registers, turn + 1);
+    }
+    client.handle(Input::RegistrationFailed { retry_after: None, is_final: false });
+    client.pass(250);
+    assert_eq!(client.registers, 21, "the first failure");
+}
+
+#[test]
 fn a_final_refusal_ends_it() {
     let mut client = Client::new(&["g"]);
     client.handle(Input::RegistrationFailed { retry_after: None, is_final: true });

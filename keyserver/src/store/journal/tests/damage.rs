@@ -6,11 +6,17 @@ use super::*;
 use crate::store::Held;
 use crate::store::seal::FORMAT;
 
-#[test]
-fn a_store_that_has_gone_back_is_noticed_and_named() {
+/// A site key in a file, which is there as long as its folder.
+fn site_key() -> (tempfile::TempDir, std::path::PathBuf) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("site.key");
     SiteKey::create(&path, &mut Counting(5)).unwrap();
+    (folder, path)
+}
+
+#[test]
+fn a_store_that_has_gone_back_is_noticed_and_named() {
+    let (_folder, path) = site_key();
     let key = || SiteKey::open(&path).unwrap();
     let backend = MemoryBackend::default();
     let mut store = open_with(&backend, key(), 1).unwrap();
@@ -32,9 +38,7 @@ fn a_store_that_has_gone_back_is_noticed_and_named() {
 
 #[test]
 fn a_recovery_that_wrote_nothing_is_none() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("site.key");
-    SiteKey::create(&path, &mut Counting(5)).unwrap();
+    let (_folder, path) = site_key();
     let key = || SiteKey::open(&path).unwrap();
     let backend = MemoryBackend::default();
     let mut store = open_with(&backend, key(), 1).unwrap();
@@ -79,10 +83,8 @@ fn a_store_of_another_format_names_both_and_is_left_alone() {
 
 #[test]
 fn another_record_under_the_same_number_is_a_fork() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("site.key");
-    SiteKey::create(&path, &mut Counting(5)).unwrap();
-    let copy = folder.path().join("copy.key");
+    let (_folder, path) = site_key();
+    let copy = path.with_file_name("copy.key");
     std::fs::copy(&path, &copy).unwrap();
     let backend = MemoryBackend::default();
     let mut store = open_with(&backend, SiteKey::open(&path).unwrap(), 1).unwrap();
