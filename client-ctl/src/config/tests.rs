@@ -150,7 +150,7 @@ fn a_client_with_a_token_keeps_the_last_good_roots() {
     let text = text.replace("certificate = \"member.pem\"", "token_file = \"token\"");
     let text = text.replace("private_key = \"member.key\"", "identity = \"spiffe://example.org/member/m1\"");
     let settings = files.load(&text).unwrap();
-    let begins = || settings.credential.begin(&Identity::parse(REGISTRAR).unwrap(), "ks").is_ok();
+    let begins = || settings.credential.begin(&Identity::parse(REGISTRAR).unwrap(), "ks", Vec::new()).is_ok();
     assert!(begins());
     write("ca.pem", "nothing");
     assert!(begins(), "with those before");
