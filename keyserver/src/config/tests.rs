@@ -1,7 +1,7 @@
 //! What the configuration refuses about suites and multicast.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a failed step is a failed test")]
 
-use protocol::Share;
+use protocol::Ration;
 
 use super::*;
 
@@ -142,7 +142,7 @@ fn joins_of_one_client_are_rationed_unless_told_otherwise() {
         let core = parsed(&text).and_then(|file| checked(&file, ed25519()));
         core.map(|core| core.groups[0].joins)
     };
-    let share = |burst, seconds| Ok(Share { burst, each: Duration::from_secs(seconds) });
+    let share = |burst, seconds| Ok(Ration { burst, each: Duration::from_secs(seconds) });
     assert_eq!(of(""), share(5, 10));
     assert_eq!(of("join_burst = 1000\njoin_each_s = 0"), share(1_000, 0));
     for (line, expected) in
