@@ -2,14 +2,13 @@
 
 use std::time::Duration;
 
-use keygraph::{Degree, Strategy};
 use keyserver::core::{Access, Admin, Config, Core, GroupConfig, Input, Output, RECORDS_PER_SNAPSHOT};
 use keyserver::store::Loaded;
 use protocol::credential::NO_END;
 use protocol::identity::{Identity, IdentityPattern};
 use protocol::registration::{FromRegistrar, ToRegistrar};
 use protocol::request::{Act, Losses, Operations, Outcome, Preamble, Reply, Request, RequestId, Resync};
-use protocol::{Authentication, Entropy, GroupId, IndividualKey, MemberId, SigningKey, Suite};
+use protocol::{Authentication, Entropy, GroupId, IndividualKey, MemberId, SigningKey};
 use zeroize::Zeroizing;
 
 use crate::Failure;
@@ -39,39 +38,16 @@ pub(crate) fn config(records_per_snapshot: usize) -> Result<Config, Failure> {
     let registrar = Identity::parse(REGISTRAR)?;
     let everybody = || IdentityPattern::parse("spiffe://bench/member/*");
     let group = GroupConfig {
-        id: GroupId(1),
-        name: GROUP.into(),
-        published: false,
-        destination: ([239, 0, 0, 1], 7_000).into(),
-        degree: Degree::new(2)?,
-        suite: Suite::Aes256,
-        strategy: Strategy::Chain,
-        splicing: false,
         batch: Duration::from_secs(1),
-        compaction: 64,
-        repair: fec::RepairScheme::default(),
-        access: Access::open([everybody()?]),
-        max_members: 1_000_000,
-        joins: protocol::Ration::UNLIMITED,
-        refresh: None,
         beacon: Duration::from_secs(1),
         beacon_max: Duration::from_secs(8),
-        resync_wait: Duration::from_secs(1),
-        send_delay: Duration::from_millis(500),
-        keep_old: Duration::from_secs(5),
-        keep_old_revoked: Duration::from_secs(1),
+        ..GroupConfig::plain(GroupId(1), GROUP, ([239, 0, 0, 1], 7_000).into(), Access::open([everybody()?]))
     };
     Ok(Config {
-        name: "ks".into(),
         registrars: vec![(registrar, vec![(Authentication::Certificate, everybody()?)])],
-        sealed_only: vec![],
         groups: vec![group],
-        bits_per_second: 8_000_000_000,
-        resyncs_per_second: 4_000,
         records_per_snapshot,
-        compact_every: keyserver::core::COMPACT_EVERY,
-        signing: SigningKey::from_seed(&[1; 32])?,
-        others: Vec::new(),
+        ..Config::plain("ks", SigningKey::from_seed(&[1; 32])?)
     })
 }
 

@@ -4,11 +4,13 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::mpsc;
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use client_ctl::config::KeyMaking;
-use client_ctl::{Settings, register};
+use client_ctl::{RegistrationFailed, Settings, register};
+use net::OsEntropy;
 use net::tls::{CredentialFiles, Credentials};
+use protocol::Entropy;
 use protocol::identity::Identity;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
@@ -18,13 +20,15 @@ use tokio_rustls::rustls::server::WebPkiClientVerifier;
 use tokio_rustls::rustls::{ServerConfig, version::TLS13};
 
 use crate::Failure;
-use crate::crowd::site::Site;
+use crate::crowd::site::{Site, pin};
 use crate::table::Row;
 
 /// Clients at once for each registrar: it lets ten handshakes of one address be under way.
 const AT_ONCE: u32 = 8;
 /// Certificates; a client registers again and again.
 const CLIENTS: u32 = 64;
+/// Clients that all come at once.
+const STORM: u32 = 1_000;
 /// Rounds in turns, so that what else the machine does falls on both.
 const ROUNDS: u32 = 5;
 /// The protocol of the bare handshake.
@@ -39,14 +43,59 @@ pub(crate) fn rows(count: u32) -> Result<Vec<Row>, Failure> {
         let site = Site::with(CLIENTS, registrars)?;
         let at_once = AT_ONCE * u32::try_from(registrars)?;
         registrations(&site, at_once, at_once, KeyMaking::Sealed)?;
-        let since = Instant::now();
+        let used = || -> Result<[f64; 2], Failure> {
+            let all = (0..registrars).map(|number| processor_time(&format!("registrar-{number}")));
+            Ok([all.sum::<Result<f64, _>>()?, processor_time("keyserver")?])
+        };
+        let (since, before) = (Instant::now(), used()?);
         registrations(&site, count, at_once, KeyMaking::Sealed)?;
-        let rate = f64::from(count) / since.elapsed().as_secs_f64();
+        let (took, after) = (since.elapsed().as_secs_f64(), used()?);
+        let [registrar, key_server] = [0, 1].map(|who| after[who] - before[who]);
+        let (all, rate) = (f64::from(count), f64::from(count) / took);
         let first = *alone.get_or_insert(rate);
-        let case = format!("registrations per second, {registrars} registrars, clients on the same machine");
-        rows.push(Row::new(case, (rate, "/s"), ("one registrar", first), None));
+        let case = |what: &str| format!("{what}, {registrars} registrars");
+        rows.push(Row::new(case("registrations a second"), (rate, "/s"), ("one registrar", first), None));
+        // What is left of a core was waiting: for clients, which share the machine, or for the store.
+        let cores = ("one core each", f64::from(u32::try_from(registrars)?));
+        rows.push(Row::new(case("cores in use by registrars"), (registrar / took, "cores"), cores, None));
+        let beside = ("a registrar's", registrar / all * 1e6);
+        let own = (key_server / all * 1e6, "us");
+        rows.push(Row::new(case("key server's time each"), own, beside, None));
+        let ceiling = (all / key_server, "/s");
+        rows.push(Row::new(case("one core of it could do"), ceiling, ("what came", rate), None));
     }
+    rows.push(storm()?);
     Ok(rows)
+}
+
+/// All at once, from one address, each coming back when it was told; beside as many that come some at a time.
+fn storm() -> Result<Row, Failure> {
+    let site = Site::with(STORM, 1)?;
+    let settings = (0..STORM).map(|number| site.settings(number)).collect::<Result<Vec<Settings>, _>>()?;
+    let settings = Arc::new(settings);
+    registrations(&site, AT_ONCE, AT_ONCE, KeyMaking::Sealed)?;
+    let since = Instant::now();
+    crowd(STORM, STORM, move |turn| {
+        let settings = settings.clone();
+        async move {
+            let mine = &settings[usize::try_from(turn).unwrap_or(0)];
+            loop {
+                match register(mine).await {
+                    Ok(_) => return Ok(()),
+                    Err(RegistrationFailed { retry_after: Some(after), in_line: true, .. }) => {
+                        let most = u64::try_from(after.as_millis() / 8).unwrap_or(0).min(500);
+                        tokio::time::sleep(after + Duration::from_millis(OsEntropy.below(most + 1))).await;
+                    }
+                    Err(error) => return Err(error.to_string()),
+                }
+            }
+        }
+    })?;
+    let all_at_once = since.elapsed().as_secs_f64();
+    let since = Instant::now();
+    registrations(&site, STORM, AT_ONCE, KeyMaking::Sealed)?;
+    let beside = ("eight at a time", since.elapsed().as_secs_f64());
+    Ok(Row::new(format!("{STORM} clients at once, until all are in"), (all_at_once, "s"), beside, None))
 }
 
 fn beside_a_handshake(count: u32) -> Result<Vec<Row>, Failure> {
@@ -113,7 +162,7 @@ fn handshakes(site: &Site, address: SocketAddr, count: u32) -> Result<(), Failur
     crowd(count, AT_ONCE, move |turn| {
         let config = configs[usize::try_from(turn % CLIENTS).unwrap_or(0)].clone();
         async move {
-            let limit = std::time::Duration::from_secs(9);
+            let limit = Duration::from_secs(9);
             let mut stream = net::tls::connect(address, config, limit).await.map_err(|error| error.to_string())?;
             stream.read_to_end(&mut Vec::new()).await.map(drop).map_err(|error| error.to_string())
         }
@@ -125,7 +174,7 @@ fn crowd<F>(count: u32, at_once: u32, work: impl Fn(u32) -> F + Clone + Send + '
 where
     F: Future<Output = Result<(), String>> + Send,
 {
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(3).enable_all().build()?;
     runtime.block_on(async {
         let mut tasks = tokio::task::JoinSet::new();
         for first in 0..at_once {
@@ -151,7 +200,8 @@ fn credentials(site: &Site, name: &str) -> Result<Credentials, Failure> {
     Ok(Credentials::load(&CredentialFiles { certificate: file("pem"), key: file("key"), roots, crls: Vec::new() })?)
 }
 
-/// TCP, a handshake of rustls with client certificate as the library does it, and nothing else, on the thread `bare`.
+/// TCP, a handshake of rustls with client certificate as the library does it, and nothing else, on the thread `bare`, where
+/// the registrar is.
 fn bare_server(site: &Site) -> Result<SocketAddr, Failure> {
     let roots = net::tls::load_roots(site.pki().join("ca.pem"))?;
     let provider = Arc::new(default_provider());
@@ -167,6 +217,7 @@ fn bare_server(site: &Site) -> Result<SocketAddr, Failure> {
     let acceptor = TlsAcceptor::from(Arc::new(config));
     let (tell, told) = mpsc::channel();
     thread::Builder::new().name("bare".into()).spawn(move || {
+        pin(0);
         let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_all().build() else { return };
         runtime.block_on(async {
             let Ok(listener) = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await else { return };
@@ -186,15 +237,16 @@ fn bare_server(site: &Site) -> Result<SocketAddr, Failure> {
     Ok(told.recv()??)
 }
 
-/// Processor time of the thread of this name so far, in seconds (`proc(5)`: schedstat).
+/// Processor time of the threads of this name so far, in seconds (`proc(5)`: schedstat).
 fn processor_time(name: &str) -> Result<f64, Failure> {
+    let mut all = None;
     for task in std::fs::read_dir("/proc/self/task")? {
         let task = task?.path();
         if std::fs::read_to_string(task.join("comm")).is_ok_and(|comm| comm.trim() == name) {
             let times = std::fs::read_to_string(task.join("schedstat"))?;
             let nanoseconds = times.split(' ').next().ok_or("no time")?;
-            return Ok(nanoseconds.parse::<f64>()? / 1e9);
+            *all.get_or_insert(0.0) += nanoseconds.parse::<f64>()? / 1e9;
         }
     }
-    Err(format!("no thread `{name}`").into())
+    all.ok_or_else(|| format!("no thread `{name}`").into())
 }

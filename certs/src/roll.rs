@@ -182,6 +182,9 @@ impl Files<'_> {
             };
             noise.extend(self.keys_of(&format!("{name}.noise"), public)?.into_iter().enumerate());
         }
+        if signing.is_empty() {
+            return Err(PkiError::NoKey(self.folder.join(format!("{key_server}.signing"))));
+        }
         signing.sort_by_key(|(at, _)| *at);
         noise.sort_by_key(|(at, _)| *at);
         if signing.len() > MAX_KEYS || noise.len() > MAX_KEYS {
@@ -358,6 +361,7 @@ mod tests {
             roll(folder, "no", (Rolled::Noise, Step::Begin), 30, Duration::ZERO),
             Err(PkiError::Io { .. })
         ));
+        assert!(matches!(renew(folder, "no", 30), Err(PkiError::NoKey(_))));
         assert_eq!(all(), before);
         step(Step::Begin, 30, 48).unwrap();
         let before = all();

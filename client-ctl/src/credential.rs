@@ -9,7 +9,7 @@ use net::secret_file::read_private;
 use net::tls::{CredentialFiles, Credentials, TlsError, anonymous_client_config, client_config, load_roots};
 use protocol::identity::Identity;
 use protocol::registration::{ALPN_CLIENT, FromClient, MAX_TOKEN, Offer};
-use tokio_rustls::rustls::ClientConfig;
+use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 use zeroize::Zeroizing;
 
 use crate::config::FileConfig;
@@ -19,7 +19,7 @@ use crate::config::FileConfig;
 #[derive(Debug, Clone)]
 pub(crate) enum Credential {
     Certificate { files: CredentialFiles, last: Arc<Mutex<Credentials>>, identity: Identity },
-    Token { file: PathBuf, roots: PathBuf, identity: Identity },
+    Token { file: PathBuf, roots: PathBuf, last: Arc<Mutex<Arc<RootCertStore>>>, identity: Identity },
 }
 
 impl Credential {
@@ -37,10 +37,10 @@ impl Credential {
             }
             (None, None, Some(file), Some(identity)) => {
                 let identity = Identity::parse(identity).map_err(|why| ConfigError::invalid("identity", why))?;
-                load_roots(&roots).map_err(|why| ConfigError::invalid("trust_roots", why))?;
+                let last = load_roots(&roots).map_err(|why| ConfigError::invalid("trust_roots", why))?;
                 let file = folder.join(file);
                 token(&file).map_err(|why| ConfigError::invalid("token_file", why))?;
-                Ok(Self::Token { file, roots, identity })
+                Ok(Self::Token { file, roots, last: Arc::new(Mutex::new(last)), identity })
             }
             _ => {
                 let why = "a client has `certificate` and `private_key`, or `token_file` and `identity`";
@@ -60,7 +60,7 @@ impl Credential {
     pub(crate) fn follow(&self) -> std::io::Result<Reloaded<()>> {
         let (credential, kept) = (self.clone(), self.clone());
         let (files, what) = match self {
-            Self::Certificate { files, .. } => (files.all(), "TLS credentials"),
+            Self::Certificate { files, .. } => (vec![files.certificate.clone(), files.key.clone()], "TLS credentials"),
             Self::Token { file, .. } => (vec![file.clone()], "token"),
         };
         let remind = move |(): &()| {
@@ -68,18 +68,33 @@ impl Credential {
                 last.lock().unwrap_or_else(PoisonError::into_inner).remind();
             }
         };
-        Reloaded::follow(what, (), files, move |()| credential.check_again(), remind)
+        let load = move |(): &()| match &credential {
+            Self::Certificate { .. } => credential.read_again(),
+            Self::Token { file, .. } => token(file).map(drop),
+        };
+        Reloaded::follow(what, (), files, load, remind)
     }
 
-    fn check_again(&self) -> Result<(), String> {
+    /// Reads the roots again when they change. That is no reason to register again: all of a site's members would come at once.
+    pub(crate) fn follow_roots(&self) -> std::io::Result<Reloaded<()>> {
+        let (Self::Certificate { files: CredentialFiles { roots, .. }, .. } | Self::Token { roots, .. }) = self;
+        let credential = self.clone();
+        Reloaded::follow("trust roots", (), vec![roots.clone()], move |()| credential.read_again(), |()| {})
+    }
+
+    /// Reads certificate, key and roots again; what is bad leaves the last good ones in force.
+    fn read_again(&self) -> Result<(), String> {
         match self {
             Self::Certificate { files, last, .. } => {
                 let mut last = last.lock().unwrap_or_else(PoisonError::into_inner);
                 *last = last.reload(files).map_err(|error| error.to_string())?;
-                Ok(())
             }
-            Self::Token { file, .. } => token(file).map(drop),
+            Self::Token { roots, last, .. } => {
+                let mut last = last.lock().unwrap_or_else(PoisonError::into_inner);
+                *last = load_roots(roots).map_err(|error| error.to_string())?;
+            }
         }
+        Ok(())
     }
 
     /// TLS to this registrar, and what this client says there first, with these offers. Files that are bad, or gone, are in the log: a certificate
@@ -94,22 +109,19 @@ impl Credential {
         offers: Vec<Offer>,
     ) -> Result<(Arc<ClientConfig>, FromClient), TlsError> {
         let (registrar, key_server) = (registrar.clone(), key_server.to_owned());
+        if let Err(error) = self.read_again() {
+            tracing::error!(%error, "TLS credentials: refused; the last good ones stay in force");
+        }
         match self {
-            Self::Certificate { files, last, .. } => {
-                let mut last = last.lock().unwrap_or_else(PoisonError::into_inner);
-                match last.reload(files) {
-                    Ok(fresh) => *last = fresh,
-                    Err(error) => tracing::error!(%error, "TLS credentials: refused; the last good ones stay in force"),
-                }
+            Self::Certificate { last, .. } => {
+                let last = last.lock().unwrap_or_else(PoisonError::into_inner);
                 Ok((client_config(&last, registrar, ALPN_CLIENT)?, FromClient::Register { key_server, offers }))
             }
-            Self::Token { file, roots, identity } => {
-                let unusable = |why: String| TlsError::Credential(why);
-                let token = token(file).map_err(unusable)?;
-                let roots = load_roots(roots).map_err(|error| unusable(error.to_string()))?;
-                let identity = identity.clone();
-                let message = FromClient::RegisterWithToken { key_server, identity, token, offers };
-                Ok((anonymous_client_config(&roots, registrar, ALPN_CLIENT)?, message))
+            Self::Token { file, last, identity, .. } => {
+                let token = token(file).map_err(TlsError::Credential)?;
+                let last = last.lock().unwrap_or_else(PoisonError::into_inner);
+                let message = FromClient::RegisterWithToken { key_server, identity: identity.clone(), token, offers };
+                Ok((anonymous_client_config(&last, registrar, ALPN_CLIENT)?, message))
             }
         }
     }

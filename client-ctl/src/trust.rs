@@ -72,3 +72,56 @@ fn write(path: &Path, text: &str) -> io::Result<()> {
     file.sync_all()?;
     std::fs::rename(&beside, path)
 }
+
+#[cfg(test)]
+mod tests {
+    use protocol::sign::SigningKey;
+    use protocol::site::SiteCertificate;
+
+    use crate::config::tests::Files;
+
+    fn key(seed: u8) -> SigningKey {
+        SigningKey::from_seed(&[seed; 32]).unwrap()
+    }
+
+    /// A certificate by the site of [`Files`], or another.
+    fn certificate(begins: u64, site: u8) -> Vec<u8> {
+        let signing = vec![key(3).public(), key(4).public()];
+        let (key_server, noise) = ("ks".into(), vec![[7; 32]]);
+        SiteCertificate { key_server, not_before: begins, not_after: u64::MAX, signing, noise }.sign(&key(site))
+    }
+
+    #[test]
+    fn what_the_key_server_sends_is_taken_if_it_is_newer_and_the_sites_and_stands_in_the_file() {
+        let files = Files::new([1; 32]);
+        let settings = files.load(&files.text("127.0.0.1:1", "127.0.0.1:2")).unwrap();
+        let (trust, path) = (&settings.trust, files.folder.path().join("ks.site"));
+        let in_file = || std::fs::read_to_string(&path).unwrap().trim().to_owned();
+        let before = (in_file(), trust.get());
+        let refused: [(Vec<u8>, &str); 4] = [
+            (certificate(5, 9), "not signed by this site's key"),
+            (certificate(0, 8), "only a later one replaces it"),
+            (certificate(u64::MAX, 8), "holds from"),
+            (vec![1, 2, 3], "malformed"),
+        ];
+        for (octets, named) in refused {
+            let why = trust.take(octets).unwrap_err().to_string();
+            assert!(why.contains(named) && why.contains("site_certificate"), "{why}");
+            assert_eq!((in_file(), trust.get()), before);
+        }
+        assert_eq!(settings.core().signing.len(), 1);
+        trust.take(certificate(5, 8)).unwrap();
+        assert_eq!((in_file(), settings.core().signing.len()), (hex::encode(certificate(5, 8)), 2));
+        // Read again, it is the same; the one before is older.
+        let read = |text: &str| {
+            std::fs::write(&path, text).unwrap();
+            trust.files.load().and_then(|site| trust.replace(site))
+        };
+        read(&hex::encode(certificate(5, 8))).unwrap();
+        assert!(read(&before.0).is_err());
+        // Where it cannot be written it serves all the same.
+        std::fs::remove_file(&path).unwrap();
+        trust.take(certificate(6, 8)).unwrap();
+        assert_eq!((trust.get().certificate.not_before, path.exists()), (6, false));
+    }
+}

@@ -54,6 +54,8 @@ impl Degree {
     pub const MIN: u8 = 2;
     /// The cost of a leave has its minimum near degree 4 and only grows beyond; 64 leaves room for experiments.
     pub const MAX: u8 = 64;
+    /// A tree of the smallest.
+    pub const BINARY: Self = Self(2);
     /// One k-node, and every member's leaf below it (Wong, Gouda, Lam: a star): as many children as there are ids, so
     /// that the numbering of the trees and everything built on it holds for the star as it is.
     pub const STAR: Self = Self(MAX_NODE);

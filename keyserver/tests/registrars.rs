@@ -13,7 +13,7 @@ use protocol::identity::IdentityPattern;
 use protocol::registration::{
     ANSWER, FromClient, FromRegistrar, Grant, MAX_OFFERS, OFFER, Offer, Parties, RefusalCode, ToClient, ToRegistrar,
 };
-use protocol::request::Preamble;
+use protocol::request::{Act, Operations, Preamble};
 use protocol::{Authentication, IndividualKey, MemberId, Share};
 
 /// The wall clock in seconds since 1970.
@@ -235,15 +235,16 @@ fn without_a_clock_no_token_is_taken() {
     assert_eq!(by_token(&mut world, 2, "member/a", 1, T0 + 60), Err(RefusalCode::Credential));
 }
 
-/// What the client offers for the key server with this static key, handed over by `registrar/r1`; and the client's end.
-fn offered(name: &str, number: (MemberId, u64), key: &StaticKey) -> (Offered, Parties, FromRegistrar) {
+/// What a client offers for the key server with this static key through `registrar/r1`, and the client's end.
+fn offered(name: &str, key: &StaticKey) -> (Offered, Parties, Vec<Offer>) {
     let parties = Parties { client: identity(name), registrar: identity("registrar/r1"), key_server: "ks".into() };
     let (offered, offers) = sealed::offer(&[[1; 32], *key.public()], &parties.prologue()).unwrap();
-    (offered, parties, seal(number, offers))
+    (offered, parties, offers)
 }
 
-fn seal((client, registration): (MemberId, u64), offers: Vec<Offer>) -> FromRegistrar {
-    FromRegistrar::HandOverSealed { tag: 8, client, registration, offers, ends: NO_END, credential: vec![1; 52] }
+fn seal(name: &str, offers: Vec<Offer>) -> FromRegistrar {
+    let (kind, credential) = (Authentication::Certificate, vec![1; 52]);
+    FromRegistrar::RegisterSealed { tag: 8, kind, identity: identity(name), offers, ends: NO_END, credential }
 }
 
 fn counted(world: &mut World) -> Registrations {
@@ -258,17 +259,20 @@ fn counted(world: &mut World) -> Registrations {
 fn a_sealed_key_is_known_at_both_ends_and_outlives_a_restart() {
     let store = MemoryStore::default();
     let mut world = start(&store);
-    let number = fetch(&mut world, 1, "member/a", Authentication::Certificate).unwrap();
-    let (client, parties, told) = offered("member/a", number, &noise());
-    let ToRegistrar::DurableSealed { tag: 8, answer } = say(&mut world, 1, &told) else { panic!() };
-    let grant = Grant::decode(client.open(&answer).unwrap().as_slice()).unwrap();
-    assert_eq!((grant.client, grant.registration), number);
+    let (at_client, parties, offers) = offered("member/a", &noise());
+    let told = seal("member/a", offers);
+    let ToRegistrar::DurableSealed { tag: 8, client, answer } = say(&mut world, 1, &told) else { panic!() };
+    let grant = Grant::decode(at_client.open(&answer).unwrap().as_slice()).unwrap();
+    assert_eq!((grant.client, grant.registration), (client, 1));
     let key = grant.individual_key(&parties);
-    assert_eq!(world.core.individual_key(number.0, number.1).as_ref(), Some(&key));
-    assert_eq!(outcome(say(&mut world, 1, &told)), Err(RefusalCode::Malformed), "a number serves once");
-    assert_eq!(counted(&mut world), Registrations { sealed: 1, ..Registrations::default() });
+    assert_eq!(world.core.individual_key(client, 1).as_ref(), Some(&key));
+    // Proved. The same again is another registration, under a key that nobody has, and takes nothing from the proved one.
+    world.send((client, 1), 1, Operations::Changes(vec![(Act::Join, "news".into())]));
+    let ToRegistrar::DurableSealed { answer: again, .. } = say(&mut world, 1, &told) else { panic!() };
+    assert!(again != answer && world.core.individual_key(client, 2) != Some(key.clone()));
+    assert_eq!(counted(&mut world), Registrations { sealed: 2, ..Registrations::default() });
     drop(world);
-    assert_eq!(start(&store).core.individual_key(number.0, number.1), Some(key));
+    assert_eq!(start(&store).core.individual_key(client, 1), Some(key));
 }
 
 #[test]
@@ -276,39 +280,39 @@ fn what_nobody_can_open_is_refused_and_changes_nothing() {
     let mut world = start(&MemoryStore::default());
     let number = fetch(&mut world, 1, "member/a", Authentication::Certificate).unwrap();
     assert_eq!(outcome(say(&mut world, 1, &hand_over(1, number, NO_END, 1))), Ok(()));
-    let (before, clients) = (world.core.individual_key(number.0, number.1), world.core.snapshot(world.now).len());
+    let (before, size) = (world.core.individual_key(number.0, number.1), world.core.snapshot(world.now).len());
     let foreign = StaticKey::generate().unwrap();
-    let mut refused = 0;
-    let mut refuse = |world: &mut World, message: &dyn Fn((MemberId, u64)) -> FromRegistrar| {
-        let number = fetch(world, 1, "member/a", Authentication::Certificate).unwrap();
+    let refused = [
+        vec![],
+        vec![[0xff; OFFER]; MAX_OFFERS],
+        offered("member/a", &foreign).2,
+        // Another client's: the registrar may not give it this client's name.
+        offered("member/b", &noise()).2,
+    ];
+    for offers in refused.clone() {
         world.events.clear();
-        assert_eq!(outcome(say(world, 1, &message(number))), Err(RefusalCode::Key));
+        assert_eq!(outcome(say(&mut world, 1, &seal("member/a", offers))), Err(RefusalCode::Key));
         let unopened = Event::Unopened { registrar: identity("registrar/r1"), identity: identity("member/a") };
         assert_eq!(world.events, [unopened]);
-        refused += 1;
-    };
-    refuse(&mut world, &|number| seal(number, vec![]));
-    refuse(&mut world, &|number| seal(number, vec![[0xff; OFFER]; MAX_OFFERS]));
-    refuse(&mut world, &|number| offered("member/a", number, &foreign).2);
-    // Another client's: the registrar may not give it this client's name.
-    refuse(&mut world, &|number| offered("member/b", number, &noise()).2);
-    assert_eq!(counted(&mut world), Registrations { exported: 1, unopened: refused, ..Registrations::default() });
+    }
+    let unopened = u64::try_from(refused.len()).unwrap();
+    assert_eq!(counted(&mut world), Registrations { exported: 1, unopened, ..Registrations::default() });
     assert_eq!(world.core.individual_key(number.0, number.1), before);
-    assert_eq!(world.core.snapshot(world.now).len(), clients, "nothing is stored");
+    assert_eq!(world.core.snapshot(world.now).len(), size, "nothing is stored");
+    // Whom a registrar may not register it may not seal either.
+    let guest = seal("guest/a", offered("guest/a", &noise()).2);
+    assert_eq!(outcome(say(&mut world, 1, &guest)), Err(RefusalCode::Identity));
     assert_eq!(by_token(&mut world, 2, "member/a", 7, T0 + 300), Ok(()), "and the next one registers");
 }
 
 #[test]
 fn an_answer_that_comes_too_late_goes_nowhere() {
     let mut world = start(&MemoryStore::default());
-    let number = fetch(&mut world, 1, "member/a", Authentication::Certificate).unwrap();
-    let (_, _, told) = offered("member/a", number, &noise());
-    world.handle(Input::FromRegistrar { link: 1, frame: &told.encode() });
-    world.to_registrar.clear();
-    let answer = Some(Box::new([7; ANSWER]));
+    let told = seal("member/a", offered("member/a", &noise()).2);
+    let ToRegistrar::DurableSealed { client, .. } = say(&mut world, 1, &told) else { panic!() };
     for link in [1, 2, 99] {
-        let answer = answer.clone();
-        world.handle(Input::Answered { link, client: number.0, registration: number.1, answer });
+        let answer = Some(Box::new([7; ANSWER]));
+        world.handle(Input::Answered { link, client, registration: 1, answer });
     }
     assert_eq!(world.to_registrar, []);
     assert_eq!(counted(&mut world).sealed, 1);
@@ -322,11 +326,9 @@ fn a_registrar_that_may_know_no_key_hands_over_none() {
     };
     let mut world = World::start_on(MemoryStore::default(), 5, only);
     world.handle(Input::RegistrarUp { link: 3, identity: identity("registrar/r3") });
-    let number = fetch(&mut world, 1, "member/a", Authentication::Certificate).unwrap();
-    assert_eq!(outcome(say(&mut world, 1, &hand_over(1, number, NO_END, 1))), Err(RefusalCode::Key));
-    assert_eq!(world.core.individual_key(number.0, number.1), None);
-    let number = fetch(&mut world, 1, "member/a", Authentication::Certificate).unwrap();
-    let (_, _, told) = offered("member/a", number, &noise());
+    assert_eq!(fetch(&mut world, 1, "member/a", Authentication::Certificate), Err(RefusalCode::Key));
+    assert_eq!(outcome(say(&mut world, 1, &hand_over(1, (MemberId(1), 1), NO_END, 1))), Err(RefusalCode::Malformed));
+    let told = seal("member/a", offered("member/a", &noise()).2);
     assert!(matches!(say(&mut world, 1, &told), ToRegistrar::DurableSealed { .. }));
     let number = fetch(&mut world, 3, "guest/a", Authentication::Certificate).unwrap();
     assert_eq!(outcome(say(&mut world, 3, &hand_over(1, number, NO_END, 1))), Ok(()), "another may");
@@ -343,20 +345,19 @@ fn registers(world: &mut World, offers: Vec<Offer>) -> (Vec<Vec<u8>>, (MemberId,
         view.extend([message.encode(), answer.encode()]);
         answer
     };
-    let kind = Authentication::Certificate;
-    let fetched = ask(FromRegistrar::FetchNumber { tag: 7, kind, identity: identity("member/a") });
-    let ToRegistrar::Number { client, registration, .. } = fetched else { panic!("{fetched:?}") };
-    let last = match offers.is_empty() {
-        true => ask(hand_over(9, (client, registration), NO_END, 1)),
-        false => ask(seal((client, registration), offers)),
+    let (kind, name) = (Authentication::Certificate, "member/a");
+    let (number, last) = if offers.is_empty() {
+        let fetched = ask(FromRegistrar::FetchNumber { tag: 7, kind, identity: identity(name) });
+        let ToRegistrar::Number { client, registration, .. } = fetched else { panic!("{fetched:?}") };
+        assert_eq!(ask(hand_over(9, (client, registration), NO_END, 1)), ToRegistrar::Durable { tag: 8 });
+        view.push(ToClient::Number { client, registration }.encode());
+        ((client, registration), ToClient::Registered)
+    } else {
+        let ToRegistrar::DurableSealed { client, answer, .. } = ask(seal(name, offers)) else { panic!() };
+        ((client, 1), ToClient::RegisteredSealed(answer))
     };
-    let last = match last {
-        ToRegistrar::Durable { .. } => ToClient::Registered,
-        ToRegistrar::DurableSealed { answer, .. } => ToClient::RegisteredSealed(answer),
-        other => panic!("{other:?}"),
-    };
-    view.extend([ToClient::Number { client, registration }.encode(), last.encode(), exported.to_vec()]);
-    (view, (client, registration))
+    view.extend([exported.to_vec(), last.encode()]);
+    (view, number)
 }
 
 /// Whether whoever has this key gets a session of this registration.
@@ -377,9 +378,7 @@ async fn is_let_in(world: &World, (client, registration): (MemberId, u64), key: 
 async fn a_registrar_that_keeps_everything_has_no_sealed_key() {
     for is_sealed in [false, true] {
         let mut world = start(&MemoryStore::default());
-        let parties =
-            Parties { client: identity("member/a"), registrar: identity("registrar/r1"), key_server: "ks".into() };
-        let (offered, offers) = sealed::offer(&[*noise().public()], &parties.prologue()).unwrap();
+        let (at_client, parties, offers) = offered("member/a", &noise());
         let (view, number) = registers(&mut world, if is_sealed { offers } else { vec![] });
         let mut tried = BTreeSet::new();
         for window in view.iter().flat_map(|octets| octets.windows(32)) {
@@ -394,13 +393,8 @@ async fn a_registrar_that_keeps_everything_has_no_sealed_key() {
             has |= is_let_in(&world, number, key).await;
         }
         assert_eq!(has, !is_sealed, "of {} keys", tried.len());
-        if is_sealed {
-            let Some(Ok(ToClient::RegisteredSealed(answer))) =
-                view.iter().rev().nth(1).map(|last| ToClient::decode(last))
-            else {
-                panic!()
-            };
-            let grant = Grant::decode(offered.open(&answer).unwrap().as_slice()).unwrap();
+        if let Some(Ok(ToClient::RegisteredSealed(answer))) = view.last().map(|last| ToClient::decode(last)) {
+            let grant = Grant::decode(at_client.open(&answer).unwrap().as_slice()).unwrap();
             assert!(is_let_in(&world, number, grant.individual_key(&parties).expose()).await, "the client itself");
         }
     }

@@ -5,13 +5,12 @@
 
 use std::time::Duration;
 
-use keygraph::{Degree, Strategy};
 use keyserver::core::{Access, Admin, AdminReply, Config, Core, Event, GroupConfig, Input, Output};
 use protocol::credential::NO_END;
 use protocol::identity::{Identity, IdentityPattern};
 use protocol::registration::{FromRegistrar, ToRegistrar};
 use protocol::request::{Act, Operations, Outcome, Reply, Request, RequestId};
-use protocol::{Authentication, Entropy, GroupId, IndividualKey, MemberId, SigningKey, Suite};
+use protocol::{Authentication, Entropy, GroupId, IndividualKey, MemberId, SigningKey};
 
 struct Count(u64);
 
@@ -43,27 +42,15 @@ fn full() -> bool {
 
 fn group(id: u32, batch: Duration) -> GroupConfig {
     GroupConfig {
-        id: GroupId(id),
-        name: format!("g{id}"),
-        published: false,
-        destination: ([239, 0, 0, 1], 7_000).into(),
-        degree: Degree::new(2).unwrap(),
-        suite: Suite::Aes256,
-        strategy: Strategy::Chain,
-        splicing: false,
         batch,
-        compaction: 64,
-        repair: fec::RepairScheme::default(),
-        access: Access::open([IdentityPattern::parse("spiffe://scale/member/*").unwrap()]),
-        max_members: 1_000_000,
-        joins: protocol::Ration::UNLIMITED,
-        refresh: None,
         beacon: Duration::from_secs(600),
         beacon_max: Duration::from_secs(600),
-        resync_wait: Duration::from_secs(1),
-        send_delay: Duration::from_millis(500),
-        keep_old: Duration::from_secs(5),
-        keep_old_revoked: Duration::from_secs(1),
+        ..GroupConfig::plain(
+            GroupId(id),
+            &format!("g{id}"),
+            ([239, 0, 0, 1], 7_000).into(),
+            Access::open([IdentityPattern::parse("spiffe://scale/member/*").unwrap()]),
+        )
     }
 }
 
@@ -71,19 +58,12 @@ impl Shell {
     fn start(groups: u32, batch: Duration) -> Self {
         let identity = Identity::parse("spiffe://scale/registrar").unwrap();
         let config = Config {
-            name: "ks".into(),
             registrars: vec![(
                 identity.clone(),
                 vec![(Authentication::Certificate, IdentityPattern::parse("spiffe://scale/member/*").unwrap())],
             )],
-            sealed_only: vec![],
             groups: (1..=groups).map(|id| group(id, batch)).collect(),
-            bits_per_second: 8_000_000_000,
-            resyncs_per_second: 4_000,
-            records_per_snapshot: keyserver::core::RECORDS_PER_SNAPSHOT,
-            compact_every: keyserver::core::COMPACT_EVERY,
-            signing: SigningKey::from_seed(&[1; 32]).unwrap(),
-            others: Vec::new(),
+            ..Config::plain("ks", SigningKey::from_seed(&[1; 32]).unwrap())
         };
         let core = Core::start(config, Box::new(Count(0)), None, &[]).unwrap();
         let mut shell = Self {

@@ -120,18 +120,8 @@ fn a_take_over_needs_nobody_and_the_deposed_one_writes_nothing_more() {
 #[test]
 fn ten_thousand_groups_are_not_rekeyed_at_once() {
     let groups: Vec<_> = (1..=10_000).map(|id| group(id, &format!("g{id}"), "spiffe://demo/member/*")).collect();
-    let config = Config {
-        name: "ks".into(),
-        registrars: vec![],
-        sealed_only: vec![],
-        groups,
-        bits_per_second: 8_000_000,
-        resyncs_per_second: 4_000,
-        records_per_snapshot: keyserver::core::RECORDS_PER_SNAPSHOT,
-        compact_every: keyserver::core::COMPACT_EVERY,
-        signing: SigningKey::from_seed(&[1; 32]).unwrap(),
-        others: Vec::new(),
-    };
+    let config =
+        Config { groups, bits_per_second: 8_000_000, ..Config::plain("ks", SigningKey::from_seed(&[1; 32]).unwrap()) };
     let mut core = Core::start(config, Box::new(crate::common::Counter(1)), None, &[]).unwrap();
     let (mut now, mut per_second) = (Duration::ZERO, vec![0u32; 30]);
     loop {

@@ -12,7 +12,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use certs::Authority;
 use common::{Daemon, Site, hang_up, keystone};
+use protocol::identity::Identity;
 use serde_json::Value;
 
 fn group(status: &Value) -> &Value {
@@ -27,7 +29,7 @@ fn is_member(status: &Value) -> bool {
 struct Running {
     site: Site,
     key_server: Daemon,
-    _registrar: Daemon,
+    registrar: Daemon,
     members: Vec<Daemon>,
 }
 
@@ -56,7 +58,7 @@ impl Running {
         for name in MEMBERS {
             site.wait(&format!("{name}.sock"), is_member);
         }
-        Self { site, key_server, _registrar: registrar, members }
+        Self { site, key_server, registrar, members }
     }
 
     /// A step, and the key server reads what has come of it.
@@ -208,6 +210,53 @@ fn every_key_is_rolled_and_nothing_is_lost() {
         let resyncs = group(&status)["counters"]["resyncs"].as_u64().unwrap();
         assert!(name == "m3" || resyncs == 0, "{name} had to ask: {status}");
     }
+}
+
+/// A certificate under this authority, in the place of the one that is there.
+fn issue(site: &Site, authority: &Authority, role: &str, name: &str) {
+    let identity = Identity::parse(&format!("spiffe://demo/{role}/{name}")).unwrap();
+    let leaf = authority.issue(&identity, 1).unwrap();
+    site.write(&format!("pki/{name}.pem"), &leaf.certificate);
+    site.write(&format!("pki/{name}.key"), &leaf.key);
+}
+
+#[test]
+fn the_roots_of_tls_are_rolled_and_a_mistake_leaves_the_last_good_ones() {
+    let mut running = Running::start();
+    let authority = Authority::new("next", 1).unwrap();
+    let old = fs::read_to_string(running.site.path("pki/ca.pem")).unwrap();
+    let registers_again = |running: &Running| {
+        let before = running.site.ask("m1.sock", "/v1/status").unwrap()["registration"].as_u64();
+        hang_up(&running.members[0]);
+        let again = |status: &Value| status["registration"].as_u64() > before && is_member(status);
+        running.site.wait("m1.sock", again);
+    };
+    let reads = |running: &Running| [&running.key_server, &running.registrar].into_iter().for_each(hang_up);
+    // Both authorities, and then certificates under the new one.
+    running.site.write("pki/ca.pem", &format!("{old}{}", authority.pem()));
+    reads(&running);
+    registers_again(&running);
+    for (role, name) in [("keyserver", "ks"), ("registrar", "r1"), ("member", "m1")] {
+        issue(&running.site, &authority, role, name);
+    }
+    reads(&running);
+    registers_again(&running);
+    // Only the new one. The link between registrar and key server is made anew under it.
+    running.site.write("pki/ca.pem", authority.pem());
+    reads(&running);
+    running.registrar.0.kill().unwrap();
+    running.registrar.0.wait().unwrap();
+    running.registrar = running.site.start("registrar", "r1");
+    running.site.wait("ks.sock", |status| status["registrars"] == 1);
+    registers_again(&running);
+    // No roots at all: everybody says so, and goes on with those that it has.
+    running.site.write("pki/ca.pem", "nothing");
+    for (log, daemon) in
+        [("ks.log", &running.key_server), ("r1.log", &running.registrar), ("m1.log", &running.members[0])]
+    {
+        refuses(&running.site, log, "pki/ca.pem: holds no certificate", || hang_up(daemon));
+    }
+    running.comes_again("m1");
 }
 
 /// Does something, and waits until the log names the mistake, once more than before.

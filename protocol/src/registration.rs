@@ -3,17 +3,19 @@
 //!
 //! ```text
 //! client                     registrar                        key server
-//!        Register  ------->            FetchNumber  ------->
-//!                           <-------   Number
-//!        Number    <-------
-//!        (exported: both derive the individual key from the TLS exporter)
-//!                                      HandOver     ------->  durable
-//!                           <-------   Durable
-//!        Registered <------
+//! sealed  Register          ------->   RegisterSealed ------->  opens, answers; durable
+//!         RegisteredSealed <-------                   <-------  DurableSealed
+//!
+//! exported  Register  ------->         FetchNumber    ------->
+//!                                                     <-------  Number
+//!           Number    <-------
+//!           (both derive the individual key from the TLS exporter)
+//!                                      HandOver       ------->  durable
+//!                                                     <-------  Durable
+//!           Registered <------
 //! ```
 //!
-//! If the client's first message has [offers](Offer), the registration is sealed: they go in place of the key
-//! (`HandOverSealed`), and the key server's answer comes back (`DurableSealed`, `RegisteredSealed`).
+//! A registration is sealed if the client's first message has [offers](Offer).
 
 use crate::codec::{DecodeError, Reader, Write};
 use crate::identity::{Identity, MAX_IDENTITY};

@@ -58,8 +58,8 @@ fn registration() {
     let (ends, credential) = (77, vec![8; 52]);
     let hand_over = FromRegistrar::HandOver { tag: 3, client: MemberId(5), registration: 9, key, ends, credential };
     let (offers, credential) = (vec![[6; OFFER]; 3], vec![8; 52]);
-    let sealed =
-        FromRegistrar::HandOverSealed { tag: 3, client: MemberId(5), registration: 9, offers, ends, credential };
+    let kind = Authentication::Token;
+    let sealed = FromRegistrar::RegisterSealed { tag: 3, kind, identity: identity(), offers, ends, credential };
     let fetches = Authentication::ALL.map(|kind| FromRegistrar::FetchNumber { tag: 3, kind, identity: identity() });
     for message in fetches.into_iter().chain([hand_over, sealed]) {
         check(&message, &message.encode(), FromRegistrar::decode);
@@ -71,7 +71,7 @@ fn registration() {
         ToRegistrar::ClientAdded(entry),
         ToRegistrar::Number { tag: 3, client: MemberId(5), registration: 9 },
         ToRegistrar::Durable { tag: 3 },
-        ToRegistrar::DurableSealed { tag: 3, answer: Box::new([4; ANSWER]) },
+        ToRegistrar::DurableSealed { tag: 3, client: MemberId(5), answer: Box::new([4; ANSWER]) },
         ToRegistrar::Refused { tag: 3, refusal },
     ] {
         check(&message, &message.encode(), ToRegistrar::decode);

@@ -76,8 +76,8 @@ fn leeway() -> u64 {
 pub enum TokenKeys {
     /// A file, read again when it changes, and what it holds.
     File(PathBuf, KeySet),
-    /// An HTTPS address, and how its server is verified.
-    Address(Uri, Arc<ClientConfig>),
+    /// An HTTPS address, and how its server is verified: under the roots in a file, read again for each fetch.
+    Address(Uri, PathBuf, Arc<ClientConfig>),
 }
 
 /// Everything that the registrar needs, checked.
@@ -144,8 +144,10 @@ impl TokenConfig {
         let keys = match (self.keys.starts_with("https://"), &self.roots) {
             (true, Some(roots)) => {
                 let address = self.keys.parse().map_err(|e| ConfigError::invalid("token.keys", e))?;
-                let tls = net::tls::web_client_config(&folder.join(roots));
-                TokenKeys::Address(address, tls.map_err(|e| ConfigError::invalid("token.roots", e))?)
+                let roots = folder.join(roots);
+                let tls = net::tls::web_client_config(&roots);
+                let tls = tls.map_err(|e| ConfigError::invalid("token.roots", e))?;
+                TokenKeys::Address(address, roots, tls)
             }
             (true, None) => return Err(ConfigError::invalid("token.roots", "an address needs them")),
             (false, _) if self.keys.contains("://") => {

@@ -4,14 +4,14 @@
 //! Register -> FetchNumber -> Number -> Export -> HandOver -> Durable -> Registered
 //! ```
 //!
-//! A sealed registration is not exported: what the client offers, and what the key server answers, is passed on.
+//! Of a sealed registration nothing is made here: Register -> RegisterSealed -> DurableSealed -> RegisteredSealed.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use protocol::identity::{Identity, IdentityPattern};
 use protocol::registration::{
-    FromClient, FromRegistrar, Offer, Refusal, RefusalCode, ToClient, ToRegistrar, exporter_context,
+    Answer, FromClient, FromRegistrar, Refusal, RefusalCode, ToClient, ToRegistrar, exporter_context,
 };
 use protocol::{Credential, IndividualKey, MemberId};
 use zeroize::Zeroizing;
@@ -50,12 +50,14 @@ pub struct Config {
 enum State {
     /// Authenticated; has not said anything.
     Silent,
-    /// Its number was asked for; what it offers, if the registration is sealed.
-    Asked(Vec<Offer>),
+    /// Its number was asked for.
+    Asked,
     /// It was told its number, the key is being made.
     Numbered(MemberId, u64),
-    /// Its key was handed over, or what it offers.
+    /// Its key was handed over.
     HandedOver(MemberId),
+    /// What it offers was passed on.
+    Sealed,
 }
 
 struct Session {
@@ -123,7 +125,7 @@ impl Core {
             }
             Input::FromKeyServer(frame) => {
                 self.owed_since = None;
-                self.on_key_server(now, frame);
+                self.on_key_server(frame);
             }
             Input::ClientUp { session, identity, credential } => self.client_up(now, session, identity, credential),
             Input::Unproved { session, refusal } => {
@@ -202,9 +204,22 @@ impl Core {
                 self.refuse(session, Refusal::new(RefusalCode::KeyServer, &text, 0));
             }
             Some(_) => {
-                let (identity, kind) = (known.identity.clone(), known.credential.kind);
-                self.ask(now, session, |tag| FromRegistrar::FetchNumber { tag, kind, identity });
-                self.advance(session, State::Asked(message.offers().to_vec()));
+                let (identity, Credential { kind, ends, name }) = (known.identity.clone(), known.credential.clone());
+                let offers = message.offers().to_vec();
+                if offers.is_empty() {
+                    self.ask(now, session, |tag| FromRegistrar::FetchNumber { tag, kind, identity });
+                    return self.advance(session, State::Asked);
+                }
+                let credential = name;
+                self.ask(now, session, |tag| FromRegistrar::RegisterSealed {
+                    tag,
+                    kind,
+                    identity,
+                    offers,
+                    ends,
+                    credential,
+                });
+                self.advance(session, State::Sealed);
             }
         }
     }
@@ -220,7 +235,7 @@ impl Core {
         self.advance(session, State::HandedOver(client));
     }
 
-    fn on_key_server(&mut self, now: Now, frame: &[u8]) {
+    fn on_key_server(&mut self, frame: &[u8]) {
         let message = match ToRegistrar::decode(frame) {
             Ok(message) if self.linked => message,
             _ => return self.outputs.push_back(Output::CutKeyServer),
@@ -237,9 +252,9 @@ impl Core {
                 }
             }
             ToRegistrar::ClientAdded(entry) => self.list(entry.identity, entry.client),
-            ToRegistrar::Number { tag, client, registration } => self.numbered(now, tag, client, registration),
-            ToRegistrar::Durable { tag } => self.durable(tag, &ToClient::Registered),
-            ToRegistrar::DurableSealed { tag, answer } => self.durable(tag, &ToClient::RegisteredSealed(answer)),
+            ToRegistrar::Number { tag, client, registration } => self.numbered(tag, client, registration),
+            ToRegistrar::Durable { tag } => self.durable(tag, None),
+            ToRegistrar::DurableSealed { tag, client, answer } => self.durable(tag, Some((client, answer))),
             ToRegistrar::Refused { tag, refusal } => {
                 if let Some(session) = self.tags.remove(&tag) {
                     self.refuse(session, refusal);
@@ -254,47 +269,38 @@ impl Core {
         }
     }
 
-    fn numbered(&mut self, now: Now, tag: u32, client: MemberId, registration: u64) {
+    fn numbered(&mut self, tag: u32, client: MemberId, registration: u64) {
         let (Some(&session), Some(key_server)) = (self.tags.get(&tag), self.key_server.clone()) else {
             return;
         };
-        let Some(Session { identity, credential, state: State::Asked(offers), .. }) = self.sessions.get(&session)
-        else {
+        let Some(Session { identity, state: State::Asked, .. }) = self.sessions.get(&session) else {
             return self.outputs.push_back(Output::CutKeyServer);
         };
-        let (offers, ends, credential) = (offers.clone(), credential.ends, credential.name.clone());
         let context = exporter_context(identity, &self.config.identity, &key_server, client, registration);
         let frame = ToClient::Number { client, registration }.encode();
         self.outputs.push_back(Output::ToClient { session, frame, close: false });
+        self.outputs.push_back(Output::Export { session, context });
         self.tags.remove(&tag);
-        if offers.is_empty() {
-            self.outputs.push_back(Output::Export { session, context });
-            self.advance(session, State::Numbered(client, registration));
-        } else {
-            self.ask(now, session, |tag| FromRegistrar::HandOverSealed {
-                tag,
-                client,
-                registration,
-                offers,
-                ends,
-                credential,
-            });
-            self.advance(session, State::HandedOver(client));
-        }
+        self.advance(session, State::Numbered(client, registration));
     }
 
-    fn durable(&mut self, tag: u32, last: &ToClient) {
+    /// The key server has what it was told about a client: the exported key, or the one that goes with this answer.
+    fn durable(&mut self, tag: u32, sealed: Option<(MemberId, Box<Answer>)>) {
         let Some(&session) = self.tags.get(&tag) else {
             return;
         };
-        let Some(Session { identity, state: State::HandedOver(client), .. }) = self.sessions.get(&session) else {
-            return self.outputs.push_back(Output::CutKeyServer);
+        let Some(Session { identity, state, .. }) = self.sessions.get(&session) else {
+            return;
         };
-        let event = Event::Registered { client: *client, identity: identity.clone() };
+        let (client, last) = match (state, sealed) {
+            (State::HandedOver(client), None) => (*client, ToClient::Registered),
+            (State::Sealed, Some((client, answer))) => (client, ToClient::RegisteredSealed(answer)),
+            _ => return self.outputs.push_back(Output::CutKeyServer),
+        };
+        let event = Event::Registered { client, identity: identity.clone() };
         self.tally.registered += 1;
         self.forget(session);
-        let frame = last.encode();
-        self.outputs.push_back(Output::ToClient { session, frame, close: true });
+        self.outputs.push_back(Output::ToClient { session, frame: last.encode(), close: true });
         self.outputs.push_back(Output::Event(event));
     }
 

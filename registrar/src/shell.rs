@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::pin::pin;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -66,6 +67,8 @@ pub enum RunError {
 
 /// Commands that wait for the core.
 const QUEUE: usize = 1_024;
+/// Commands that are carried out in one go if so many wait.
+const TOGETHER: usize = 64;
 /// Sessions that are open at a stop get this long.
 const DRAIN: Duration = Duration::from_secs(5);
 /// Time between lines in the log that say how many were refused.
@@ -188,9 +191,9 @@ fn by_token((rules, keys): (Rules, TokenKeys)) -> Result<ByToken, RunError> {
             let files = vec![path.clone()];
             Reloaded::follow("token keys", set, files, move |_| read_keys(&path), |_| {}).map_err(signals)?
         }
-        TokenKeys::Address(address, tls) => {
+        TokenKeys::Address(address, roots, tls) => {
             let (replace, keys) = Reloaded::new(KeySet::default());
-            tokio::spawn(fetch::follow(address, tls, replace));
+            tokio::spawn(fetch::follow(address, (roots, tls), replace));
             keys
         }
     };
@@ -215,6 +218,11 @@ impl Engine {
     async fn run(mut self, shutdown: Shutdown) {
         let mut stopping: Option<Instant> = None;
         let mut told = (Instant::now(), Tally::default());
+        // Timers and wakers cost as much as what a session does here, so they are kept as long as they may: a time-out that comes
+        // early finds nothing to do.
+        let mut alarm = pin!(tokio::time::sleep(DRAIN));
+        let mut stop = pin!(shutdown.wait());
+        let mut commands = Vec::new();
         loop {
             // A session ends with its task: only then has its last frame left.
             let over = stopping.is_some_and(|since| self.sessions.is_empty() || since.elapsed() >= DRAIN);
@@ -224,14 +232,20 @@ impl Engine {
             }
             let timer = self.core.poll_timeout().map(|(at, _)| self.started + at);
             let end = stopping.map(|since| since + DRAIN);
-            let wake = timer.into_iter().chain(end).min().unwrap_or_else(|| Instant::now() + DRAIN);
+            let wake = timer.into_iter().chain(end).min();
+            if let Some(wake) = wake.filter(|wake| *wake < alarm.deadline() || alarm.is_elapsed()) {
+                alarm.as_mut().reset(wake);
+            }
             tokio::select! {
-                command = self.queue.recv() => match command {
-                    Some(command) => self.command(command),
-                    None => return,
+                count = self.queue.recv_many(&mut commands, TOGETHER) => match count {
+                    0 => return,
+                    _ => for command in commands.drain(..) {
+                        self.command(command);
+                        self.drain();
+                    },
                 },
-                () = tokio::time::sleep_until(wake) => self.feed(Input::Timeout),
-                () = shutdown.wait(), if stopping.is_none() => stopping = Some(Instant::now()),
+                () = &mut alarm, if wake.is_some() => self.feed(Input::Timeout),
+                () = &mut stop, if stopping.is_none() => stopping = Some(Instant::now()),
             }
             self.drain();
             let tally = self.core.tally();

@@ -153,10 +153,7 @@ async fn with_and_without_certificate_side_by_side() {
 
 #[tokio::test]
 async fn a_registrar_that_takes_no_tokens_wants_a_certificate() {
-    let site = Site::new().await;
-    let _key_server = site.serve("ks", Manner::Well).await;
-    let _registrar = site.run();
-    site.register_soon().await;
+    let (site, _daemons) = Site::up().await;
     if let Ok(mut stream) = site.anonymous().await {
         let _ =
             write_frame(&mut stream, &FromClient::Register { key_server: "ks".into(), offers: vec![] }.encode()).await;
@@ -269,7 +266,7 @@ async fn a_certificate_of_the_authority_that_names_nobody_registers_nobody() {
         // TLS 1.3: the client may learn only with its first read that it is refused.
         let said = match net::tls::connect(site.listen, Arc::new(config), LIMIT).await {
             Ok(mut stream) => {
-                let hello = FromClient::Register { key_server: "ks".into() };
+                let hello = FromClient::Register { key_server: "ks".into(), offers: vec![] };
                 let _ = write_frame(&mut stream, &hello.encode()).await;
                 timeout(LIMIT, read_frame(&mut stream, MAX_FRAME)).await.unwrap().unwrap_err().to_string()
             }
@@ -283,10 +280,7 @@ async fn a_certificate_of_the_authority_that_names_nobody_registers_nobody() {
 
 #[tokio::test]
 async fn chains_that_are_too_long_are_not_looked_at() {
-    let site = Site::new().await;
-    let _key_server = site.serve("ks", Manner::Well).await;
-    let _registrar = site.run();
-    site.register_soon().await;
+    let (site, _daemons) = Site::up().await;
     let pem = site.pki().join("m1.pem");
     let (leaf, root) = (fs::read_to_string(&pem).unwrap(), fs::read_to_string(site.pki().join("ca.pem")).unwrap());
     for (certificates, goes) in [(6, true), (7, false), (400, false)] {
@@ -313,13 +307,5 @@ async fn what_is_wrong_with_tokens_in_a_configuration_is_named() {
         ("audience", "audiense", "audiense"),
         ("algorithms", "leeway_s = 301\nalgorithms", "token.leeway_s"),
     ];
-    for (from, to, named) in changes {
-        let wrong = good.replacen(from, to, 1);
-        assert_ne!(wrong, good, "{from}");
-        fs::write(site.config(), wrong).unwrap();
-        let error = Checked::load(&site.config()).unwrap_err().to_string();
-        assert!(error.contains(named), "{named}: {error}");
-    }
-    fs::write(site.config(), good).unwrap();
-    Checked::load(&site.config()).unwrap();
+    site.names_what_is_wrong(&good, &changes);
 }

@@ -86,10 +86,7 @@ async fn another_than_the_configured_key_server_is_no_key_server() {
 
 #[tokio::test]
 async fn who_is_not_served_hears_it_however_the_frames_cross() {
-    let site = Site::new().await;
-    let _key_server = site.serve("ks", Manner::Well).await;
-    let _registrar = site.run();
-    site.register_soon().await;
+    let (site, _daemons) = Site::up().await;
     for _ in 0..50 {
         let mut stream = site.connect(&site.credentials("r2")).await.unwrap();
         assert_eq!(code(ask(&mut stream).await), RefusalCode::Identity);
@@ -98,10 +95,7 @@ async fn who_is_not_served_hears_it_however_the_frames_cross() {
 
 #[tokio::test]
 async fn strangers_get_no_further_than_the_handshake() {
-    let site = Site::new().await;
-    let _key_server = site.serve("ks", Manner::Well).await;
-    let _registrar = site.run();
-    site.register_soon().await;
+    let (site, _daemons) = Site::up().await;
     let foreign = certs::Authority::new("foreign", 1).unwrap();
     let stranger = site.issue(&foreign, "spiffe://demo/member/m1");
     // TLS 1.3: the client may learn only with its first read that it is refused.
@@ -117,10 +111,7 @@ async fn strangers_get_no_further_than_the_handshake() {
 
 #[tokio::test]
 async fn frames_of_a_wrong_size_or_content_are_refused_and_the_connection_ends() {
-    let site = Site::new().await;
-    let _key_server = site.serve("ks", Manner::Well).await;
-    let _registrar = site.run();
-    site.register_soon().await;
+    let (site, _daemons) = Site::up().await;
     use tokio::io::AsyncWriteExt;
     let oversized = [&[0, 1, 0, 0][..], &[7; 4_000]].concat();
     let wrong: [&[u8]; 4] = [&oversized, &[0xff; 8], &[0; 4], &[0, 0, 0, 3, 1, 9, 9]];
@@ -142,17 +133,12 @@ async fn frames_of_a_wrong_size_or_content_are_refused_and_the_connection_ends()
 /// What is sealed passes both ways as it is, and what the key server cannot open costs neither client nor link anything.
 #[tokio::test]
 async fn a_sealed_registration_passes() {
-    let site = Site::new().await;
-    let _key_server = site.serve("ks", Manner::Well).await;
-    let _registrar = site.run();
-    site.register_soon().await;
+    let (site, _daemons) = Site::up().await;
     let (keys, prologue) = ([*site.noise().public()], parties().prologue());
     let (offered, offers) = sealed::offer(&keys, &prologue).unwrap();
     for (offers, opens) in [(vec![[1; OFFER]; MAX_OFFERS], false), (offers.clone(), true)] {
         let mut stream = site.member().await;
-        let number = ask_with(&mut stream, offers).await;
-        assert_eq!(number, ToClient::Number { client: MemberId(7), registration: 3 });
-        match answer(&mut stream).await {
+        match ask_with(&mut stream, offers).await {
             ToClient::Refused(refusal) => assert_eq!((refusal.code, opens), (RefusalCode::Key, false)),
             ToClient::RegisteredSealed(answer) if opens => {
                 let grant = Grant::decode(offered.open(&answer).unwrap().as_slice()).unwrap();
@@ -223,14 +209,7 @@ async fn what_is_wrong_in_a_configuration_is_named() {
         ("pki/r1.key", "pki/r2.key", "key"),
         ("roots =", "root =", "root"),
     ];
-    for (from, to, named) in changes {
-        let wrong = good.replacen(from, to, 1);
-        assert_ne!(wrong, good, "{from}");
-        fs::write(site.config(), wrong).unwrap();
-        let error = Checked::load(&site.config()).unwrap_err().to_string();
-        assert!(error.contains(named), "{named}: {error}");
-    }
-    fs::write(site.config(), good).unwrap();
+    site.names_what_is_wrong(&good, &changes);
     let key = site.folder.path().join("pki/r1.key");
     fs::set_permissions(&key, fs::Permissions::from_mode(0o640)).unwrap();
     let error = Checked::load(&site.config()).unwrap_err().to_string();

@@ -4,8 +4,8 @@ import http.client, json, os, shutil, signal, socket, subprocess, tempfile, time
 
 TOP = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 TARGET = os.environ.get("CARGO_TARGET_DIR", os.path.join(TOP, "target"))
-# With what everything is built; tests/run names what it has built already.
-CARGO = os.environ.get("KEYSTONE_CARGO", "--locked").split()
+# tests/run names with what it has built everything, for tests; a build without tests has other features, and takes minutes.
+BUILT = os.environ.get("KEYSTONE_CARGO", "").split()
 GROUP, PORT = "239.77.0.1", 7100
 JAVA = "/usr/share/java"
 # The first jar's own list lacks two parts of netty.
@@ -74,6 +74,13 @@ interface = "127.0.0.1"
 socket = "{name}.sock"
 danger = {{ receive_loss_percent = {loss}, seed = {seed} }}
 """
+
+
+def build(debug):
+    """The daemons, if nobody has built them."""
+    if not BUILT:
+        profile = [] if debug else ["--release"]
+        subprocess.run(["cargo", "build", "--locked", "--quiet", *profile, "--bins"], cwd=TOP, check=True)
 
 
 def identity(client):

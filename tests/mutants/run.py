@@ -55,7 +55,7 @@ def passes(tests: list[list[str]]) -> str | None:
         if "could not compile" in ran.stderr:
             raise SyntaxError(ran.stderr[-2000:])
         if ran.returncode != 0:
-            names = [line.split()[1] for line in ran.stdout.splitlines() if line.startswith("test ") and "FAILED" in line]
+            names = [line.split()[1] for line in ran.stdout.splitlines() if line.startswith("test ") and line.endswith("... FAILED")]
             return ", ".join(names[:2]) or f"no test failed, and yet: {ran.stderr[-500:]}"
     return None
 

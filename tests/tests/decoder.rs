@@ -53,42 +53,28 @@ impl Live {
         socket.set_multicast_loop_v4(true).unwrap();
         let allow = vec![IdentityPattern::parse("spiffe://live/member/*").unwrap()];
         let group = GroupConfig {
-            id: GroupId(7),
-            name: "live".into(),
-            published: false,
-            destination,
             degree,
             suite,
             strategy,
             splicing: true,
-            batch: Duration::ZERO,
             compaction: 8,
-            repair: fec::RepairScheme::default(),
-            access: Access::open(allow.clone()),
             max_members: 1_000,
-            joins: protocol::Ration::UNLIMITED,
-            refresh: None,
             beacon: Duration::from_millis(200),
             beacon_max: Duration::from_millis(200),
             resync_wait: Duration::from_millis(100),
             send_delay: Duration::ZERO,
             keep_old: Duration::from_secs(1),
             keep_old_revoked: Duration::ZERO,
+            ..GroupConfig::plain(GroupId(7), "live", destination, Access::open(allow.clone()))
         };
         let config = Config {
-            name: "ks".into(),
             registrars: vec![(
                 identity("registrar"),
                 allow.into_iter().map(|of| (Authentication::Certificate, of)).collect(),
             )],
-            sealed_only: vec![],
             groups: vec![group],
             bits_per_second: 80_000_000,
-            resyncs_per_second: 4_000,
-            records_per_snapshot: keyserver::core::RECORDS_PER_SNAPSHOT,
-            compact_every: keyserver::core::COMPACT_EVERY,
-            signing: SigningKey::from_seed(&[5; 32]).unwrap(),
-            others: Vec::new(),
+            ..Config::plain("ks", SigningKey::from_seed(&[5; 32]).unwrap())
         };
         let dice = Dice::new(7);
         let core = Core::start(config, Box::new(dice.clone()), None, &[]).unwrap();

@@ -65,7 +65,8 @@ fn the_key_that_signs_is_rolled_and_nobody_stays_out() {
             (0..people).map(|client| (heard(client), Roll::Trusts(client, vec![5, 6]))).collect();
         rolls.push((switch, Roll::Signs(6)));
         rolls.extend((0..people).map(|client| (seconds(75), Roll::Trusts(client, vec![6]))));
-        let world = live(Story { people: Some(people), rolls, ..Story::of(seed) });
+        let published = seed % 3 == 0;
+        let world = live(Story { people: Some(people), rolls, published, ..Story::of(seed) });
         all(&world);
         assert_eq!(world.record.counts["keys rolled"], 19);
         silenced += world.record.counts.get("replies not believed").copied().unwrap_or(0);
@@ -76,4 +77,24 @@ fn the_key_that_signs_is_rolled_and_nobody_stays_out() {
         }
     }
     assert!(silenced > 20, "{silenced} replies were not believed");
+}
+
+/// The same, and nobody gives members a file: they ask the key server, which may die at any time.
+#[test]
+fn members_fetch_the_certificate_that_names_the_new_key() {
+    let seconds = Duration::from_secs;
+    let (mut fetched, mut silenced) = (0, 0);
+    for seed in 1..=8 {
+        println!("seed {seed}");
+        let people = 9;
+        let mut rolls: Vec<(Duration, Roll)> = (0..people).map(|at| (seconds(2), Roll::Trusts(at, vec![5]))).collect();
+        rolls.push((seconds(15), Roll::Issues(vec![5, 6])));
+        rolls.push((seconds(30), Roll::Signs(6)));
+        rolls.push((seconds(50), Roll::Issues(vec![6])));
+        let world = live(Story { people: Some(people), rolls, ..Story::of(seed) });
+        all(&world);
+        let count = |what| world.record.counts.get(what).copied().unwrap_or(0);
+        (fetched, silenced) = (fetched + count("certificates fetched"), silenced + count("replies not believed"));
+    }
+    assert!(fetched >= 60 && silenced >= 50, "{fetched} certificates, {silenced} replies were not believed");
 }

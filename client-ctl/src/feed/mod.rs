@@ -46,7 +46,7 @@ use tokio::time::Instant;
 
 pub use line::{kid, line};
 
-use crate::core::{MAX_CONSUMER, MAX_GROUPS, Now, Snapshot};
+use crate::core::{Input, MAX_CONSUMER, MAX_GROUPS, Now, Snapshot};
 use listener::{Caller, Door};
 
 /// Octets of a request's body: a report has under 200.
@@ -59,26 +59,8 @@ const CLOSE_TIME: Duration = Duration::from_millis(500);
 /// What a data processor asks of the daemon.
 #[derive(Debug)]
 pub enum Command {
-    /// Join this group.
-    Join(String),
-    /// Leave this group.
-    Leave(String),
-    /// A data processor uses a key.
-    Applied {
-        /// The group.
-        group: String,
-        /// Its name for itself.
-        consumer: String,
-        /// The epoch of the key.
-        epoch: u64,
-    },
-    /// A data processor holds data under a key that it does not have.
-    Missing {
-        /// The group.
-        group: String,
-        /// The epoch of the key.
-        epoch: u64,
-    },
+    /// This happens to the core.
+    Tell(Input<'static>),
     /// Everything about the daemon but its keys.
     Status(oneshot::Sender<Value>),
 }
@@ -270,7 +252,7 @@ async fn applied(
         let why = format!("consumer has {} octets, expected 1 to {MAX_CONSUMER}\n", consumer.len());
         return (StatusCode::BAD_REQUEST, why).into_response();
     }
-    match shared.send(Command::Applied { group, consumer, epoch }).await {
+    match shared.send(Command::Tell(Input::Applied { group, consumer, epoch })).await {
         Ok(()) => StatusCode::NO_CONTENT.into_response(),
         Err(code) => code.into_response(),
     }
@@ -294,7 +276,7 @@ async fn missing(
         Ok(Json(MissingKey { epoch })) => epoch,
         Err(rejection) => return rejection.into_response(),
     };
-    match shared.send(Command::Missing { group, epoch }).await {
+    match shared.send(Command::Tell(Input::Missing { group, epoch })).await {
         Ok(()) => StatusCode::NO_CONTENT.into_response(),
         Err(code) => code.into_response(),
     }
@@ -312,7 +294,7 @@ async fn join(State(shared): State<Shared>, Part(group): Part<String>) -> Respon
     if is_full {
         return (StatusCode::TOO_MANY_REQUESTS, format!("{MAX_GROUPS} groups are the most\n")).into_response();
     }
-    match shared.send(Command::Join(group)).await {
+    match shared.send(Command::Tell(Input::Join(group))).await {
         Ok(()) => StatusCode::ACCEPTED.into_response(),
         Err(code) => code.into_response(),
     }
@@ -322,7 +304,7 @@ async fn leave(State(shared): State<Shared>, Part(group): Part<String>) -> Respo
     if shared.watch(&group).is_none() {
         return unknown();
     }
-    match shared.send(Command::Leave(group)).await {
+    match shared.send(Command::Tell(Input::Leave(group))).await {
         Ok(()) => StatusCode::ACCEPTED.into_response(),
         Err(code) => code.into_response(),
     }

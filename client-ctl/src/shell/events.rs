@@ -8,7 +8,11 @@ pub(super) fn log(event: &Event) {
             tracing::info!(client = client.0, registration, "registered");
         }
         Event::RegistrationFailed { is_final } => tracing::warn!(is_final, "registration failed"),
-        Event::Unanswered { refused } => tracing::warn!(refused, "no answer from the key server"),
+        Event::Unanswered { refused: true } => tracing::warn!(
+            "the key server refuses the handshake: this registration is worth nothing any more, or the site certificate names none \
+             of its Noise keys"
+        ),
+        Event::Unanswered { refused: false } => tracing::warn!("no answer from the key server"),
         Event::Joined { group, term, epoch } => tracing::info!(group, term, epoch, "joined"),
         Event::Left { group, epoch } => tracing::info!(group, epoch, "left"),
         Event::Evicted { group, denial } => tracing::warn!(group, %denial, "evicted"),

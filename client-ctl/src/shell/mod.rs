@@ -111,6 +111,7 @@ pub async fn run(settings: Settings, shutdown: Shutdown) -> Result<(), RunError>
     }
     let published = settings.published.clone().map(|options| Arc::new(Session::new(options)));
     let mut renewed = settings.credential.follow().map_err(RunError::Signals)?;
+    let _roots = settings.credential.follow_roots().map_err(RunError::Signals)?;
     let mut trusted = settings.trust.follow().map_err(RunError::Signals)?;
     let mut shell = Shell {
         settings: Arc::new(settings),
@@ -294,12 +295,8 @@ impl Shell {
     }
 
     fn command(&self, core: &mut Core, clock: Clock, command: Command) {
-        let now = clock.now();
         match command {
-            Command::Join(group) => core.handle(now, Input::Join(group)),
-            Command::Leave(group) => core.handle(now, Input::Leave(group)),
-            Command::Applied { group, consumer, epoch } => core.handle(now, Input::Applied { group, consumer, epoch }),
-            Command::Missing { group, epoch } => core.handle(now, Input::Missing { group, epoch }),
+            Command::Tell(input) => core.handle(clock.now(), input),
             // Who asked may have gone.
             Command::Status(answer) => _ = answer.send(self.status(core)),
         }

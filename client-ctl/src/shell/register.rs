@@ -58,8 +58,6 @@ pub(super) enum RegisterError {
     Turn,
     #[error(transparent)]
     Sealed(#[from] SealedError),
-    #[error("the registrar named another number than the key server has given; it has altered one of them")]
-    Number,
     #[error("refused ({:?}): {}", .0.code, .0.text)]
     Refused(Refusal),
     #[error("it has no place for {} ms", .0.as_millis())]
@@ -156,29 +154,27 @@ pub(super) async fn attempt(
     let (config, message) = credential.begin(registrar, &site.key_server, offers)?;
     let message = Zeroizing::new(message.encode());
     let mut stream = tls::connect_or_hear(found, config, &message).await.map_err(in_clear)?;
-    let (client, registration) = match answer(&mut stream).await? {
-        ToClient::Number { client, registration } => (client, registration),
-        ToClient::Refused(refusal) => return Err(RegisterError::Refused(refusal)),
-        ToClient::Registered | ToClient::RegisteredSealed(_) => return Err(RegisterError::Turn),
-    };
-    let key = match (answer(&mut stream).await?, offered) {
-        (ToClient::Registered, None) => {
-            let context = exporter_context(&parties.client, registrar, &site.key_server, client, registration);
-            tls::individual_key_from(stream.get_ref().1, &context)?
-        }
+    let registered = match (answer(&mut stream).await?, offered) {
         (ToClient::RegisteredSealed(answer), Some(offered)) => {
             let grant = Grant::decode(offered.open(&answer)?.as_slice())?;
-            if (grant.client, grant.registration) != (client, registration) {
-                return Err(RegisterError::Number);
+            let (client, registration) = (grant.client, grant.registration);
+            Registered { client, registration, key: grant.individual_key(&parties) }
+        }
+        (ToClient::Number { client, registration }, None) => {
+            let context = exporter_context(&parties.client, registrar, &site.key_server, client, registration);
+            let key = tls::individual_key_from(stream.get_ref().1, &context)?;
+            match answer(&mut stream).await? {
+                ToClient::Registered => Registered { client, registration, key },
+                ToClient::Refused(refusal) => return Err(RegisterError::Refused(refusal)),
+                _ => return Err(RegisterError::Turn),
             }
-            grant.individual_key(&parties)
         }
         (ToClient::Refused(refusal), _) => return Err(RegisterError::Refused(refusal)),
         _ => return Err(RegisterError::Turn),
     };
     // Everything was said; whether the goodbye arrives does not matter.
     let _ = stream.shutdown().await;
-    Ok(Registered { client, registration, key })
+    Ok(registered)
 }
 
 async fn answer<S: tokio::io::AsyncRead + Unpin>(stream: &mut S) -> Result<ToClient, RegisterError> {

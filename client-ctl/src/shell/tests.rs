@@ -44,8 +44,6 @@ enum Registrar {
     Forges,
     /// Alters the answer.
     Alters,
-    /// Tells the client another number than the key server has given.
-    Misnumbers,
     /// Says that the key is the exported one, which it knows.
     Exports,
 }
@@ -99,20 +97,17 @@ impl World {
                 stream.shutdown().await.unwrap();
                 continue;
             }
-            let told = if self.registrar == Registrar::Misnumbers { 2 } else { 1 };
-            let number = ToClient::Number { client: ME, registration: told };
-            write_frame(&mut stream, &number.encode()).await.unwrap();
             let registrar = Identity::parse(REGISTRAR).unwrap();
             let parties = Parties { client: who, registrar, key_server: message.key_server().to_owned() };
             let (key, last) = if message.offers().is_empty() || self.registrar == Registrar::Exports {
+                let number = ToClient::Number { client: ME, registration: 1 };
+                write_frame(&mut stream, &number.encode()).await.unwrap();
                 let context = exporter_context(&parties.client, &parties.registrar, &parties.key_server, ME, 1);
                 (net::tls::individual_key_from(stream.get_ref().1, &context).unwrap(), ToClient::Registered)
             } else {
                 let grant = Grant { client: ME, registration: 1, share: Share::new([7; 32]) };
-                (
-                    grant.individual_key(&parties),
-                    ToClient::RegisteredSealed(self.answer_offers(&message, &parties, &grant)),
-                )
+                let answer = self.answer_offers(&message, &parties, &grant);
+                (grant.individual_key(&parties), ToClient::RegisteredSealed(answer))
             };
             *self.individual_key.lock().unwrap() = Some(key);
             write_frame(&mut stream, &last.encode()).await.unwrap();
@@ -325,7 +320,6 @@ async fn a_registrar_that_alters_what_is_sealed_registers_nobody() {
         (Registrar::Swaps, Some("the answer is not from the key server")),
         (Registrar::Forges, Some("the answer is not from the key server")),
         (Registrar::Alters, Some("the answer is not from the key server")),
-        (Registrar::Misnumbers, Some("another number")),
         (Registrar::Exports, Some("out of turn")),
     ];
     for (registrar, named) in table {

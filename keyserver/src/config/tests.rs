@@ -1,6 +1,8 @@
 //! What the configuration refuses about suites and multicast.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a failed step is a failed test")]
 
+use protocol::Ration;
+
 use super::*;
 
 const LOOPBACK: [&str; 3] = ["127.0.0.1"; 3];
@@ -130,6 +132,24 @@ fn the_store_is_compacted_every_day_unless_told_otherwise() {
     for refused in ["0", "721"] {
         let why = of(&format!("compact_every_hours = {refused}")).unwrap_err();
         assert!(why.contains("`compact_every_hours`") && why.contains("expected 1 to 720"), "{why}");
+    }
+}
+
+#[test]
+fn joins_of_one_client_are_rationed_unless_told_otherwise() {
+    let of = |lines: &str| {
+        let text = text("aes256", LOOPBACK).replace("[[group]]", &format!("[[group]]\n{lines}\n"));
+        let core = parsed(&text).and_then(|file| checked(&file, ed25519()));
+        core.map(|core| core.groups[0].joins)
+    };
+    let share = |burst, seconds| Ok(Ration { burst, each: Duration::from_secs(seconds) });
+    assert_eq!(of(""), share(5, 10));
+    assert_eq!(of("join_burst = 1000\njoin_each_s = 0"), share(1_000, 0));
+    for (line, expected) in
+        [("join_burst = 0", "1 to 1000"), ("join_burst = 1001", "1 to 1000"), ("join_each_s = 3601", "0 to 3600")]
+    {
+        let why = of(line).unwrap_err();
+        assert!(why.contains("group `g`: join_") && why.contains(expected), "{why}");
     }
 }
 

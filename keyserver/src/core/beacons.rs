@@ -78,11 +78,11 @@ impl Group {
         self.sign_beacon(position, members, (key, &tag), recovery)
     }
 
-    /// The next beacon goes out at once, and pages that are published are written again.
-    pub(super) fn hasten(&mut self, now: Now) {
-        self.beacons.next = self.beacons.next.map(|_| now);
+    /// The next beacon goes out by this time, and pages that are published are written again.
+    pub(super) fn hasten(&mut self, by: Now) {
+        self.beacons.next = self.beacons.next.map(|next| next.min(by));
         if self.config.published {
-            self.publishing.due = Some(now);
+            self.publishing.due = Some(self.publishing.due.map_or(by, |due| due.min(by)));
         }
     }
 

@@ -4,92 +4,15 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use fec::RepairScheme;
-use keygraph::{Degree, KeyRef, Plan, Strategy};
-use protocol::identity::{Identity, IdentityPattern};
+use keygraph::{KeyRef, Plan};
+use protocol::identity::Identity;
 use protocol::registration::{Answer, Grant, Offer, Parties};
 use protocol::request::Denial;
-use protocol::sign::{SigningKey, VerifyingKey};
-use protocol::{Authentication, GroupId, Incarnation, MemberId, Ration, Reason, Suite};
+use protocol::sign::VerifyingKey;
+use protocol::{GroupId, Incarnation, MemberId, Reason};
 use zeroize::Zeroizing;
 
-use super::{Access, Admin, AdminError, AdminReply, Cause, Keys, Publication};
-
-/// What the key server is told once, before it starts.
-#[derive(Debug)]
-pub struct Config {
-    /// Name of this key server.
-    pub name: String,
-    /// Registrars that may connect, each with whom it may register.
-    pub registrars: Vec<(Identity, Prefixes)>,
-    /// Those of them that may hand over no key that they know.
-    pub sealed_only: Vec<Identity>,
-    /// The groups.
-    pub groups: Vec<GroupConfig>,
-    /// Bits that multicasts may take per second, each counted once however many relays it goes to; without headers of IP and
-    /// below.
-    pub bits_per_second: u64,
-    /// Re-synchronizations served per second at the most; who asks beyond is told when to come back.
-    pub resyncs_per_second: u32,
-    /// Records after which a snapshot is written; [`RECORDS_PER_SNAPSHOT`](super::RECORDS_PER_SNAPSHOT) outside tests.
-    pub records_per_snapshot: usize,
-    /// Time after which a snapshot is written whatever happened; [`COMPACT_EVERY`](super::COMPACT_EVERY) by default.
-    pub compact_every: Duration,
-    /// Key that signs rekey messages and beacons.
-    pub signing: SigningKey,
-    /// Keys with which other key servers of the site sign: what they have signed, members may show.
-    pub others: Vec<VerifyingKey>,
-}
-
-/// Identities that a registrar may register, each with the kind of authentication that it may use for them.
-pub type Prefixes = Vec<(Authentication, IdentityPattern)>;
-
-/// One group.
-#[derive(Debug, Clone)]
-pub struct GroupConfig {
-    /// Number; never used again for another group.
-    pub id: GroupId,
-    /// Name, unique on this key server.
-    pub name: String,
-    /// Where rekey messages and beacons are multicast.
-    pub destination: SocketAddr,
-    /// Whether rekey messages and the wrapped key tree are published as well, for members without multicast.
-    pub published: bool,
-    /// Degree of the key tree; fixed when the group is made.
-    pub degree: Degree,
-    /// Cipher suite; fixed when the group is made.
-    pub suite: Suite,
-    /// Rekeying strategy.
-    pub strategy: Strategy,
-    /// Whether k-nodes with one child are spliced out.
-    pub splicing: bool,
-    /// Joins, leaves and renewals wait so long for others to share an epoch with. Evictions do not.
-    pub batch: Duration,
-    /// Leaves moved by one batch at the most while the tree is too high for its members; 0 for never.
-    pub compaction: u32,
-    /// Repair scheme.
-    pub repair: RepairScheme,
-    /// Who may be a member.
-    pub access: Access,
-    /// Members at the most.
-    pub max_members: usize,
-    /// Joins that make one and the same client a member, again and again.
-    pub joins: Ration,
-    /// Time between refreshes of the group key; `None` for never.
-    pub refresh: Option<Duration>,
-    /// Time from a change to the next beacon. It doubles with every beacon without a change,
-    pub beacon: Duration,
-    /// up to this.
-    pub beacon_max: Duration,
-    /// Bound of the random wait before a re-synchronize request, at the least: it grows with the group.
-    pub resync_wait: Duration,
-    /// Time that a sender waits before it uses a new key.
-    pub send_delay: Duration,
-    /// Time for which receivers keep the key before.
-    pub keep_old: Duration,
-    /// The same after an eviction.
-    pub keep_old_revoked: Duration,
-}
+use super::{Admin, AdminError, AdminReply, Cause, GroupConfig, Keys, Publication};
 
 /// What happens to the core.
 #[derive(Debug)]

@@ -49,39 +49,24 @@ impl Kept {
     fn config(self) -> Config {
         let everybody = IdentityPattern::parse("spiffe://past/member/*").unwrap();
         let group = GroupConfig {
-            id: GROUP,
-            name: NAME.into(),
             published: self.published,
-            destination: ([239, 0, 0, 1], 7_000).into(),
             degree: self.degree,
             suite: self.suite,
             strategy: self.strategy,
             splicing: self.splicing,
-            batch: Duration::ZERO,
             compaction: 4,
-            repair: fec::RepairScheme::default(),
-            access: Access::open([everybody.clone()]),
             max_members: CLIENTS,
-            joins: protocol::Ration::UNLIMITED,
-            refresh: None,
             beacon: COMPACT_EVERY,
             beacon_max: COMPACT_EVERY,
-            resync_wait: Duration::from_secs(1),
             send_delay: Duration::ZERO,
-            keep_old: Duration::from_secs(5),
             keep_old_revoked: Duration::ZERO,
+            ..GroupConfig::plain(GROUP, NAME, ([239, 0, 0, 1], 7_000).into(), Access::open([everybody.clone()]))
         };
         Config {
-            name: "ks".into(),
             registrars: vec![(identity("registrar"), vec![(Authentication::Certificate, everybody)])],
-            sealed_only: vec![],
             groups: vec![group],
-            bits_per_second: 1_000_000_000,
-            resyncs_per_second: 4_000,
             records_per_snapshot: self.records_per_snapshot,
-            compact_every: COMPACT_EVERY,
-            signing: SigningKey::from_seed(&[1; 32]).unwrap(),
-            others: Vec::new(),
+            ..Config::plain("ks", SigningKey::from_seed(&[1; 32]).unwrap())
         }
     }
 }

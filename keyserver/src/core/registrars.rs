@@ -6,8 +6,8 @@ use protocol::identity::Identity;
 use protocol::registration::{ClientEntry, FromRegistrar, LIST_CHUNK, Refusal, RefusalCode, ToRegistrar};
 use protocol::{Authentication, Credential, MemberId};
 
+use super::Prefixes;
 use super::clients::Registration;
-use super::io::Prefixes;
 use super::sealed::Answering;
 use super::transaction::Intent;
 use super::{Core, Output};
@@ -26,7 +26,7 @@ pub(super) struct Link {
     prefixes: Prefixes,
     /// Registrations whose numbers this connection has fetched; a hand-over must be one of them.
     issued: BTreeMap<(MemberId, u64), (Identity, Authentication)>,
-    /// Sealed hand-overs that are being answered.
+    /// Sealed registrations that are being answered.
     pub(super) answering: BTreeMap<(MemberId, u64), Answering>,
 }
 
@@ -69,69 +69,60 @@ impl Core {
             }
         };
         match message {
-            FromRegistrar::FetchNumber { tag, kind, identity } => {
-                let mut prefixes = registrar.prefixes.iter();
-                if !prefixes.any(|(of, prefix)| *of == kind && prefix.matches(&identity)) {
-                    let refusal = Refusal::new(
-                        RefusalCode::Identity,
-                        "this registrar may not register this identity by this kind of authentication",
-                        0,
-                    );
-                    let peer = registrar.identity.to_string();
-                    self.tell_registrar(link, &ToRegistrar::Refused { tag, refusal });
-                    return self.misbehaved(peer, format!("it asked to register {identity} by {kind}"));
-                }
-                let number = if registrar.issued.len() + registrar.answering.len() < MAX_ISSUED {
-                    self.clients.number(&identity)
-                } else {
-                    None
-                };
-                let answer = match number {
-                    Some((client, registration)) => {
-                        registrar.issued.insert((client, registration), (identity, kind));
-                        ToRegistrar::Number { tag, client, registration }
-                    }
-                    None => ToRegistrar::Refused {
-                        tag,
-                        refusal: Refusal::new(RefusalCode::Busy, "too many registrations under way", BUSY_RETRY_MS),
-                    },
-                };
-                self.tell_registrar(link, &answer);
+            FromRegistrar::FetchNumber { tag, .. } if self.config.sealed_only.contains(&registrar.identity) => {
+                self.refuse_exported(link, tag);
             }
-            FromRegistrar::HandOver { tag, client, registration, key, ends, credential } => {
-                let Some((identity, kind)) = self.fetched(link, tag, (client, registration)) else {
+            FromRegistrar::FetchNumber { tag, kind, identity } => {
+                let Some((client, registration)) = self.number(link, tag, kind, &identity) else {
                     return;
                 };
-                if self.links.get(&link).is_some_and(|registrar| self.config.sealed_only.contains(&registrar.identity))
-                {
-                    return self.refuse_exported(link, tag);
+                if let Some(registrar) = self.links.get_mut(&link) {
+                    registrar.issued.insert((client, registration), (identity, kind));
                 }
+                self.tell_registrar(link, &ToRegistrar::Number { tag, client, registration });
+            }
+            FromRegistrar::RegisterSealed { tag, kind, identity, offers, ends, credential } => {
+                if let Some(number) = self.number(link, tag, kind, &identity) {
+                    let credential = Credential { kind, ends, name: credential };
+                    self.grant_share((link, tag), number, (identity, credential), offers);
+                }
+            }
+            FromRegistrar::HandOver { tag, client, registration, key, ends, credential } => {
+                let Some((identity, kind)) = registrar.issued.remove(&(client, registration)) else {
+                    let peer = registrar.identity.to_string();
+                    let refusal = refusal("this registration's number was not fetched on this connection");
+                    self.tell_registrar(link, &ToRegistrar::Refused { tag, refusal });
+                    return self.misbehaved(peer, "it handed over a key for a number that it had not fetched".into());
+                };
                 let credential = Credential { kind, ends, name: credential };
                 let registration = Registration { number: registration, key, credential };
                 let intent = Intent::HandOver { link, tag, client, identity, registration, answer: None };
                 self.hand_over(link, tag, intent);
             }
-            FromRegistrar::HandOverSealed { tag, client, registration, offers, ends, credential } => {
-                let Some((identity, kind)) = self.fetched(link, tag, (client, registration)) else {
-                    return;
-                };
-                let credential = Credential { kind, ends, name: credential };
-                self.grant_share(link, tag, (client, registration), (identity, credential), offers);
-            }
         }
     }
 
-    /// Whose number this is. It serves once, and only the connection that has fetched it.
-    fn fetched(&mut self, link: u64, tag: u32, number: (MemberId, u64)) -> Option<(Identity, Authentication)> {
-        let registrar = self.links.get_mut(&link)?;
-        if let Some(known) = registrar.issued.remove(&number) {
-            return Some(known);
+    /// The number of a registration by this registrar, if it may and there is place; otherwise it is told why not.
+    fn number(&mut self, link: u64, tag: u32, kind: Authentication, identity: &Identity) -> Option<(MemberId, u64)> {
+        let registrar = self.links.get(&link)?;
+        if !registrar.prefixes.iter().any(|(of, prefix)| *of == kind && prefix.matches(identity)) {
+            let refusal = Refusal::new(
+                RefusalCode::Identity,
+                "this registrar may not register this identity by this kind of authentication",
+                0,
+            );
+            let peer = registrar.identity.to_string();
+            self.tell_registrar(link, &ToRegistrar::Refused { tag, refusal });
+            self.misbehaved(peer, format!("it asked to register {identity} by {kind}"));
+            return None;
         }
-        let peer = registrar.identity.to_string();
-        let refusal = refusal("this registration's number was not fetched on this connection");
-        self.tell_registrar(link, &ToRegistrar::Refused { tag, refusal });
-        self.misbehaved(peer, "it handed over a key for a number that it had not fetched".into());
-        None
+        let has_place = registrar.issued.len() + registrar.answering.len() < MAX_ISSUED;
+        let number = if has_place { self.clients.number(identity) } else { None };
+        if number.is_none() {
+            let refusal = Refusal::new(RefusalCode::Busy, "too many registrations under way", BUSY_RETRY_MS);
+            self.tell_registrar(link, &ToRegistrar::Refused { tag, refusal });
+        }
+        number
     }
 
     /// Queues a hand-over, the question `tag` of a link.

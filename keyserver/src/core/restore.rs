@@ -236,27 +236,18 @@ impl Core {
             return Ok(config.clone());
         }
         Ok(GroupConfig {
-            id: group,
-            name: String::new(),
-            destination: SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)),
-            published: false,
             degree: stored.degree,
             suite: stored.suite,
-            strategy: keygraph::Strategy::default(),
-            splicing: false,
             batch: Now::ZERO,
             compaction: 0,
-            repair: fec::RepairScheme::default(),
-            access: Access::default(),
             max_members: 0,
-            joins: protocol::Ration::UNLIMITED,
-            refresh: None,
             beacon: Now::ZERO,
             beacon_max: Now::ZERO,
             resync_wait: Now::ZERO,
             send_delay: Now::ZERO,
             keep_old: Now::ZERO,
             keep_old_revoked: Now::ZERO,
+            ..GroupConfig::plain(group, "", SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)), Access::default())
         })
     }
 

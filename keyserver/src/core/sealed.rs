@@ -18,11 +18,11 @@ pub struct Registrations {
     pub exported: u64,
     /// Refused: no offer was for this key server.
     pub unopened: u64,
-    /// Refused: exported, from a registrar that may not.
+    /// Refused: exported, by a registrar that may not.
     pub exported_refused: u64,
 }
 
-/// A hand-over whose answer is being made.
+/// A registration whose answer is being made.
 pub(super) struct Answering {
     tag: u32,
     identity: Identity,
@@ -33,8 +33,7 @@ impl Core {
     /// Makes a share, and asks for the answer that carries it.
     pub(super) fn grant_share(
         &mut self,
-        link: u64,
-        tag: u32,
+        (link, tag): (u64, u32),
         (client, number): (MemberId, u64),
         (identity, credential): (Identity, Credential),
         offers: Vec<Offer>,
@@ -72,7 +71,7 @@ impl Core {
         self.hand_over(link, tag, intent);
     }
 
-    /// A registrar that must not know keys has handed one over.
+    /// A registrar that must know no key wants to make one.
     pub(super) fn refuse_exported(&mut self, link: u64, tag: u32) {
         self.registrations.exported_refused += 1;
         let text = "this registrar may register sealed only (`individual_key` of the client)";

@@ -218,7 +218,7 @@ impl Core {
             Transaction::Register { link, tag, client, identity, registration, answer } => {
                 let (number, sealed) = (registration.number, answer.is_some());
                 let new = self.clients.register(client, &identity, registration);
-                let durable = answer.map(|answer| ToRegistrar::DurableSealed { tag, answer });
+                let durable = answer.map(|answer| ToRegistrar::DurableSealed { tag, client, answer });
                 self.tell_registrar(link, &durable.unwrap_or(ToRegistrar::Durable { tag }));
                 if new {
                     self.announce(client, &identity);

@@ -3,6 +3,7 @@
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::connect_info::Connected;
@@ -11,7 +12,7 @@ use axum::http::StatusCode;
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use axum::serve::IncomingStream;
+use axum::serve::{IncomingStream, Listener};
 use axum::{Json, Router};
 use net::entropy::OsEntropy;
 use net::reload::Reloaded;
@@ -20,6 +21,7 @@ use protocol::identity::Identity;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::engine::{Command, Handle};
 use crate::config::FileConfig;
@@ -29,6 +31,10 @@ use crate::store::write_backup;
 
 /// Octets of a command's body: an identity and a little JSON.
 const MAX_BODY: usize = 4_096;
+/// Connections at once: operators, and what watches for them.
+const MAX_OPERATORS: usize = 64;
+/// Connections at once of those who may not give commands, and hear so: they cannot take the others' places.
+const MAX_STRANGERS: usize = 8;
 
 /// The bound socket; the file goes when this goes.
 pub(super) struct Socket {
@@ -53,6 +59,12 @@ impl Socket {
         let _remove = Remove(path);
         let own = std::fs::metadata("/proc/self").map(|me| std::os::unix::fs::MetadataExt::uid(&me)).unwrap_or(0);
         let allowed = move |uid: u32| uid == 0 || uid == own || uids.contains(&uid);
+        let door = Door {
+            listener,
+            allowed: allowed.clone(),
+            places: places(MAX_OPERATORS),
+            strangers: places(MAX_STRANGERS),
+        };
         let router = Router::new()
             .route("/v1/status", get(move |State(engine): State<Handle>| status(engine, keys)))
             .route("/v1/backup", post(move |Json(to): Json<To>| backup(backed_up, backup_key, to)))
@@ -62,11 +74,11 @@ impl Socket {
             .route("/v1/groups/{group}/refresh", post(refresh))
             .layer(DefaultBodyLimit::max(MAX_BODY))
             .layer(middleware::from_fn(move |peer: ConnectInfo<Peer>, request: Request, next: Next| {
-                let allowed = peer.0.0.is_some_and(&allowed);
+                let allowed = peer.0.uid.is_some_and(&allowed);
                 async move { if allowed { next.run(request).await } else { StatusCode::FORBIDDEN.into_response() } }
             }))
             .with_state(engine);
-        if let Err(error) = axum::serve(listener, router.into_make_service_with_connect_info::<Peer>()).await {
+        if let Err(error) = axum::serve(door, router.into_make_service_with_connect_info::<Peer>()).await {
             tracing::error!(%error, "the operator's socket is gone");
         }
     }
@@ -80,13 +92,51 @@ impl Drop for Remove {
     }
 }
 
-#[derive(Clone)]
-struct Peer(Option<u32>);
+fn places(count: usize) -> Arc<Semaphore> {
+    Arc::new(Semaphore::new(count))
+}
 
-impl Connected<IncomingStream<'_, UnixListener>> for Peer {
-    fn connect_info(stream: IncomingStream<'_, UnixListener>) -> Self {
-        let stream: &UnixStream = stream.io();
-        Self(stream.peer_cred().ok().map(|credentials| credentials.uid()))
+struct Door<A> {
+    listener: UnixListener,
+    allowed: A,
+    places: Arc<Semaphore>,
+    strangers: Arc<Semaphore>,
+}
+
+/// Who is at the other end, by `SO_PEERCRED`, and its place, given back with the connection.
+#[derive(Debug, Clone)]
+struct Peer {
+    uid: Option<u32>,
+    _place: Option<Arc<OwnedSemaphorePermit>>,
+}
+
+impl<A: Fn(u32) -> bool + Send + 'static> Listener for Door<A> {
+    type Io = UnixStream;
+    type Addr = Peer;
+
+    async fn accept(&mut self) -> (UnixStream, Peer) {
+        loop {
+            let Ok((stream, _)) = self.listener.accept().await else {
+                // The cause, mostly a lack of descriptors, stays for a while; do not spin on it.
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                continue;
+            };
+            let uid = stream.peer_cred().ok().map(|credentials| credentials.uid());
+            let places = if uid.is_some_and(&self.allowed) { &self.places } else { &self.strangers };
+            if let Ok(place) = Arc::clone(places).try_acquire_owned() {
+                return (stream, Peer { uid, _place: Some(Arc::new(place)) });
+            }
+        }
+    }
+
+    fn local_addr(&self) -> io::Result<Peer> {
+        Ok(Peer { uid: None, _place: None })
+    }
+}
+
+impl<A: Fn(u32) -> bool + Send + 'static> Connected<IncomingStream<'_, Door<A>>> for Peer {
+    fn connect_info(stream: IncomingStream<'_, Door<A>>) -> Self {
+        stream.remote_addr().clone()
     }
 }
 
@@ -250,5 +300,36 @@ fn render(reply: AdminReply) -> Value {
                 "slowest_eviction_us": group.eviction.map(|(_, slowest)| micros(slowest)),
             })).collect::<Vec<_>>(),
         }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// So many connections find a place; whether one more does when one of them has ended.
+    async fn places_of(allowed: bool) -> (usize, bool) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("sock");
+        let listener = UnixListener::bind(&path).unwrap();
+        let mut door = Door { listener, allowed: move |_| allowed, places: places(5), strangers: places(2) };
+        let mut inside = Vec::new();
+        let limit = Duration::from_millis(100);
+        for _ in 0..8 {
+            let client = UnixStream::connect(&path).await.unwrap();
+            if let Ok(accepted) = tokio::time::timeout(limit, door.accept()).await {
+                inside.push((client, accepted));
+            }
+        }
+        let count = inside.len();
+        inside.pop();
+        let _client = UnixStream::connect(&path).await.unwrap();
+        (count, tokio::time::timeout(limit, door.accept()).await.is_ok())
+    }
+
+    #[tokio::test]
+    async fn strangers_take_no_operator_s_place() {
+        assert_eq!(places_of(true).await, (5, true));
+        assert_eq!(places_of(false).await, (2, true));
     }
 }

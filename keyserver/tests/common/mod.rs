@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use keygraph::{Degree, Strategy};
+use keygraph::Degree;
 use keyserver::core::{Access, Admin, AdminError, AdminReply, Config, Core, Event, GroupConfig, Input, Output};
 use keyserver::store::{Followed, MemoryStore, Store};
 use net::noise::{StaticKey, sealed};
@@ -11,7 +11,7 @@ use protocol::credential::NO_END;
 use protocol::identity::{Identity, IdentityPattern};
 use protocol::registration::{FromRegistrar, ToRegistrar};
 use protocol::request::{Act, Losses, Membership, Operations, Outcome, Reply, Request, RequestId, Resync};
-use protocol::{Authentication, Beacon, Entropy, GroupId, IndividualKey, MemberId, SigningKey, Suite};
+use protocol::{Authentication, Beacon, Entropy, GroupId, IndividualKey, MemberId, SigningKey};
 use zeroize::Zeroizing;
 
 pub(crate) struct Counter(pub(crate) u64);
@@ -31,27 +31,17 @@ pub(crate) fn identity(name: &str) -> Identity {
 
 pub(crate) fn group(id: u32, name: &str, allow: &str) -> GroupConfig {
     GroupConfig {
-        id: GroupId(id),
-        name: name.into(),
-        published: false,
-        destination: ([239, 0, 0, 1], 7_000).into(),
         degree: Degree::new(3).unwrap(),
-        suite: Suite::Aes256,
-        strategy: Strategy::Chain,
-        splicing: false,
-        batch: Duration::ZERO,
-        compaction: 64,
-        repair: fec::RepairScheme::default(),
-        access: Access::open([IdentityPattern::parse(allow).unwrap()]),
         max_members: 5,
-        joins: protocol::Ration::UNLIMITED,
         refresh: Some(Duration::from_secs(100)),
         beacon: Duration::from_secs(2),
         beacon_max: Duration::from_secs(2),
-        resync_wait: Duration::from_secs(1),
-        send_delay: Duration::from_millis(500),
-        keep_old: Duration::from_secs(5),
-        keep_old_revoked: Duration::from_secs(1),
+        ..GroupConfig::plain(
+            GroupId(id),
+            name,
+            ([239, 0, 0, 1], 7_000).into(),
+            Access::open([IdentityPattern::parse(allow).unwrap()]),
+        )
     }
 }
 
@@ -108,19 +98,13 @@ impl<S: Store> World<S> {
 
     pub(crate) fn stand_by_on(mut store: S, seed: u64, change: impl Fn(&mut Config)) -> Self {
         let mut config = Config {
-            name: "ks".into(),
             registrars: vec![(
                 identity("registrar/r1"),
                 vec![(Authentication::Certificate, IdentityPattern::parse("spiffe://demo/member/*").unwrap())],
             )],
-            sealed_only: vec![],
             groups: vec![group(1, "news", "spiffe://demo/member/*"), group(2, "vip", "spiffe://demo/member/m1")],
             bits_per_second: 8_000_000,
-            resyncs_per_second: 4_000,
-            records_per_snapshot: keyserver::core::RECORDS_PER_SNAPSHOT,
-            compact_every: keyserver::core::COMPACT_EVERY,
-            signing: SigningKey::from_seed(&[1; 32]).unwrap(),
-            others: Vec::new(),
+            ..Config::plain("ks", SigningKey::from_seed(&[1; 32]).unwrap())
         };
         change(&mut config);
         let loaded = store.load().unwrap();

@@ -48,6 +48,8 @@ pub(super) enum RunError {
 #[derive(Debug, Clone, Default, Serialize)]
 pub(super) struct Report {
     pub(super) counters: Counters,
+    /// Days for which the site certificate still holds.
+    pub(super) site_certificate_days: u64,
     /// Groups and blocks remembered.
     pub(super) groups: usize,
     pub(super) blocks: usize,
@@ -127,7 +129,15 @@ pub(super) async fn run(settings: Settings, shutdown: Shutdown) -> Result<(), Ru
             errors: errors.load(Ordering::Relaxed),
         });
         let (inputs, outputs) = (traffic.collect(), ways.iter().map(|way| way.traffic.clone()).collect());
-        report.send_replace(Report { counters: core.counters(), groups, blocks, inputs, outputs });
+        let site_certificate_days = site.get().days_left();
+        report.send_replace(Report {
+            counters: core.counters(),
+            site_certificate_days,
+            groups,
+            blocks,
+            inputs,
+            outputs,
+        });
     }
     tasks.shutdown().await;
     tell(&core);

@@ -35,7 +35,7 @@ pub enum FromClient {
 /// Registrar to client.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ToClient {
-    /// Your ID number and the number of this registration; unless it is sealed, both ends now derive the individual key.
+    /// Your ID number and the number of this registration; both ends now derive the individual key.
     Number {
         /// The client's ID number.
         client: MemberId,
@@ -44,7 +44,7 @@ pub enum ToClient {
     },
     /// The key server has the individual key, durably.
     Registered,
-    /// The same of a sealed registration: the key server's answer.
+    /// The same of a sealed registration, without a number before it: that is in the key server's answer.
     RegisteredSealed(Box<Answer>),
     /// No.
     Refused(Refusal),

@@ -35,14 +35,14 @@ pub enum FromRegistrar {
         /// Names the credential, see [`Credential`](crate::Credential).
         credential: Vec<u8>,
     },
-    /// The same of a sealed registration: what the client offers in place of the key.
-    HandOverSealed {
-        /// As in the question.
+    /// An authenticated client wants to register sealed: all of it.
+    RegisterSealed {
+        /// Names the question.
         tag: u32,
-        /// The client's ID number.
-        client: MemberId,
-        /// Number of the registration.
-        registration: u64,
+        /// How the client was authenticated.
+        kind: Authentication,
+        /// The client, as its credential says.
+        identity: Identity,
         /// The client's, as they came; a registrar cannot check them. At most [`MAX_OFFERS`](super::MAX_OFFERS).
         offers: Vec<Offer>,
         /// As above.
@@ -91,10 +91,12 @@ pub enum ToRegistrar {
         /// As in the question.
         tag: u32,
     },
-    /// Answer to `HandOverSealed`: durable.
+    /// Answer to `RegisterSealed`: durable.
     DurableSealed {
         /// As in the question.
         tag: u32,
+        /// The client's ID number, for the log.
+        client: MemberId,
         /// For the client.
         answer: Box<Answer>,
     },
@@ -129,11 +131,11 @@ impl FromRegistrar {
                 out.extend_from_slice(&ends.to_be_bytes());
                 out.put_octets(credential);
             }
-            Self::HandOverSealed { tag, client, registration, offers, ends, credential } => {
+            Self::RegisterSealed { tag, kind, identity, offers, ends, credential } => {
                 out.push(3);
                 out.extend_from_slice(&tag.to_be_bytes());
-                out.extend_from_slice(&client.0.to_be_bytes());
-                out.extend_from_slice(&registration.to_be_bytes());
+                out.push(*kind as u8);
+                out.put_text(identity.as_str());
                 put_offers(&mut out, offers);
                 out.extend_from_slice(&ends.to_be_bytes());
                 out.put_octets(credential);
@@ -159,10 +161,10 @@ impl FromRegistrar {
                 ends: r.u64("end of the credential")?,
                 credential: r.octets(MAX_CREDENTIAL, "credential")?.to_vec(),
             },
-            3 => Self::HandOverSealed {
+            3 => Self::RegisterSealed {
                 tag: r.u32("tag")?,
-                client: MemberId(r.u32("client")?),
-                registration: r.u64("registration")?,
+                kind: Authentication::decode(&mut r)?,
+                identity: identity(&mut r)?,
                 offers: offers(&mut r)?,
                 ends: r.u64("end of the credential")?,
                 credential: r.octets(MAX_CREDENTIAL, "credential")?.to_vec(),
@@ -205,9 +207,10 @@ impl ToRegistrar {
                 out.extend_from_slice(&tag.to_be_bytes());
                 refusal.encode(&mut out);
             }
-            Self::DurableSealed { tag, answer } => {
+            Self::DurableSealed { tag, client, answer } => {
                 out.push(6);
                 out.extend_from_slice(&tag.to_be_bytes());
+                out.extend_from_slice(&client.0.to_be_bytes());
                 out.extend_from_slice(answer.as_slice());
             }
         }
@@ -234,7 +237,11 @@ impl ToRegistrar {
             },
             4 => Self::Durable { tag: r.u32("tag")? },
             5 => Self::Refused { tag: r.u32("tag")?, refusal: Refusal::decode(&mut r)? },
-            6 => Self::DurableSealed { tag: r.u32("tag")?, answer: Box::new(r.array("answer")?) },
+            6 => Self::DurableSealed {
+                tag: r.u32("tag")?,
+                client: MemberId(r.u32("client")?),
+                answer: Box::new(r.array("answer")?),
+            },
             _ => return Err(unknown(kind)),
         };
         r.end("message").map(|()| message)

@@ -89,17 +89,14 @@ fn what_is_sealed_is_passed_on_and_nothing_is_exported() {
     let offers = vec![[1; OFFER], [2; OFFER]];
     let frame = FromClient::Register { key_server: "ks".into(), offers: offers.clone() }.encode();
     core.handle(Now::ZERO, Input::FromClient { session: 1, frame: &frame });
-    let FromRegistrar::FetchNumber { tag, .. } = question(&drain(&mut core)) else { panic!() };
-    key_server(&mut core, &ToRegistrar::Number { tag, client: MemberId(9), registration: 3 });
-    let outputs = drain(&mut core);
-    let number = ToClient::Number { client: MemberId(9), registration: 3 }.encode();
-    assert_eq!(outputs[0], Output::ToClient { session: 1, frame: number, close: false });
-    assert!(!outputs.iter().any(|output| matches!(output, Output::Export { .. })));
-    let FromRegistrar::HandOverSealed { tag, offers: handed, ends, credential, .. } = question(&outputs) else {
-        panic!()
+    let asked = question(&drain(&mut core));
+    let FromRegistrar::RegisterSealed { tag, kind, identity: who, offers: passed, ends, credential } = asked else {
+        panic!("{asked:?}")
     };
-    assert_eq!((handed, ends, credential), (offers, 77, vec![4; 32]));
-    key_server(&mut core, &ToRegistrar::DurableSealed { tag, answer: Box::new([8; ANSWER]) });
+    assert_eq!((kind, who, passed), (Authentication::Token, identity("member/m1"), offers));
+    assert_eq!((ends, credential), (77, vec![4; 32]));
+    assert!(!core.is_idle(), "the client is told only when the key is durable");
+    key_server(&mut core, &ToRegistrar::DurableSealed { tag, client: MemberId(9), answer: Box::new([8; ANSWER]) });
     let frame = ToClient::RegisteredSealed(Box::new([8; ANSWER])).encode();
     assert_eq!(drain(&mut core)[0], Output::ToClient { session: 1, frame, close: true });
     assert!(core.is_idle());
@@ -240,6 +237,10 @@ fn an_answer_to_another_question_cuts_the_link_and_forgets_no_client() {
     core.handle(Now::ZERO, Input::Exported { session: 1, key: IndividualKey::new([5; 32]) });
     let FromRegistrar::HandOver { tag, .. } = question(&drain(&mut core)) else { panic!() };
     key_server(&mut core, &ToRegistrar::Number { tag, client: MemberId(10), registration: 1 });
+    assert_eq!(drain(&mut core), [Output::CutKeyServer]);
+    // The answer to a sealed one, to a client that offered nothing.
+    let answer = Box::new([8; ANSWER]);
+    key_server(&mut core, &ToRegistrar::DurableSealed { tag, client: MemberId(9), answer });
     assert_eq!(drain(&mut core), [Output::CutKeyServer]);
 }
 

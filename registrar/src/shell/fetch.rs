@@ -1,5 +1,6 @@
 //! A key set from an HTTPS address: asked for again and again, the last good one stays.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,9 +25,18 @@ const LIMIT: Duration = Duration::from_secs(10);
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
-/// Keeps the key set of an address, until nobody wants it any more.
-pub(super) async fn follow(address: Uri, tls: Arc<ClientConfig>, keys: watch::Sender<Arc<KeySet>>) {
+/// Keeps the key set of an address, until nobody wants it any more. The roots that its server is verified under are read again
+/// each time.
+pub(super) async fn follow(
+    address: Uri,
+    (roots, mut tls): (PathBuf, Arc<ClientConfig>),
+    keys: watch::Sender<Arc<KeySet>>,
+) {
     loop {
+        match net::tls::web_client_config(&roots) {
+            Ok(fresh) => tls = fresh,
+            Err(error) => tracing::error!(%error, "roots for token keys: refused; the last good ones stay in force"),
+        }
         let fetched = tokio::time::timeout(LIMIT, fetch(&address, tls.clone())).await;
         let fetched = fetched.unwrap_or_else(|_| Err("it took too long".into()));
         let wait = match fetched.and_then(|octets| Ok(KeySet::parse(&octets)?)) {

@@ -64,6 +64,14 @@ impl Site {
         site
     }
 
+    /// With its daemons, once a member can register.
+    pub(crate) async fn up() -> (Self, impl Sized) {
+        let site = Self::new().await;
+        let daemons = (site.serve("ks", Manner::Well).await, site.run());
+        site.register_soon().await;
+        (site, daemons)
+    }
+
     pub(crate) fn config(&self) -> PathBuf {
         self.folder.path().join("r1.toml")
     }
@@ -75,6 +83,19 @@ impl Site {
              roots = \"pki/ca.pem\"\n",
             self.listen, self.key_server
         )
+    }
+
+    /// Each change, from what to what, makes a good configuration one that is refused, and what is wrong is named.
+    pub(crate) fn names_what_is_wrong(&self, good: &str, changes: &[(&str, &str, &str)]) {
+        for (from, to, named) in changes {
+            let wrong = good.replacen(from, to, 1);
+            assert_ne!(wrong, good, "{from}");
+            fs::write(self.config(), wrong).unwrap();
+            let error = Checked::load(&self.config()).unwrap_err().to_string();
+            assert!(error.contains(named), "{named}: {error}");
+        }
+        fs::write(self.config(), good).unwrap();
+        Checked::load(&self.config()).unwrap();
     }
 
     pub(crate) fn credentials(&self, name: &str) -> Credentials {
@@ -133,11 +154,15 @@ impl Site {
                             }
                             ToRegistrar::Durable { tag }.encode()
                         }
-                        FromRegistrar::HandOverSealed { tag, client, registration, offers, .. } => {
-                            let grant = Grant { client, registration, share: Share::new([5; 32]) };
+                        FromRegistrar::RegisterSealed { tag, identity, offers, .. } => {
+                            assert_eq!(identity, parties().client);
+                            let client = MemberId(7);
+                            let grant = Grant { client, registration: 3, share: Share::new([5; 32]) };
                             let prologue = parties().prologue();
                             match sealed::answer([&noise], &prologue, &offers, &grant.encode()) {
-                                Ok(answer) => ToRegistrar::DurableSealed { tag, answer: Box::new(answer) }.encode(),
+                                Ok(answer) => {
+                                    ToRegistrar::DurableSealed { tag, client, answer: Box::new(answer) }.encode()
+                                }
                                 Err(why) => {
                                     let refusal = Refusal::new(RefusalCode::Key, &why.to_string(), 0);
                                     ToRegistrar::Refused { tag, refusal }.encode()

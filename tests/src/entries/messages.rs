@@ -164,7 +164,7 @@ pub(super) fn request(data: &[u8]) -> bool {
     let decoded = Request::decode(data);
     if let Ok(request) = &decoded {
         let groups = request.groups();
-        assert!((1..=MAX_OPERATIONS).contains(&groups.len()) && data.len() <= MAX_REQUEST);
+        assert!((1..=MAX_OPERATIONS).contains(&request.operations.len()) && data.len() <= MAX_REQUEST);
         assert!(groups.iter().all(|group| (1..=MAX_NAME).contains(&group.len())));
         assert_eq!(BTreeSet::from_iter(&groups).len(), groups.len(), "a group stands twice in a request");
     }
@@ -321,10 +321,10 @@ pub(super) fn from_registrar_seeds() -> Vec<Vec<u8>> {
             credential: vec![1; 33],
         }
         .encode(),
-        FromRegistrar::HandOverSealed {
+        FromRegistrar::RegisterSealed {
             tag: 3,
-            client: MemberId(1),
-            registration: 2,
+            kind: Authentication::Token,
+            identity: named("member/me"),
             offers: vec![[4; OFFER]; 2],
             ends: NO_END,
             credential: vec![1; 33],
@@ -357,7 +357,7 @@ pub(super) fn to_registrar_seeds() -> Vec<Vec<u8>> {
         ToRegistrar::ClientAdded(entry(5)).encode(),
         ToRegistrar::Number { tag: 1, client: MemberId(4), registration: 9 }.encode(),
         ToRegistrar::Durable { tag: 2 }.encode(),
-        ToRegistrar::DurableSealed { tag: 2, answer: Box::new([9; ANSWER]) }.encode(),
+        ToRegistrar::DurableSealed { tag: 2, client: MemberId(4), answer: Box::new([9; ANSWER]) }.encode(),
         ToRegistrar::Refused { tag: 3, refusal: refusal() }.encode(),
     ]
 }

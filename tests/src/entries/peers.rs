@@ -5,7 +5,7 @@ use std::time::Duration;
 use keyserver::core::Event;
 use protocol::credential::NO_END;
 use protocol::identity::Identity;
-use protocol::registration::{FromClient, FromRegistrar, MAX_OFFERS, OFFER, Offer, ToClient, ToRegistrar};
+use protocol::registration::{FromClient, FromRegistrar, MAX_OFFERS, OFFER, ToClient, ToRegistrar};
 use protocol::request::{Act, Losses, Operations, Outcome, Reply, Request, RequestId, Resync};
 use protocol::{Authentication, Beacon, Credential, IndividualKey};
 use registrar::core as registering;
@@ -27,7 +27,7 @@ pub(super) fn registrar_frames(data: &[u8]) -> bool {
             Ok(
                 FromRegistrar::FetchNumber { tag, .. }
                 | FromRegistrar::HandOver { tag, .. }
-                | FromRegistrar::HandOverSealed { tag, .. },
+                | FromRegistrar::RegisterSealed { tag, .. },
             ) => {
                 let to_it = |answer: &&ToRegistrar| match answer {
                     ToRegistrar::Number { tag: to, .. }
@@ -53,9 +53,9 @@ pub(super) fn registrar_frames_seeds() -> Vec<Vec<u8>> {
     let mut site = Site::new(SIMPLE);
     let [one, two] = ["member/a", "member/b"].map(|path| site.register(path));
     let again = site.register("member/a");
-    let sealed = site.register_by("member/a", &[[2; OFFER], [3; OFFER]]);
-    let all = [&one.question[..], &two.question, &again.question, &sealed.question].concat();
-    vec![sequence(&one.question), sequence(&sealed.question), sequence(all)]
+    let (sealed, _) = site.register_sealed("member/a", vec![[2; OFFER], [3; OFFER]]);
+    let all = [&one.question[..], &two.question, &again.question, std::slice::from_ref(&sealed)].concat();
+    vec![sequence(&one.question), sequence([&sealed]), sequence(all)]
 }
 
 /// Requests of a registered client, one after another, each in a session of its own. Accepted: one is granted.
@@ -75,7 +75,7 @@ pub(super) fn requests(data: &[u8]) -> bool {
         };
         let reply = Reply::decode(reply.as_ref().expect("a reply")).unwrap();
         let groups = request.groups();
-        assert!(reply.id == request.id && reply.outcomes.len() == groups.len());
+        assert!(reply.id == request.id && reply.outcomes.len() == request.operations.len());
         for (group, outcome) in groups.into_iter().zip(&reply.outcomes) {
             assert!(group == GROUP || matches!(outcome, Outcome::Denied(_)), "{group} is granted");
             assert!(group != CLOSED || matches!(outcome, Outcome::Denied(_)), "what nobody may join is joined");
@@ -102,6 +102,11 @@ pub(super) fn requests_seeds() -> Vec<Vec<u8>> {
         sequence([change(1, Act::Join)]),
         sequence([subscribe(1), change(2, Act::Join), subscribe(3), subscribe(4), change(5, Act::Leave), subscribe(6)]),
         sequence([change(1, Act::Join), resync(2), change(3, Act::Leave), resync(4)]),
+        sequence([
+            request(1, Operations::Certificate(7)),
+            change(2, Act::Join),
+            request(3, Operations::Certificate(0)),
+        ]),
         sequence([change(1, Act::Join), change(1, Act::Join), change(2, Act::Leave), change(2, Act::Leave)]),
     ]
 }
@@ -159,10 +164,13 @@ pub(super) fn registrar_seeds() -> Vec<Vec<u8>> {
     let mut site = Site::new(SIMPLE);
     let list = site.to_registrar.remove(0);
     let from = |who: u8, frame: &[u8]| [&[who], frame].concat();
-    let seed = |offers: Vec<Offer>| {
-        let [number, durable] = site.register_by("member/me", &offers).answer.try_into().unwrap();
+    let exported = site.register("member/me").answer;
+    let offers = vec![[3; OFFER]; MAX_OFFERS];
+    let (_, sealed) = site.register_sealed("member/me", offers.clone());
+    let seed = |offers, answers: Vec<Vec<u8>>| {
         let register = FromClient::Register { key_server: "ks".into(), offers }.encode();
-        sequence([from(1, &list), from(0, &register), from(1, &number), from(1, &durable)])
+        let answers = answers.iter().map(|answer| from(1, answer));
+        sequence([from(1, &list), from(0, &register)].into_iter().chain(answers))
     };
-    [vec![], vec![[3; OFFER]; MAX_OFFERS]].map(seed).into()
+    vec![seed(vec![], exported), seed(offers, vec![sealed])]
 }

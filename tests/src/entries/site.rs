@@ -66,10 +66,7 @@ pub(super) const SIMPLE: Kind =
 
 fn group(id: u32, name: &str, allow: IdentityPattern, kind: Kind) -> server::GroupConfig {
     server::GroupConfig {
-        id: GroupId(id),
-        name: name.into(),
         published: true,
-        destination: ([239, 0, 0, 1], 7_000).into(),
         degree: kind.degree,
         suite: kind.suite,
         strategy: kind.strategy,
@@ -77,16 +74,13 @@ fn group(id: u32, name: &str, allow: IdentityPattern, kind: Kind) -> server::Gro
         batch: kind.batch,
         compaction: 4,
         repair: RepairScheme::Alpha(0.5),
-        access: server::Access::open([allow]),
         max_members: 100,
-        joins: protocol::Ration::UNLIMITED,
-        refresh: None,
         beacon: Duration::from_secs(1),
         beacon_max: Duration::from_secs(1),
         resync_wait: Duration::from_millis(500),
         send_delay: Duration::from_millis(200),
         keep_old: Duration::from_secs(3),
-        keep_old_revoked: Duration::from_secs(1),
+        ..server::GroupConfig::plain(GroupId(id), name, ([239, 0, 0, 1], 7_000).into(), server::Access::open([allow]))
     }
 }
 
@@ -108,19 +102,13 @@ pub(super) struct Site {
 impl Site {
     pub(super) fn new(kind: Kind) -> Self {
         let config = server::Config {
-            name: "ks".into(),
             registrars: vec![(identity("registrar/r"), vec![(Authentication::Certificate, members())])],
-            sealed_only: vec![],
             groups: vec![
                 group(1, GROUP, members(), kind),
                 group(2, CLOSED, IdentityPattern::Exact(identity("member/nobody")), kind),
             ],
             bits_per_second: 800_000_000,
-            resyncs_per_second: 4_000,
-            records_per_snapshot: keyserver::core::RECORDS_PER_SNAPSHOT,
-            compact_every: keyserver::core::COMPACT_EVERY,
-            signing: signing(),
-            others: Vec::new(),
+            ..server::Config::plain("ks", signing())
         };
         let mut site = Self {
             core: server::Core::start(config, Box::new(Dice::new(1)), None, &[]).unwrap(),
@@ -189,11 +177,6 @@ impl Site {
 
     /// Registers a client, as a registrar does; returns the frames of both sides.
     pub(super) fn register(&mut self, path: &str) -> Registration {
-        self.register_by(path, &[])
-    }
-
-    /// The same; sealed, if there are offers.
-    pub(super) fn register_by(&mut self, path: &str, offers: &[Offer]) -> Registration {
         let fetch =
             FromRegistrar::FetchNumber { tag: 0, kind: Authentication::Certificate, identity: identity(path) }.encode();
         self.registrar_says(&fetch);
@@ -201,23 +184,34 @@ impl Site {
         let Ok(ToRegistrar::Number { client, registration, .. }) = ToRegistrar::decode(&number) else {
             panic!("no number");
         };
-        let (key, offers) = (IndividualKey::new([9; 32]), offers.to_vec());
-        let (tag, ends, credential) = (1, NO_END, vec![1; 33]);
-        let hand_over = match offers.is_empty() {
-            true => FromRegistrar::HandOver { tag, client, registration, key, ends, credential },
-            false => FromRegistrar::HandOverSealed { tag, client, registration, offers, ends, credential },
-        };
-        let hand_over = hand_over.encode();
+        let key = IndividualKey::new([9; 32]);
+        let hand_over =
+            FromRegistrar::HandOver { tag: 1, client, registration, key, ends: NO_END, credential: vec![1; 33] }
+                .encode();
+        let durable = self.durable(&hand_over);
+        let (question, answer) = (vec![fetch, hand_over], vec![number, durable]);
+        Registration { client, registration, question, answer }
+    }
+
+    /// Registers a client sealed, with offers of which an odd one is there: question and answer.
+    pub(super) fn register_sealed(&mut self, path: &str, offers: Vec<Offer>) -> (Vec<u8>, Vec<u8>) {
+        let (kind, identity, credential) = (Authentication::Certificate, identity(path), vec![1; 33]);
+        let question =
+            FromRegistrar::RegisterSealed { tag: 0, kind, identity, offers, ends: NO_END, credential }.encode();
+        let answer = self.durable(&question);
+        (question, answer)
+    }
+
+    /// What the key server says to that: it is durable.
+    fn durable(&mut self, question: &[u8]) -> Vec<u8> {
         let before = self.to_registrar.len();
-        self.registrar_says(&hand_over);
+        self.registrar_says(question);
         let said = self.to_registrar.split_off(before);
         let is_durable = |frame: &Vec<u8>| {
             let answer = ToRegistrar::decode(frame);
             matches!(answer, Ok(ToRegistrar::Durable { .. } | ToRegistrar::DurableSealed { .. }))
         };
-        let durable = said.into_iter().find(is_durable);
-        let (question, answer) = (vec![fetch, hand_over], vec![number, durable.unwrap()]);
-        Registration { client, registration, question, answer }
+        said.into_iter().find(is_durable).unwrap()
     }
 
     /// A request of a registered client; the answer is the last of `replies` once it is there.

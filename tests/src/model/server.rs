@@ -4,7 +4,6 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use keygraph::{Degree, Strategy};
 use keyserver::core::{Access, Config, Core, GroupConfig, Input, Output};
 use keyserver::store::{Backend, Followed, Journal, SiteKey, Store, StoreError};
 use protocol::identity::{Identity, IdentityPattern};
@@ -97,42 +96,24 @@ pub(super) fn identity(name: &str) -> Identity {
 pub(super) fn config() -> Config {
     let members = vec![IdentityPattern::parse("spiffe://model/member/*").unwrap()];
     let group = GroupConfig {
-        id: GroupId(1),
-        name: GROUP.into(),
-        published: false,
-        destination: ([239, 0, 0, 1], 7_000).into(),
-        degree: Degree::new(2).unwrap(),
         suite: Suite::Aes128,
-        strategy: Strategy::Chain,
-        splicing: false,
-        batch: Duration::ZERO,
         compaction: 0,
-        repair: fec::RepairScheme::default(),
-        access: Access::open(members.clone()),
         max_members: 10,
-        joins: protocol::Ration::UNLIMITED,
-        refresh: None,
         beacon: Duration::from_secs(2),
         beacon_max: Duration::from_secs(2),
         resync_wait: Duration::from_millis(100),
         send_delay: Duration::from_millis(100),
         keep_old: Duration::from_secs(100),
-        keep_old_revoked: Duration::from_secs(1),
+        ..GroupConfig::plain(GroupId(1), GROUP, ([239, 0, 0, 1], 7_000).into(), Access::open(members.clone()))
     };
     Config {
-        name: "ks".into(),
         registrars: vec![(
             identity("registrar/r"),
             members.into_iter().map(|of| (Authentication::Certificate, of)).collect(),
         )],
-        sealed_only: vec![],
         groups: vec![group],
         bits_per_second: 80_000_000,
-        resyncs_per_second: 4_000,
-        records_per_snapshot: keyserver::core::RECORDS_PER_SNAPSHOT,
-        compact_every: keyserver::core::COMPACT_EVERY,
-        signing: SigningKey::from_seed(&[5; 32]).unwrap(),
-        others: Vec::new(),
+        ..Config::plain("ks", SigningKey::from_seed(&[5; 32]).unwrap())
     }
 }
 

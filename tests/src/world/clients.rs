@@ -30,6 +30,8 @@ pub struct Client {
     pub(super) follows: BTreeSet<GroupId>,
     /// Seeds of the keys that its site certificate names.
     pub(super) trusts: Vec<u8>,
+    /// When that begins, in seconds; `None` for one that asks for no newer one.
+    pub(super) begins: Option<u64>,
     pub(super) cut_off_until: Duration,
     /// How far its clock is ahead.
     pub(super) ahead: Duration,
@@ -54,6 +56,7 @@ impl World {
             listens: BTreeSet::new(),
             follows: BTreeSet::new(),
             trusts: vec![FIRST_KEY],
+            begins: None,
             cut_off_until: Duration::ZERO,
             ahead: Duration::ZERO,
             dice,
@@ -95,7 +98,10 @@ impl World {
         who.listens.clear();
         who.follows.clear();
         self.record.count("client crashes");
-        self.client_input(client, client::Input::Timeout);
+        match self.clients[client].begins {
+            Some(begins) => self.trust(client, begins, trusts),
+            None => self.client_input(client, client::Input::Timeout),
+        }
     }
 
     pub(super) fn cut_off(&self, client: usize) -> bool {
@@ -216,6 +222,11 @@ impl World {
                     self.record.count("re-synchronizations");
                     *self.record.resynced.entry(client).or_default() += 1;
                 }
+                client::Output::Event(client::Event::PagesUnusable { why, .. })
+                    if why.contains("under a trusted key") && !self.clients[client].trusts.contains(&self.signs) =>
+                {
+                    self.record.count("pages not believed");
+                }
                 client::Output::Event(client::Event::PagesUnusable { why, .. }) => {
                     let known = [
                         "nothing newer",
@@ -256,8 +267,10 @@ impl World {
                 client::Output::Stream { .. } | client::Output::EndStream => {
                     self.record.complaints.push("a member with multicast asks for TCP".into());
                 }
-                client::Output::Certificate(_) => {
-                    self.record.complaints.push("a certificate that nobody has sent".into());
+                client::Output::Certificate(seeds) => {
+                    self.record.count("certificates fetched");
+                    let begins = self.issued.as_ref().map_or(0, |(begins, _)| *begins);
+                    self.trust(client, begins, seeds);
                 }
                 client::Output::Event(_) | client::Output::Stopped => {}
             }

@@ -77,6 +77,8 @@ pub struct World {
     server_life: u64,
     /// Seed of the key that the key server signs with.
     signs: u8,
+    /// The site certificate that it has for others: when it begins, in seconds, and the seeds of the keys that it names.
+    issued: Option<(u64, Vec<u8>)>,
     /// How far the key server's clock is ahead.
     server_ahead: Duration,
     store: MemoryStore,
@@ -142,6 +144,7 @@ impl World {
             server: None,
             server_life: 0,
             signs: FIRST_KEY,
+            issued: None,
             server_ahead: Duration::ZERO,
             store: MemoryStore::default(),
             fate,

@@ -29,10 +29,7 @@ const LEASE: Duration = Duration::from_secs(5);
 impl World {
     pub(super) fn start_server(&mut self) {
         let group = |id: u32, name: &str| server::GroupConfig {
-            id: GroupId(id),
-            name: name.into(),
             published: self.story.published,
-            destination: ([239, 0, 0, u8::try_from(id).unwrap()], 7_000).into(),
             degree: Degree::new(self.degree).unwrap(),
             suite: self.suite,
             strategy: self.strategy,
@@ -40,31 +37,28 @@ impl World {
             batch: self.batch,
             compaction: 3,
             repair: self.story.repair,
-            access: access(name),
             max_members: 100,
-            joins: protocol::Ration::UNLIMITED,
             refresh: Some(Duration::from_secs(17)),
             beacon: Duration::from_secs(1),
             beacon_max: Duration::from_secs(1),
             resync_wait: Duration::from_millis(500),
             send_delay: Duration::from_millis(200),
             keep_old: Duration::from_secs(3),
-            keep_old_revoked: Duration::from_secs(1),
+            ..server::GroupConfig::plain(
+                GroupId(id),
+                name,
+                ([239, 0, 0, u8::try_from(id).unwrap()], 7_000).into(),
+                access(name),
+            )
         };
         let config = server::Config {
-            name: "ks".into(),
             registrars: vec![(
                 identity("registrar/r"),
                 vec![(Authentication::Certificate, IdentityPattern::parse("spiffe://sim/member/*").unwrap())],
             )],
-            sealed_only: vec![],
             groups: vec![group(1, GROUPS[0]), group(2, GROUPS[1])],
             bits_per_second: 8_000_000,
-            resyncs_per_second: 4_000,
-            records_per_snapshot: keyserver::core::RECORDS_PER_SNAPSHOT,
-            compact_every: keyserver::core::COMPACT_EVERY,
-            signing: signing_key(self.signs),
-            others: Vec::new(),
+            ..server::Config::plain("ks", signing_key(self.signs))
         };
         let loaded = self.store.load().unwrap();
         let snapshot = loaded.snapshot.as_ref().map(|snapshot| snapshot.as_slice());
@@ -74,6 +68,9 @@ impl World {
         self.record.count("server starts");
         self.reconcile();
         self.drain_server();
+        if self.issued.is_some() {
+            self.tell_keys();
+        }
         self.server_input(server::Input::RegistrarUp { link: 1, identity: identity("registrar/r") });
     }
 

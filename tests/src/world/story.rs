@@ -25,6 +25,8 @@ pub enum Who {
 pub enum Roll {
     /// The key server signs with this one.
     Signs(u8),
+    /// The key server has a site certificate for whoever asks, which names these.
+    Issues(Vec<u8>),
     /// The site certificate of this client names these.
     Trusts(usize, Vec<u8>),
 }
@@ -156,18 +158,26 @@ impl World {
 
     pub(super) fn roll(&mut self, roll: Roll) {
         match roll {
-            Roll::Signs(seed) => {
-                self.signs = seed;
-                let (signing, others, certificate) = (signing_key(seed), Vec::new(), None);
-                self.server_input(server::Input::Keys(server::Keys { signing, others, certificate }));
-            }
-            Roll::Trusts(client, seeds) => {
-                let signing = seeds.iter().map(|seed| signing_key(*seed).public()).collect();
-                self.clients[client].trusts = seeds;
-                self.client_input(client, client::Input::Trusted { signing, begins: u64::MAX });
-            }
+            Roll::Signs(seed) => self.signs = seed,
+            Roll::Issues(seeds) => self.issued = Some((self.now.as_secs(), seeds)),
+            Roll::Trusts(client, seeds) => self.trust(client, self.now.as_secs(), seeds),
         }
+        self.tell_keys();
         self.record.count("keys rolled");
+    }
+
+    /// The key server reads its keys again.
+    pub(super) fn tell_keys(&mut self) {
+        let issued = self.issued.clone().map(|(begins, octets)| server::Issued { begins, octets });
+        let keys = server::Keys { signing: signing_key(self.signs), others: Vec::new(), certificate: issued };
+        self.server_input(server::Input::Keys(keys));
+    }
+
+    /// A client has this site certificate. Its octets are the seeds of its keys; who verifies them is not in this world.
+    pub(super) fn trust(&mut self, client: usize, begins: u64, seeds: Vec<u8>) {
+        let signing = seeds.iter().map(|seed| signing_key(*seed).public()).collect();
+        (self.clients[client].trusts, self.clients[client].begins) = (seeds, Some(begins));
+        self.client_input(client, client::Input::Trusted { signing, begins });
     }
 
     /// What a clock shows that is so far ahead. In some worlds it goes back at times, by up to an hour, for one input.

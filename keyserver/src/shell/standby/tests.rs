@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use keygraph::{Degree, Strategy};
+use keygraph::Degree;
 use net::multicast::SendOptions;
 use net::noise::StaticKey;
 use net::reload::Reloaded;
@@ -10,14 +10,14 @@ use protocol::credential::NO_END;
 use protocol::identity::{Identity, IdentityPattern};
 use protocol::registration::{FromRegistrar, ToRegistrar};
 use protocol::request::{Act, Denial, Losses, Operations, Outcome, Reply, Request, RequestId, Resync};
-use protocol::{Authentication, Beacon, Entropy, GroupId, IndividualKey, MemberId, SigningKey, Suite};
+use protocol::{Authentication, Beacon, Entropy, GroupId, IndividualKey, MemberId, SigningKey};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use zeroize::Zeroizing;
 
 use super::*;
 use crate::config::keys::Keys;
-use crate::core::{Access, Admin, AdminReply, COMPACT_EVERY, Config, GroupConfig, RECORDS_PER_SNAPSHOT, Status};
+use crate::core::{Access, Admin, AdminReply, Config, GroupConfig, Status};
 use crate::shell::engine::{Answer, Command, Handle};
 use crate::shell::publisher::Publisher;
 use crate::shell::relays::Relays;
@@ -42,40 +42,21 @@ fn identity(name: &str) -> Identity {
 pub(in crate::shell) fn config() -> Config {
     let everybody = IdentityPattern::parse("spiffe://demo/member/*").unwrap();
     let group = GroupConfig {
-        id: GroupId(1),
-        name: "g".into(),
-        published: false,
-        destination: ([239, 0, 0, 1], 7_000).into(),
         degree: Degree::new(3).unwrap(),
-        suite: Suite::Aes256,
-        strategy: Strategy::Chain,
-        splicing: false,
-        batch: Duration::ZERO,
         compaction: 0,
-        repair: fec::RepairScheme::default(),
-        access: Access::open([everybody.clone()]),
         max_members: 5,
-        joins: protocol::Ration::UNLIMITED,
-        refresh: None,
         // The first of an epoch is the only one in the time of a test.
         beacon: Duration::from_secs(3_600),
         beacon_max: Duration::from_secs(3_600),
-        resync_wait: Duration::from_secs(1),
         send_delay: Duration::ZERO,
-        keep_old: Duration::from_secs(5),
         keep_old_revoked: Duration::ZERO,
+        ..GroupConfig::plain(GroupId(1), "g", ([239, 0, 0, 1], 7_000).into(), Access::open([everybody.clone()]))
     };
     Config {
-        name: "ks".into(),
         registrars: vec![(identity("registrar"), vec![(Authentication::Certificate, everybody)])],
-        sealed_only: vec![],
         groups: vec![group],
         bits_per_second: 8_000_000,
-        resyncs_per_second: 4_000,
-        records_per_snapshot: RECORDS_PER_SNAPSHOT,
-        compact_every: COMPACT_EVERY,
-        signing: SigningKey::from_seed(&[1; 32]).unwrap(),
-        others: Vec::new(),
+        ..Config::plain("ks", SigningKey::from_seed(&[1; 32]).unwrap())
     }
 }
 
