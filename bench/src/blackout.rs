@@ -66,7 +66,7 @@ fn real(clients: u32) -> Result<Vec<Row>, Failure> {
         site.run()?;
         all.ready(&mut site, clients, READY).await?;
         let took = begun.elapsed();
-        let tally = std::mem::take(&mut *all.crowd.tally());
+        let tally = all.crowd.take_tally();
         all.living.shutdown().await;
         Ok::<_, Failure>((took, tally, hosts.highest()))
     })?;

@@ -108,10 +108,11 @@ impl Crowd {
         }
     }
 
-    /// What was counted until now, but for what is under way.
-    fn forget(&self) {
+    /// What was counted until now, but for what is under way; it counts no more.
+    pub(crate) fn take_tally(&self) -> Tally {
         let mut tally = self.tally();
-        *tally = Tally { open: tally.open, ..Tally::default() };
+        let open = tally.open;
+        std::mem::replace(&mut *tally, Tally { open, ..Tally::default() })
     }
 
     fn registered_again(&self) {
@@ -178,7 +179,7 @@ fn storm(clients: u32) -> Result<(Duration, Tally), Failure> {
 
         let epoch = site.group()?.1 + 1;
         crowd.missed.store(epoch, Ordering::Relaxed);
-        crowd.forget();
+        let _ = crowd.take_tally();
         let begun = crowd.now();
         if site.refresh()? != epoch {
             return Err("the key of the group has changed meanwhile".into());
@@ -199,7 +200,7 @@ fn storm(clients: u32) -> Result<(Duration, Tally), Failure> {
         }
         let last = current.iter().map(|news| news.at).max().unwrap_or_default() - begun;
         living.shutdown().await;
-        Ok((last, std::mem::take(&mut *crowd.tally())))
+        Ok((last, crowd.take_tally()))
     })
 }
 

@@ -44,6 +44,8 @@ const ON_TIME: Duration = Duration::from_secs(2);
 const ANSWERED: Duration = Duration::from_secs(30);
 /// Time for the members to come.
 const READY: Duration = Duration::from_secs(60);
+/// Connections that a registrar's door has told when to come again and keeps for a moment (`net::admission`).
+const LINGERING: usize = 256;
 /// Octets of a handshake that may wait in the library, and as many in our frames.
 const HANDSHAKE_KIB: usize = 2 * 64;
 
@@ -178,8 +180,9 @@ impl Run {
         self.members.begin().await;
         let logged = site.logged();
         let before = [self.key_server.begin()?, self.registrar.begin()?];
+        let wanted = flood.as_ref().map_or(0.0, |(_, wanted)| *wanted);
         let made = match flood {
-            Some((flood, wanted)) => {
+            Some((flood, _)) => {
                 let made = flood.run(self.time).await?;
                 made.tell(name, wanted, self.time);
                 made
@@ -199,6 +202,10 @@ impl Run {
         let within =
             |of: &str, time, (what, limit)| Row::new(row(of), (millis(time), "ms"), (what, millis(limit)), Some(1.0));
         let here = &mut self.rows;
+        if wanted > 0.0 {
+            let rate = f64::from(made.attempts) / self.time.as_secs_f64();
+            here.push(Row::new(row("connections a second"), (rate, ""), ("meant", wanted), None));
+        }
         here.push(times("a new key, median", heard.keys.median, quiet.keys.median));
         here.push(times("a new key, 99 of 100", heard.keys.most, quiet.keys.most));
         here.push(within("a new key, the last", heard.keys.last, ("on time", ON_TIME)));
@@ -207,13 +214,13 @@ impl Run {
         here.push(within("a registration, longest", heard.registered.last, ("in the end", ANSWERED)));
         let per_door = Limits::default().in_flight;
         let count = |number: usize| u32::try_from(number).map(f64::from);
-        for (daemon, doors, before, used) in
-            [("key server", 2, before[0], used[0]), ("registrar", 1, before[1], used[1])]
+        for (daemon, doors, lingering, before, used) in
+            [("key server", 2, 0, before[0], used[0]), ("registrar", 1, LINGERING, before[1], used[1])]
         {
             // Those for who is known, too.
             let places = doors * (per_door + per_door / 2);
             // Members' own requests and registrations, and one that is being reset at each door.
-            let descriptors = places + doors + usize::try_from(ASKERS)? + 2;
+            let descriptors = places + lingering + doors + usize::try_from(ASKERS)? + 2;
             let mebioctets = count(places * HANDSHAKE_KIB)? / 1_024.0;
             let bound = |limit| ("by the limits", limit);
             here.push(Row::new(

@@ -141,6 +141,8 @@ fn members_are_rekeyed_and_answered_while_strangers_fill_the_doors() {
             assert_eq!(runtime.block_on(ask(&settings, &who, report)), Some(Outcome::Noted), "{name}");
             assert!(asked.elapsed() < LATE, "{name}: {:?}", asked.elapsed());
             answered += 1;
+            // A client has a ration of requests.
+            std::thread::sleep(Duration::from_millis(200));
             for (daemon, before) in [(&key_server, before.0), (&registrar, before.1)] {
                 let now = used(daemon);
                 assert!(now.0 <= before.0 + DESCRIPTORS, "{name}: {} descriptors, {} before", now.0, before.0);

@@ -9,6 +9,7 @@ use ::tests::dice::Dice;
 use client_ctl::core as client;
 use keyserver::core as server;
 use net::admission::Limits;
+use net::line::Line;
 use protocol::credential::NO_END;
 use protocol::identity::{Identity, IdentityPattern};
 use protocol::registration::{FromClient, RefusalCode, ToClient};
@@ -49,7 +50,7 @@ pub(super) fn rows(members: u32, registrars: usize) -> Result<Vec<Row>, Failure>
     Ok(vec![
         Row::new(name("until all are current"), (last.as_secs_f64(), "s"), ("handshakes alone", ideal), None),
         Row::new(name("attempts to register"), count(registrations), ("clients", all), None),
-        Row::new(name("turned away at the registrar's door"), count(turned_away), of(registrations), None),
+        Row::new(name("told to come again at the registrar's door"), count(turned_away), of(registrations), None),
         Row::new(name("refused by the registrar"), count(refused), of(registrations), None),
         Row::new(name("longest queue at a registrar's door"), count(queue), ("places", places), Some(1.0)),
         Row::new(name("longest queue at the key server's door"), count(waiting), ("places", places), Some(1.0)),
@@ -80,8 +81,8 @@ enum Happening {
     Committed,
     /// A client's handshake with its registrar is done.
     Proved(u32),
-    /// A client's connection was reset.
-    Unregistered(u32),
+    /// A client was told to register so much later.
+    SentAway(u32, Duration),
     Asked {
         number: u32,
         id: RequestId,
@@ -106,12 +107,16 @@ struct Client {
 struct Desk(VecDeque<Duration>);
 
 impl Desk {
-    /// When what comes now is done; `None` if there is no place.
-    fn take(&mut self, now: Duration, cost: Duration, longest: &mut u32) -> Option<Duration> {
+    fn inside(&mut self, now: Duration) -> usize {
         while self.0.front().is_some_and(|done| *done <= now) {
             self.0.pop_front();
         }
-        if self.0.len() >= Limits::default().in_flight {
+        self.0.len()
+    }
+
+    /// When what comes now is done; `None` if there is no place.
+    fn take(&mut self, now: Duration, cost: Duration, longest: &mut u32) -> Option<Duration> {
+        if self.inside(now) >= Limits::default().in_flight {
             return None;
         }
         let done = self.0.back().copied().unwrap_or(now).max(now) + cost;
@@ -128,7 +133,7 @@ struct World {
     server: server::Core,
     server_timer: Option<Duration>,
     requests: Desk,
-    registrars: Vec<(door::Core, Desk)>,
+    registrars: Vec<(door::Core, Desk, Line)>,
     /// By number; `None`: back, and not of the sample.
     clients: Vec<Option<Client>>,
     /// What they were told by their registrar.
@@ -163,7 +168,11 @@ impl World {
             server: core,
             server_timer: None,
             requests: Desk::default(),
-            registrars: (0..registrars).map(|_| (door::Core::new(of_registrar.clone()), Desk::default())).collect(),
+            registrars: (0..registrars)
+                .map(|_| {
+                    (door::Core::new(of_registrar.clone()), Desk::default(), Line::new(Limits::default().in_flight))
+                })
+                .collect(),
             clients: (0..members).map(one).collect(),
             numbers: BTreeMap::new(),
             sessions: BTreeMap::new(),
@@ -230,8 +239,8 @@ impl World {
             }
             Happening::Committed => self.tell_server(server::Input::Persisted(true)),
             Happening::Proved(number) => self.proved(number),
-            Happening::Unregistered(number) => {
-                self.tell_client(number, client::Input::RegistrationFailed { retry_after: None, is_final: false });
+            Happening::SentAway(number, after) => {
+                self.tell_client(number, client::Input::RegistrationLater { after });
             }
             Happening::Asked { number, id, message } => self.asked(number, id, &message),
             Happening::Unasked { number, id, refused } => {
@@ -247,6 +256,9 @@ impl World {
 
     fn proved(&mut self, number: u32) {
         let link = index(number) % self.registrars.len();
+        let (_, desk, line) = &mut self.registrars[link];
+        // This one is still inside.
+        line.left(self.now, desk.inside(self.now) + 1);
         let Ok(identity) = Identity::parse(&format!("{PREFIX}m{number}")) else { return };
         let credential = Credential {
             kind: Authentication::Certificate,
@@ -311,11 +323,16 @@ impl World {
     fn registers(&mut self, number: u32) {
         self.tally.registrations += 1;
         let link = index(number) % self.registrars.len();
-        match self.registrars[link].1.take(self.now, HANDSHAKE, &mut self.tally.queue) {
+        let (_, desk, line) = &mut self.registrars[link];
+        let source = crate::crowd::client::host(number).into();
+        let inside = desk.inside(self.now);
+        let may_enter = line.may_enter(self.now, source, inside);
+        match may_enter.then(|| desk.take(self.now, HANDSHAKE, &mut self.tally.queue)).flatten() {
             Some(done) => self.later(done - self.now, Happening::Proved(number)),
             None => {
+                let after = line.send_away(self.now, source);
                 self.tally.turned_away += 1;
-                self.later(RESET, Happening::Unregistered(number));
+                self.later(RESET, Happening::SentAway(number, after));
             }
         }
     }

@@ -375,11 +375,13 @@ fn thread<F: Future<Output = Result<(), String>>>(
     Ok(Daemon::Thread(Some(thread::Builder::new().name(name.into()).spawn(run)?)))
 }
 
-/// A process of this executable (`bench daemon`).
+/// A process of this executable (`bench daemon`), with one thread for all that does not wait for the disk: so this machine can ask
+/// more of it than it can do.
 fn process(is_key_server: bool, config: &Path, log: &Path) -> Result<Child, Failure> {
     let log = std::fs::File::options().create(true).append(true).open(log)?;
     let mut command = Command::new(std::env::current_exe()?);
     command.args(["daemon", if is_key_server { "keyserver" } else { "registrar" }, "--config"]).arg(config);
+    command.env("TOKIO_WORKER_THREADS", "1");
     Ok(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn()?)
 }
 

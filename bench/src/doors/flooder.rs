@@ -13,8 +13,8 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use crate::Failure;
 
-/// Connections at once of a flood by rate: twice what a door lets in.
-const AT_ONCE: u32 = 200;
+/// Connections at once of a flood by rate: ten times what a door lets in.
+const AT_ONCE: u32 = 1_000;
 /// For an answer, after which a connection is given up.
 const PATIENCE: Duration = Duration::from_secs(1);
 /// Between octets of a slow connection, and before the next after one that was closed.
@@ -145,8 +145,11 @@ impl Shared {
     async fn once(&self, number: u32) -> io::Result<()> {
         let mut stream = self.connect(number).await?;
         let _open = self.opened();
-        stream.write_all(self.what(number)).await?;
-        if stream.read(&mut [0; 4_096]).await? > 0 {
+        let what = self.what(number);
+        stream.write_all(what).await?;
+        let mut answer = [0; 4_096];
+        // In kind: an alert of TLS, or a notice when to come again, is no answer.
+        if stream.read(&mut answer).await? > 0 && answer.first() == what.first() {
             self.answered.fetch_add(1, Ordering::Relaxed);
         }
         Ok(())
