@@ -248,10 +248,7 @@ fn prologue(preamble: &[u8]) -> Result<Vec<u8>, NoiseError> {
 }
 
 fn builder<'a>(prologue: &'a [u8], psk: &'a [u8; 32]) -> Result<Builder<'a>, NoiseError> {
-    PATTERN
-        .parse()
-        .and_then(|pattern| Builder::new(pattern).prologue(prologue)?.psk(0, psk))
-        .map_err(NoiseError::Library)
+    x25519::builder(PATTERN).and_then(|builder| builder.prologue(prologue)?.psk(0, psk)).map_err(NoiseError::Library)
 }
 
 async fn write_handshake<S: AsyncWrite + Unpin>(stream: &mut S, state: &mut HandshakeState) -> Result<(), NoiseError> {
