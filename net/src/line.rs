@@ -39,6 +39,8 @@ pub struct Line {
     waiting: usize,
     /// The last departure from a door in use.
     departed: Option<Duration>,
+    /// Somebody was sent away since the last departure.
+    refused: bool,
     swept: Duration,
 }
 
@@ -52,6 +54,7 @@ impl Line {
             moments: BTreeMap::new(),
             waiting: 0,
             departed: None,
+            refused: false,
             swept: Duration::ZERO,
         }
     }
@@ -63,18 +66,27 @@ impl Line {
         if inside >= self.places {
             return false;
         }
-        if let Some(moments) = self.moments.get_mut(&source)
-            && moments.front().is_some_and(|moment| *moment <= now)
-        {
+        self.take_moment(now, source) || self.waiting == 0 || inside < self.places / 2
+    }
+
+    /// Whether a moment of this source has come; it is used up.
+    fn take_moment(&mut self, now: Duration, source: IpAddr) -> bool {
+        let Some(moments) = self.moments.get_mut(&source) else {
+            return false;
+        };
+        let is_due = moments.front().is_some_and(|moment| *moment <= now);
+        if is_due {
             moments.pop_front();
             self.waiting -= 1;
-            return true;
         }
-        self.waiting == 0 || inside < self.places / 2
+        is_due
     }
 
     /// When somebody who was not let in is to come again. If too many wait it is a time and no moment of its own.
     pub fn send_away(&mut self, now: Duration, source: IpAddr) -> Duration {
+        self.refused = true;
+        // Whose moment has come and who finds no place nevertheless gets another for it.
+        self.take_moment(now, source);
         let moment = (self.promised + self.step).max(now + SHORTEST);
         if moment > now + LONGEST || self.waiting >= MAX_MOMENTS {
             return LONGEST;
@@ -91,8 +103,8 @@ impl Line {
     /// Somebody has left, and so many were inside, that one among them.
     pub fn left(&mut self, now: Duration, inside: usize) {
         let before = self.departed.take();
-        if inside > self.places / 2 {
-            // In use: the rate is what it does.
+        if std::mem::take(&mut self.refused) || inside > self.places / 2 {
+            // In use, or one source has all of its places in use: the rate is what it does.
             if let Some(before) = before {
                 let took = now.saturating_sub(before).clamp(STEP[0], STEP[1]);
                 self.step = (self.step * (MEAN - 1) + took) / MEAN;

@@ -16,6 +16,7 @@
 
 mod key;
 pub mod sealed;
+mod x25519;
 
 use snow::{Builder, HandshakeState, TransportState};
 use thiserror::Error;

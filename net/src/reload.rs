@@ -110,6 +110,9 @@ fn marks(files: &[PathBuf]) -> Vec<Mark> {
 mod tests {
     use super::*;
 
+    /// A signal is for all of a process: one test at a time.
+    static ALONE: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+
     fn number(path: &std::path::Path) -> Result<u32, String> {
         let text = std::fs::read_to_string(path).map_err(|error| error.to_string())?;
         text.trim().parse().map_err(|_| format!("{}: not a number", path.display()))
@@ -117,6 +120,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn what_is_good_replaces_and_what_is_bad_does_not() {
+        let _alone = ALONE.lock().await;
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("n");
         std::fs::write(&path, "1").unwrap();
@@ -137,6 +141,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_signal_reads_again_what_looks_the_same() {
+        let _alone = ALONE.lock().await;
         let mut n = 0;
         let load = move |_: &u32| {
             n += 1;

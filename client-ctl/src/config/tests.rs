@@ -138,3 +138,22 @@ fn every_flaw_is_named() {
     assert!(error.contains("member.key") && error.contains("0644"), "{error}");
     assert!(!files.folder.path().join("client.sock").exists(), "nothing was bound");
 }
+
+#[test]
+fn a_client_with_a_token_keeps_the_last_good_roots() {
+    let files = Files::new([1; 32]);
+    let write = |name: &str, text: &str| std::fs::write(files.folder.path().join(name), text).unwrap();
+    write("token", "a.b.c");
+    let private = std::fs::Permissions::from_mode(0o600);
+    std::fs::set_permissions(files.folder.path().join("token"), private).unwrap();
+    let text = files.text("127.0.0.1:7700", "127.0.0.1:7800");
+    let text = text.replace("certificate = \"member.pem\"", "token_file = \"token\"");
+    let text = text.replace("private_key = \"member.key\"", "identity = \"spiffe://example.org/member/m1\"");
+    let settings = files.load(&text).unwrap();
+    let begins = || settings.credential.begin(&Identity::parse(REGISTRAR).unwrap(), "ks", Vec::new()).is_ok();
+    assert!(begins());
+    write("ca.pem", "nothing");
+    assert!(begins(), "with those before");
+    std::fs::remove_file(files.folder.path().join("token")).unwrap();
+    assert!(!begins(), "a token is good for one registration, so the one before is worth nothing");
+}

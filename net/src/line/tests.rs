@@ -49,8 +49,13 @@ struct Passed {
     idle: Duration,
 }
 
-/// So many clients come within a tenth of a second to registrars that each take `cost` for a handshake, and do as they are told.
-fn crowd(clients: u32, registrars: usize, cost: Duration, seed: u64) -> Passed {
+/// So many clients come within a tenth of a second to registrars that each take `cost` for a handshake, and do as they are told. If
+/// all have one address, that may have ten places.
+fn crowd(clients: u32, registrars: usize, cost: Duration, one_address: bool, seed: u64) -> Passed {
+    let (places, source) = match one_address {
+        true => (10, (|_| source(1)) as fn(u32) -> IpAddr),
+        false => (PLACES, source as fn(u32) -> IpAddr),
+    };
     let mut dice = Dice(seed);
     let door = || Door { line: Line::new(PLACES), inside: 0, busy_until: Duration::ZERO };
     let mut doors: Vec<Door> = (0..registrars).map(|_| door()).collect();
@@ -68,7 +73,7 @@ fn crowd(clients: u32, registrars: usize, cost: Duration, seed: u64) -> Passed {
                 let times = &mut times[usize::try_from(client).unwrap()];
                 *times += 1;
                 (passed.came, passed.most) = (passed.came + 1, passed.most.max(*times));
-                if line.may_enter(now, source(client), *inside) {
+                if *inside < places && line.may_enter(now, source(client), *inside) {
                     *inside += 1;
                     passed.idle += now.saturating_sub(*busy_until);
                     *busy_until = now.max(*busy_until) + cost;
@@ -93,16 +98,26 @@ fn crowd(clients: u32, registrars: usize, cost: Duration, seed: u64) -> Passed {
 
 #[test]
 fn ten_thousand_at_once_are_in_when_they_can_be() {
-    for (registrars, cost) in [(1, 1_000), (2, 1_000), (4, 1_000), (1, 5_000), (4, 700)] {
+    let cases = [
+        (1, 1_000, false),
+        (2, 1_000, false),
+        (4, 1_000, false),
+        (1, 5_000, false),
+        (4, 700, false),
+        (1, 1_000, true),
+        (4, 1_000, true),
+        (1, 5_000, true),
+    ];
+    for (registrars, cost, one_address) in cases {
         let seed = 7;
-        let Passed { last, came, most, idle } = crowd(10_000, registrars, us(cost), seed);
+        let Passed { last, came, most, idle } = crowd(10_000, registrars, us(cost), one_address, seed);
         let least = us(cost) * 10_000 / u32::try_from(registrars).unwrap();
         let eps = last.as_secs_f64() / least.as_secs_f64() - 1.0;
         println!(
-            "{registrars} registrars, {cost} us: {last:.2?} beside {least:.2?}, eps {eps:.3}; {came} came, one {most} times, idle {idle:.2?}"
+            "{registrars} registrars, {cost} us, one address {one_address}: {last:.2?} beside {least:.2?}, eps {eps:.3}; {came} came, one {most} times, idle {idle:.2?}"
         );
         assert!(eps < 0.15, "seed {seed}: {eps}");
-        assert!(most <= 8 && came < 50_000, "seed {seed}: {came} came, one {most} times");
+        assert!(most <= 12 && came < 50_000, "seed {seed}: {came} came, one {most} times");
     }
 }
 

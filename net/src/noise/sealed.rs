@@ -6,7 +6,7 @@ use snow::{Builder, HandshakeState};
 use thiserror::Error;
 use zeroize::Zeroizing;
 
-use super::StaticKey;
+use super::{StaticKey, x25519};
 
 const PATTERN: &str = "Noise_NK_25519_ChaChaPoly_SHA256";
 
@@ -86,7 +86,7 @@ impl Offered {
 }
 
 fn builder(prologue: &[u8]) -> Result<Builder<'_>, SealedError> {
-    Ok(Builder::new(PATTERN.parse()?).prologue(prologue)?)
+    Ok(x25519::builder(PATTERN)?.prologue(prologue)?)
 }
 
 #[cfg(test)]
