@@ -25,10 +25,11 @@ use tokio::time::{sleep, timeout};
 const FLOOD: u32 = 300;
 /// Of the flood.
 const TIME: Duration = Duration::from_secs(2);
-/// Places of all doors of a daemon for who is not known and who is, and some for what is on its way.
-const DESCRIPTORS: usize = 2 * 150 + 20;
-/// As many handshakes, each with 64 KiB in our frames and as much in the library.
-const KIB: usize = DESCRIPTORS * 128;
+/// Places of all doors of a daemon for who is not known and who is, who was told there to come again, and some for what is on its
+/// way.
+const DESCRIPTORS: usize = 2 * 150 + 256 + 20;
+/// So many handshakes, each with 64 KiB in our frames and as much in the library.
+const KIB: usize = 2 * 150 * 128;
 /// A key is late, and an answer, after this time. A machine that tests has other work.
 const LATE: Duration = Duration::from_secs(3);
 
