@@ -12,6 +12,7 @@ mod policy;
 mod recover;
 mod registrars;
 mod scale;
+mod sealed;
 mod standby;
 mod subscribers;
 mod versions;

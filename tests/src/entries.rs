@@ -4,6 +4,7 @@
 //! An entry looks no further than its input: the same octets always do the same. Nothing in an input makes it work for
 //! long, so that a time-out is a finding too.
 
+mod history;
 mod messages;
 mod peers;
 mod policy;

@@ -23,7 +23,8 @@ use protocol::{
     SigningKey, Suite, VerifyingKey,
 };
 
-use super::site::{GROUP, HISTORY, History, Kind, SIMPLE, identity as named, payload, signing, trusted, untagged};
+use super::history::{HISTORY, History, payload, untagged};
+use super::site::{GROUP, Kind, SIMPLE, identity as named, signing, trusted};
 
 /// Whether `decode` accepts; what it accepts must `encode` to the same octets.
 fn canonical<T, E: Debug>(data: &[u8], decoded: Result<T, E>, encode: impl Fn(&T) -> Vec<u8>) -> bool {

@@ -5,7 +5,8 @@ use keyserver::core::Published;
 use protocol::pages::{Step, Units, Walk, epoch_pieces, places};
 use protocol::{GroupId, Suite};
 
-use super::site::{HISTORY, client_by, trusted};
+use super::history::HISTORY;
+use super::site::{client_by, trusted};
 use super::subscriber::Subscriber;
 use super::{pieces, sequence};
 

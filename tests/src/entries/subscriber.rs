@@ -7,7 +7,8 @@ use protocol::request::{Outcome, Reply};
 use protocol::unit::{PAYLOAD, Unit, sign_block};
 use protocol::{Beacon, TagKey};
 
-use super::site::{GROUP, HISTORY, START, client, payload, signing, untagged};
+use super::history::{HISTORY, payload, untagged};
+use super::site::{GROUP, START, client, signing};
 use super::{pieces, sequence};
 
 /// Between two datagrams.
