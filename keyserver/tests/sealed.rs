@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use crate::common::{World, identity, noise};
 use keyserver::core::{Admin, AdminReply, Config, Event, Input, Registrations};
-use keyserver::store::{MemoryStore, Store};
+use keyserver::store::MemoryStore;
 use net::noise::StaticKey;
 use net::noise::sealed::{self, Offered};
 use protocol::credential::NO_END;
