@@ -11,31 +11,17 @@ pub mod feed;
 mod shell;
 mod trust;
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use net::{Exit, Shutdown};
 
 pub use config::{FileConfig, OnStop, Settings};
+pub use net::Args;
 pub use shell::{Registered, RegistrationFailed, RequestFailed, RunError, register, request, run};
-
-/// Arguments of the daemon.
-#[derive(Debug, Clone, clap::Args)]
-pub struct Args {
-    /// Configuration file (TOML).
-    #[arg(long, value_name = "FILE")]
-    pub config: PathBuf,
-    /// Only check the configuration and every file that it names, then print `ok`.
-    #[arg(long)]
-    pub check: bool,
-    /// Write the log as one JSON object a line.
-    #[arg(long)]
-    pub json_log: bool,
-}
 
 /// Everything that the binary does, so that another binary can do it too.
 pub fn main(args: Args) -> ExitCode {
-    let settings = match net::logs::init(args.json_log).and_then(|()| FileConfig::load(&args.config)) {
+    let settings = match net::logs::init(args.log_json).and_then(|()| FileConfig::load(&args.config)) {
         Ok(settings) => settings,
         Err(error) => return fail(&error, Exit::from(&error)),
     };

@@ -9,4 +9,5 @@ pub mod store;
 
 mod shell;
 
-pub use shell::{Args, RunError, main, recover, restore, run};
+pub use net::Args;
+pub use shell::{RunError, main, recover, restore, run};

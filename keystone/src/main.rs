@@ -38,7 +38,7 @@ enum Command {
     #[command(subcommand)]
     Mcast(mcast::Args),
     /// Pass rekey messages from one multicast network to another, without any key of a group.
-    Relay(relay::Args),
+    Relay(net::Args),
     /// Show a key server's state.
     Status(operator::StatusArgs),
     /// Show the members of a group.

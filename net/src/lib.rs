@@ -14,6 +14,7 @@
 )]
 
 pub mod admission;
+mod args;
 pub mod config;
 pub mod crl;
 pub mod entropy;
@@ -31,6 +32,7 @@ pub mod shutdown;
 pub mod site;
 pub mod tls;
 
+pub use args::Args;
 pub use config::ConfigError;
 pub use entropy::OsEntropy;
 pub use exit::Exit;

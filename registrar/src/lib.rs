@@ -8,4 +8,5 @@ pub mod core;
 
 mod shell;
 
-pub use shell::{Args, RunError, main, run};
+pub use net::Args;
+pub use shell::{RunError, main, run};

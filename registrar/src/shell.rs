@@ -2,7 +2,6 @@
 #![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "the shell owns the clock and the sockets")]
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::pin::pin;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -31,20 +30,6 @@ use crate::core::{Core, Event, Input, Output, Tally};
 mod clients;
 mod fetch;
 mod link;
-
-/// Arguments of the registrar.
-#[derive(Debug, clap::Args)]
-pub struct Args {
-    /// Configuration file (TOML).
-    #[arg(long, value_name = "FILE")]
-    pub config: PathBuf,
-    /// Check the configuration and all files that it names, and stop.
-    #[arg(long)]
-    pub check: bool,
-    /// Log as JSON lines.
-    #[arg(long)]
-    pub log_json: bool,
-}
 
 /// Why the registrar does not run.
 #[derive(Debug, Error)]
@@ -77,7 +62,7 @@ const TALLY: Duration = Duration::from_secs(60);
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 /// The binary `registrar`.
-pub fn main(args: Args) -> ExitCode {
+pub fn main(args: net::Args) -> ExitCode {
     let checked = match net::logs::init(args.log_json).and_then(|()| Checked::load(&args.config)) {
         Ok(checked) => checked,
         Err(error) => {

@@ -41,20 +41,6 @@ use publisher::Publisher;
 use relays::Relays;
 use turn::{Alone, Turn};
 
-/// Arguments of the key server.
-#[derive(Debug, clap::Args)]
-pub struct Args {
-    /// Configuration file (TOML).
-    #[arg(long, value_name = "FILE")]
-    pub config: PathBuf,
-    /// Check the configuration and all files that it names, and stop.
-    #[arg(long)]
-    pub check: bool,
-    /// Log as JSON lines.
-    #[arg(long)]
-    pub log_json: bool,
-}
-
 /// Why the key server does not run.
 #[derive(Debug, Error)]
 pub enum RunError {
@@ -111,7 +97,7 @@ pub enum RunError {
 const DRAIN: Duration = Duration::from_secs(5);
 
 /// The binary `keyserver`.
-pub fn main(args: Args) -> ExitCode {
+pub fn main(args: net::Args) -> ExitCode {
     if let Err(error) = net::logs::init(args.log_json) {
         eprintln!("keyserver: {error}");
         return Exit::Usage.into();

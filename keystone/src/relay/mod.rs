@@ -15,24 +15,9 @@ mod status;
 #[cfg(test)]
 mod tests;
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 
-use net::{Exit, Shutdown};
-
-/// Options of `relay`.
-#[derive(Debug, clap::Args)]
-pub(crate) struct Args {
-    /// Configuration file (TOML)
-    #[arg(long, value_name = "FILE")]
-    config: PathBuf,
-    /// Only check the configuration and the site certificate, then print `ok`
-    #[arg(long)]
-    check: bool,
-    /// Write the log as one JSON object a line
-    #[arg(long)]
-    log_json: bool,
-}
+use net::{Args, Exit, Shutdown};
 
 /// Runs until SIGTERM or SIGINT.
 pub(crate) fn main(args: &Args) -> ExitCode {
