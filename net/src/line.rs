@@ -21,6 +21,9 @@ const MAX_MOMENTS: usize = 65_536;
 const PART: usize = 4;
 /// A moment is good for so long: clients come a random while later than they were told, and the way takes time.
 const GRACE: Duration = Duration::from_secs(5);
+/// Moments are closer together than departures, by this factor: a door to which only so many come as it has served measures less and
+/// less. Who comes too soon for it is told again.
+const EAGER: (u32, u32) = (3, 4);
 /// Departures that the measured time between two of them is a mean of, more or less.
 const MEAN: u32 = 16;
 
@@ -87,7 +90,7 @@ impl Line {
         self.refused = true;
         // Whose moment has come and who finds no place nevertheless gets another for it.
         self.take_moment(now, source);
-        let moment = (self.promised + self.step).max(now + SHORTEST);
+        let moment = (self.promised + self.step * EAGER.0 / EAGER.1).max(now + SHORTEST);
         if moment > now + LONGEST || self.waiting >= MAX_MOMENTS {
             return LONGEST;
         }

@@ -50,8 +50,8 @@ struct Passed {
 }
 
 /// So many clients come within a tenth of a second to registrars that each take `cost` for a handshake, and do as they are told. If
-/// all have one address, that may have ten places.
-fn crowd(clients: u32, registrars: usize, cost: Duration, one_address: bool, seed: u64) -> Passed {
+/// all have one address, that may have ten places. Each holds its place for `way` longer than that.
+fn crowd(clients: u32, registrars: usize, [cost, way]: [Duration; 2], one_address: bool, seed: u64) -> Passed {
     let (places, source) = match one_address {
         true => (10, (|_| source(1)) as fn(u32) -> IpAddr),
         false => (PLACES, source as fn(u32) -> IpAddr),
@@ -77,7 +77,7 @@ fn crowd(clients: u32, registrars: usize, cost: Duration, one_address: bool, see
                     *inside += 1;
                     passed.idle += now.saturating_sub(*busy_until);
                     *busy_until = now.max(*busy_until) + cost;
-                    coming.push(Reverse((*busy_until, Happens::Leaves { registrar })));
+                    coming.push(Reverse((*busy_until + way, Happens::Leaves { registrar })));
                 } else {
                     let wait = line.send_away(now, source(client));
                     let random = us(dice.below(u64::try_from((wait / 8).min(us(500_000)).as_micros()).unwrap() + 1));
@@ -98,26 +98,29 @@ fn crowd(clients: u32, registrars: usize, cost: Duration, one_address: bool, see
 
 #[test]
 fn ten_thousand_at_once_are_in_when_they_can_be() {
+    // Registrars, microseconds of work and of way for each client, one address for all.
     let cases = [
-        (1, 1_000, false),
-        (2, 1_000, false),
-        (4, 1_000, false),
-        (1, 5_000, false),
-        (4, 700, false),
-        (1, 1_000, true),
-        (4, 1_000, true),
-        (1, 5_000, true),
+        (1, 1_000, 0, false),
+        (2, 1_000, 0, false),
+        (4, 1_000, 0, false),
+        (1, 5_000, 0, false),
+        (4, 700, 20_000, false),
+        (1, 1_000, 0, true),
+        (4, 1_000, 0, true),
+        (1, 1_000, 15_000, true),
+        (2, 500, 100_000, true),
     ];
-    for (registrars, cost, one_address) in cases {
+    for (registrars, cost, way, one_address) in cases {
         let seed = 7;
-        let Passed { last, came, most, idle } = crowd(10_000, registrars, us(cost), one_address, seed);
-        let least = us(cost) * 10_000 / u32::try_from(registrars).unwrap();
+        let Passed { last, came, most, idle } = crowd(10_000, registrars, [us(cost), us(way)], one_address, seed);
+        let places = if one_address { 10 } else { u32::try_from(PLACES).unwrap() };
+        let least = us(cost).max(us(cost + way) / places) * 10_000 / u32::try_from(registrars).unwrap();
         let eps = last.as_secs_f64() / least.as_secs_f64() - 1.0;
         println!(
-            "{registrars} registrars, {cost} us, one address {one_address}: {last:.2?} beside {least:.2?}, eps {eps:.3}; {came} came, one {most} times, idle {idle:.2?}"
+            "{registrars} registrars, {cost} + {way} us, one address {one_address}: {last:.2?} beside {least:.2?}, eps {eps:.3}; {came} came, one {most} times, idle {idle:.2?}"
         );
         assert!(eps < 0.15, "seed {seed}: {eps}");
-        assert!(most <= 12 && came < 50_000, "seed {seed}: {came} came, one {most} times");
+        assert!(most <= 20 && came < 50_000, "seed {seed}: {came} came, one {most} times");
     }
 }
 
