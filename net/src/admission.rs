@@ -214,7 +214,7 @@ impl Drop for Ticket {
         let mut inside = self.admission.inside();
         let all = inside.all;
         if self.admission.notice.is_some() {
-            inside.line.left(self.admission.started.elapsed(), all);
+            inside.line.left(self.admission.started.elapsed());
         }
         inside.all = all.saturating_sub(1);
         if let Entry::Occupied(mut here) = inside.by_source.entry(self.source) {

@@ -23,8 +23,8 @@ const PART: usize = 4;
 const GRACE: Duration = Duration::from_secs(5);
 /// Moments are closer together than departures, by this factor: a door to which only so many come as it has served measures less and
 /// less. Who comes too soon for it is told again.
-const EAGER: (u32, u32) = (3, 4);
-/// Departures that the measured time between two of them is a mean of, more or less.
+const EAGER: (u32, u32) = (2, 3);
+/// Departures that the measured time between two of them is a mean of.
 const MEAN: u32 = 16;
 
 /// The line before a door with some places.
@@ -40,9 +40,9 @@ pub struct Line {
     moments: BTreeMap<IpAddr, VecDeque<Duration>>,
     /// How many these are.
     waiting: usize,
-    /// The last departure from a door in use.
-    departed: Option<Duration>,
-    /// Somebody was sent away since the last departure.
+    /// Since when departures are counted, how many there were, and whether somebody was sent away meanwhile.
+    since: Duration,
+    departed: u32,
     refused: bool,
     swept: Duration,
 }
@@ -56,7 +56,8 @@ impl Line {
             promised: Duration::ZERO,
             moments: BTreeMap::new(),
             waiting: 0,
-            departed: None,
+            since: Duration::ZERO,
+            departed: 0,
             refused: false,
             swept: Duration::ZERO,
         }
@@ -87,6 +88,10 @@ impl Line {
 
     /// When somebody who was not let in is to come again. If too many wait it is a time and no moment of its own.
     pub fn send_away(&mut self, now: Duration, source: IpAddr) -> Duration {
+        if self.waiting == 0 {
+            // A crowd begins: how little there was to do before says nothing.
+            (self.since, self.departed) = (now, 0);
+        }
         self.refused = true;
         // Whose moment has come and who finds no place nevertheless gets another for it.
         self.take_moment(now, source);
@@ -103,19 +108,20 @@ impl Line {
         moment - now
     }
 
-    /// Somebody has left, and so many were inside, that one among them.
-    pub fn left(&mut self, now: Duration, inside: usize) {
-        let before = self.departed.take();
-        if std::mem::take(&mut self.refused) || inside > self.places / 2 {
+    /// Somebody has left. They may leave in bursts, when the key server has written many of them: so some are counted together.
+    pub fn left(&mut self, now: Duration) {
+        self.departed += 1;
+        if self.departed < MEAN {
+            return;
+        }
+        let took = (now.saturating_sub(self.since) / self.departed).clamp(STEP[0], STEP[1]);
+        (self.since, self.departed) = (now, 0);
+        if std::mem::take(&mut self.refused) {
             // In use, or one source has all of its places in use: the rate is what it does.
-            if let Some(before) = before {
-                let took = now.saturating_sub(before).clamp(STEP[0], STEP[1]);
-                self.step = (self.step * (MEAN - 1) + took) / MEAN;
-            }
-            self.departed = Some(now);
+            self.step = (self.step + took) / 2;
         } else if self.waiting > 0 {
             // It could do more than come.
-            self.step = (self.step - self.step / (2 * MEAN)).max(STEP[0]);
+            self.step = (self.step * 3 / 4).max(STEP[0]);
         }
     }
 

@@ -86,7 +86,7 @@ fn crowd(clients: u32, registrars: usize, [cost, way]: [Duration; 2], one_addres
             }
             Happens::Leaves { registrar } => {
                 let Door { line, inside, .. } = &mut doors[registrar];
-                line.left(now, *inside);
+                line.left(now);
                 *inside -= 1;
                 passed.last = passed.last.max(now);
             }
@@ -119,7 +119,7 @@ fn ten_thousand_at_once_are_in_when_they_can_be() {
         println!(
             "{registrars} registrars, {cost} + {way} us, one address {one_address}: {last:.2?} beside {least:.2?}, eps {eps:.3}; {came} came, one {most} times, idle {idle:.2?}"
         );
-        assert!(eps < 0.15, "seed {seed}: {eps}");
+        assert!(eps < if one_address { 0.2 } else { 0.1 }, "seed {seed}: {eps}");
         assert!(most <= 20 && came < 50_000, "seed {seed}: {came} came, one {most} times");
     }
 }
