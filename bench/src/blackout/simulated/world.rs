@@ -178,9 +178,7 @@ impl World {
 
     fn proved(&mut self, number: u32) {
         let link = index(number) % self.registrars.len();
-        let (_, desk, line) = &mut self.registrars[link];
-        // This one is still inside.
-        line.left(self.now, desk.inside(self.now) + 1);
+        self.registrars[link].2.left(self.now);
         let Ok(identity) = Identity::parse(&format!("{PREFIX}m{number}")) else { return };
         let credential = Credential {
             kind: Authentication::Certificate,
