@@ -53,7 +53,7 @@ pub(crate) fn main(command: Command) -> ExitCode {
         return Exit::Usage.into();
     }
     let Some(identity) = &check.identity else {
-        println!("{}: ok, {} groups", check.file.display(), groups.len());
+        println!("{}: ok, groups: {}", check.file.display(), groups.len());
         shown.into_iter().for_each(print_rules);
         return Exit::Ok.into();
     };

@@ -195,7 +195,7 @@ fn a_policy_is_checked_and_explained_before_it_is_used() {
                  [[group.rule]]\nidentity = \"spiffe://d/member/m1\"\nkinds = [\"certificate\"]\nrole = \"sender\"\nlease_s = 0\n";
     let text = format!("{head}{rules}");
     let (code, said) = check(&text, &[]);
-    assert!(code == 0 && said.contains("ok, 1 groups") && said.contains("`spiffe://d/member/m9`"), "{said}");
+    assert!(code == 0 && said.contains("ok, groups: 1") && said.contains("`spiffe://d/member/m9`"), "{said}");
     let who = |name: &str, more: &[&str]| {
         let identity = format!("spiffe://d/member/{name}");
         check(&text, &[&["--identity", &identity], more].concat())
@@ -250,7 +250,7 @@ fn the_policy_to_begin_with_is_good_with_and_without_its_comments() {
         fs::write(&path, &text).unwrap();
         let output = keystone().args(["policy", "check"]).arg(&path).output().unwrap();
         let said = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
-        assert!(output.status.success() && said.contains("ok, 1 groups"), "{text}: {said}");
+        assert!(output.status.success() && said.contains("ok, groups: 1"), "{text}: {said}");
         assert_eq!(said.matches("spiffe://a.example/member/").count(), rules, "{said}");
     }
 }

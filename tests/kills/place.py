@@ -47,8 +47,9 @@ name = "{name}"
 address = "{group}:{port}"
 allow = ["spiffe://demo/member/*"]
 """
-# So that much happens between two kills.
+# So that much happens between two kills, and nobody waits for having joined before.
 QUICK = """batch_ms = 20
+join_each_s = 0
 beacon_ms = 200
 beacon_max_ms = 1000
 resync_wait_ms = 200
