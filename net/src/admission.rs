@@ -317,7 +317,8 @@ mod tests {
     /// Real connections from one address to a door that does one after the other.
     #[tokio::test]
     async fn a_crowd_gets_through_about_as_fast_as_it_can() {
-        const CLIENTS: u32 = 300;
+        // No more than wait in the system's queue before it drops them, where it is shortest.
+        const CLIENTS: u32 = 120;
         let cost = Duration::from_millis(2);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
