@@ -17,7 +17,6 @@ use protocol::identity::Identity;
 use protocol::registration::{ALPN_CLIENT, ALPN_REGISTRAR, Refusal};
 use protocol::{Credential, IndividualKey};
 use thiserror::Error;
-use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_rustls::rustls::{ClientConfig, ServerConfig};
@@ -117,9 +116,8 @@ pub async fn run(checked: Checked, shutdown: Shutdown) -> Result<(), RunError> {
     let own = credentials.identity().clone();
     let doors = Doors::follow(file.tls.clone(), credentials, key_server, token.is_some())?;
     let methods = Methods::new(token.map(by_token).transpose()?);
-    let listener = TcpListener::bind(file.listen)
-        .await
-        .map_err(|source| RunError::Listen { what: file.listen.to_string(), source })?;
+    let listener =
+        net::listen(file.listen).map_err(|source| RunError::Listen { what: file.listen.to_string(), source })?;
     tracing::info!(listen = %file.listen, identity = %own, "registrar is up");
     let (commands, queue) = mpsc::channel(QUEUE);
     let engine = Engine::new(Core::new(core), queue);

@@ -177,8 +177,8 @@ pub async fn run(checked: Checked, shutdown: Shutdown) -> Result<(), RunError> {
     let core = Core::stand_by(Duration::ZERO, config, Box::new(OsEntropy), snapshot, &loaded.records)?;
     drop(loaded);
 
-    let requests = listen("requests", file.listen_requests).await?;
-    let registrars = listen("registrars", file.listen_registrars).await?;
+    let requests = listen("requests", file.listen_requests)?;
+    let registrars = listen("registrars", file.listen_registrars)?;
     let admin = admin::Socket::bind(&file.admin_socket)
         .map_err(|source| RunError::Listen { what: file.admin_socket.display().to_string(), source })?;
     let (relays, publisher) = (Relays::open(&file.relays, file.dscp)?, Publisher::start(publish));
@@ -277,8 +277,6 @@ impl Drop for StopAtEnd {
     }
 }
 
-async fn listen(what: &str, address: SocketAddr) -> Result<TcpListener, RunError> {
-    TcpListener::bind(address)
-        .await
-        .map_err(|source| RunError::Listen { what: format!("{address} for {what}"), source })
+fn listen(what: &str, address: SocketAddr) -> Result<TcpListener, RunError> {
+    net::listen(address).map_err(|source| RunError::Listen { what: format!("{address} for {what}"), source })
 }
