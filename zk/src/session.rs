@@ -180,7 +180,9 @@ impl Session {
         }
     }
 
-    /// The value of `name` as it was at or after the moment of this call, `None` if there is none.
+    /// The value of `name` as it was at or after the moment of this call, `None` if there is none. One server can be a moment
+    /// behind all the same: the one that leads may answer before it has carried out what others have carried out by its word. So
+    /// whoever writes checks versions, and who follows looks again.
     ///
     /// A session begins with a commit and never goes back, so even where a server lags it shows at least what this process
     /// has seen before.
