@@ -4,15 +4,13 @@
 mod hosts;
 mod simulated;
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use client_ctl::config::KeyMaking;
-use tokio::sync::Semaphore;
 
 use crate::Failure;
 use crate::crowd::site::Site;
-use crate::crowd::{Gathered, OTHERS, REGISTRATIONS, descriptors};
+use crate::crowd::{Gathered, OTHERS, descriptors};
 use crate::table::Row;
 use hosts::Hosts;
 
@@ -38,13 +36,7 @@ fn real(clients: u32) -> Result<Vec<Row>, Failure> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let in_turns = runtime.block_on(async {
         let begun = Instant::now();
-        let mut all = Gathered::begin(&site);
-        let turns = Arc::new(Semaphore::new(REGISTRATIONS));
-        for number in 0..clients {
-            let turn = Arc::clone(&turns).acquire_owned().await?;
-            all.add(number, site.settings(number)?, Some(turn));
-        }
-        all.ready(&mut site, clients, READY).await?;
+        let mut all = Gathered::in_turns(&mut site, clients).await?;
         let took = begun.elapsed();
         all.living.shutdown().await;
         Ok::<_, Failure>(took)

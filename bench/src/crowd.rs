@@ -167,13 +167,7 @@ fn storm(clients: u32) -> Result<(Duration, Tally), Failure> {
     let mut site = Site::start(clients)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async {
-        let mut all = Gathered::begin(&site);
-        let turns = Arc::new(Semaphore::new(REGISTRATIONS));
-        for number in 0..clients {
-            let turn = Arc::clone(&turns).acquire_owned().await?;
-            all.add(number, site.settings(number)?, Some(turn));
-        }
-        all.ready(&mut site, clients, READY).await?;
+        let all = Gathered::in_turns(&mut site, clients).await?;
         let Gathered { crowd, mut living, mut told, mut holds } = all;
         println!("{clients} clients have registered and joined after {:.1} s", crowd.now().as_secs_f64());
 
@@ -213,6 +207,18 @@ pub(crate) struct Gathered {
 }
 
 impl Gathered {
+    /// All of them, some at a time, until they are members.
+    pub(crate) async fn in_turns(site: &mut Site, clients: u32) -> Result<Self, Failure> {
+        let mut all = Self::begin(site);
+        let turns = Arc::new(Semaphore::new(REGISTRATIONS));
+        for number in 0..clients {
+            let turn = Arc::clone(&turns).acquire_owned().await?;
+            all.add(number, site.settings(number)?, Some(turn));
+        }
+        all.ready(site, clients, READY).await?;
+        Ok(all)
+    }
+
     /// Nobody yet.
     pub(crate) fn begin(site: &Site) -> Self {
         let (news, told) = mpsc::unbounded_channel();
