@@ -220,6 +220,7 @@ impl Run {
             // Those for who is known, too.
             let places = doors * (per_door + per_door / 2);
             // Members' own requests and registrations, and one that is being reset at each door.
+            // Each is a task as well.
             let descriptors = places + lingering + doors + usize::try_from(ASKERS)? + 2;
             let mebioctets = count(places * HANDSHAKE_KIB)? / 1_024.0;
             let bound = |limit| ("by the limits", limit);
@@ -232,6 +233,12 @@ impl Run {
             here.push(Row::new(
                 row(&format!("more descriptors, {daemon}")),
                 (count(used.descriptors.saturating_sub(before.descriptors))?, ""),
+                bound(count(descriptors)?),
+                Some(1.0),
+            ));
+            here.push(Row::new(
+                row(&format!("more tasks, {daemon}")),
+                (count(used.tasks.saturating_sub(before.tasks))?, ""),
                 bound(count(descriptors)?),
                 Some(1.0),
             ));

@@ -10,6 +10,7 @@ use std::time::Duration;
 use net::ConfigError;
 use net::config::in_range;
 use net::multicast::{Impairment, Interface, MAX_SOURCES, ReceiveOptions};
+use net::reload::Reloads;
 use protocol::identity::Identity;
 use protocol::{Entropy, MAX_NAME, VerifyingKey};
 use serde::Deserialize;
@@ -208,6 +209,8 @@ pub struct Settings {
     pub(crate) line: Arc<InLine>,
     pub(crate) trust: Trust,
     pub(crate) credential: Credential,
+    /// What became of these files whenever they were read again.
+    pub(crate) reloads: Reloads,
     pub(crate) individual_key: KeyMaking,
     pub(crate) groups: Vec<String>,
     pub(crate) carriers: Carriers,
@@ -305,6 +308,7 @@ impl FileConfig {
             registrars,
             trust,
             credential,
+            reloads: Reloads::default(),
             individual_key: self.individual_key,
             groups: self.groups,
             carriers: Carriers { others: self.carrier, named: self.carriers },

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use net::ConfigError;
-use net::reload::Reloaded;
+use net::reload::{Reloaded, Reloads};
 use net::secret_file::read_private;
 use net::tls::{CredentialFiles, Credentials, TlsError, anonymous_client_config, client_config, load_roots};
 use protocol::identity::Identity;
@@ -13,6 +13,9 @@ use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 use zeroize::Zeroizing;
 
 use crate::config::FileConfig;
+
+/// What they are called where readings are counted.
+const CREDENTIALS: &str = "TLS credentials";
 
 /// The credential, with the files that it comes from. They are read anew for each registration; clones share what was read
 /// last.
@@ -57,10 +60,10 @@ impl Credential {
 
     /// Says when there is another: its files have changed and are good, or SIGHUP came. Says once a day for how long a
     /// certificate is still good.
-    pub(crate) fn follow(&self) -> std::io::Result<Reloaded<()>> {
+    pub(crate) fn follow(&self, reloads: &Reloads) -> std::io::Result<Reloaded<()>> {
         let (credential, kept) = (self.clone(), self.clone());
         let (files, what) = match self {
-            Self::Certificate { files, .. } => (vec![files.certificate.clone(), files.key.clone()], "TLS credentials"),
+            Self::Certificate { files, .. } => (vec![files.certificate.clone(), files.key.clone()], CREDENTIALS),
             Self::Token { file, .. } => (vec![file.clone()], "token"),
         };
         let remind = move |(): &()| {
@@ -72,14 +75,14 @@ impl Credential {
             Self::Certificate { .. } => credential.read_again(),
             Self::Token { file, .. } => token(file).map(drop),
         };
-        Reloaded::follow(what, (), files, load, remind)
+        reloads.follow(what, (), files, load, remind)
     }
 
     /// Reads the roots again when they change. That is no reason to register again: all of a site's members would come at once.
-    pub(crate) fn follow_roots(&self) -> std::io::Result<Reloaded<()>> {
+    pub(crate) fn follow_roots(&self, reloads: &Reloads) -> std::io::Result<Reloaded<()>> {
         let (Self::Certificate { files: CredentialFiles { roots, .. }, .. } | Self::Token { roots, .. }) = self;
         let credential = self.clone();
-        Reloaded::follow("trust roots", (), vec![roots.clone()], move |()| credential.read_again(), |()| {})
+        reloads.follow("trust roots", (), vec![roots.clone()], move |()| credential.read_again(), |()| {})
     }
 
     /// Reads certificate, key and roots again; what is bad leaves the last good ones in force.
@@ -97,8 +100,8 @@ impl Credential {
         Ok(())
     }
 
-    /// TLS to this registrar, and what this client says there first, with these offers. Files that are bad, or gone, are in the log: a certificate
-    /// that was good before serves on.
+    /// TLS to this registrar, and what this client says there first, with these offers. Files that are bad, or gone, are in the log and
+    /// counted: a certificate that was good before serves on.
     ///
     /// # Errors
     /// There is no token, or TLS cannot be set up.
@@ -107,10 +110,11 @@ impl Credential {
         registrar: &Identity,
         key_server: &str,
         offers: Vec<Offer>,
+        reloads: &Reloads,
     ) -> Result<(Arc<ClientConfig>, FromClient), TlsError> {
         let (registrar, key_server) = (registrar.clone(), key_server.to_owned());
         if let Err(error) = self.read_again() {
-            tracing::error!(%error, "TLS credentials: refused; the last good ones stay in force");
+            reloads.refused(CREDENTIALS, &error);
         }
         match self {
             Self::Certificate { last, .. } => {

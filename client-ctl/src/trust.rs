@@ -6,10 +6,13 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use net::ConfigError;
-use net::reload::Reloaded;
+use net::reload::{Reloaded, Reloads};
 use net::site::{Site, SiteFiles};
 
 use crate::config::FileConfig;
+
+/// What it is called where readings are counted.
+pub(crate) const SITE: &str = "site certificate";
 
 /// The certificate in force, with the files that it comes from. Clones share it.
 #[derive(Debug, Clone)]
@@ -33,10 +36,10 @@ impl Trust {
 
     /// Says when there is another, because its file has changed and is good, or SIGHUP came. Says once a day for how long it is
     /// still good.
-    pub(crate) fn follow(&self) -> io::Result<Reloaded<()>> {
+    pub(crate) fn follow(&self, reloads: &Reloads) -> io::Result<Reloaded<()>> {
         let (read, kept) = (self.clone(), self.clone());
         let load = move |(): &()| read.files.load().and_then(|site| read.replace(site));
-        Reloaded::follow("site certificate", (), self.files.all(), load, move |()| kept.get().remind())
+        reloads.follow(SITE, (), self.files.all(), load, move |()| kept.get().remind())
     }
 
     /// Takes one that the key server has sent, on the same terms as one from the file, and writes it there. Where that cannot be,

@@ -8,10 +8,10 @@ use serde_json::{Value, json};
 
 use crate::unix_http::{AskError, ask};
 
-/// Which key server.
+/// Which daemon.
 #[derive(Debug, clap::Args)]
 pub(crate) struct StatusArgs {
-    /// The key server's `admin_socket`.
+    /// The key server's `admin_socket`; for `status` a registrar's `status_socket` too.
     #[arg(long, value_name = "PATH")]
     socket: PathBuf,
     /// Print JSON.
@@ -64,37 +64,62 @@ pub(crate) fn backup(args: &BackupArgs) -> ExitCode {
 
 pub(crate) fn status(args: &StatusArgs) -> ExitCode {
     order(args, "/v1/status", None, |status| {
-        println!(
-            "key server {}, term {}, clients {}, registrars connected {}, denied {}, misbehaved {}",
-            text(&status["name"]),
-            text(&status["term"]),
-            text(&status["clients"]),
-            text(&status["registrars"]),
-            text(&status["denied"]),
-            text(&status["misbehaved"])
-        );
-        let [sealed, exported] = ["sealed", "exported"].map(|way| text(&status["registrations"][way]));
-        println!("registrations in this term: sealed {sealed}, exported {exported}");
-        let days = &status["site_certificate"]["days_left"];
-        let certificate = if days.is_null() { "none".into() } else { format!("for {days} days") };
-        println!("signs with {}, site certificate {certificate}", text(&status["signing_key"]));
-        println!("{:<20}{:>10}{:>10}{:>10}{:>8}", "group", "id", "epoch", "members", "height");
-        for group in status["groups"].as_array().into_iter().flatten() {
-            let [name, id, epoch, members, height] =
-                ["name", "id", "epoch", "members", "height"].map(|field| text(&group[field]));
-            let stopped = &group["stopped"];
-            let note = match stopped.is_null() {
-                true => String::new(),
-                false => format!("  STOPPED: term {}, epoch {} was seen", stopped["term"], stopped["epoch"]),
-            };
-            println!("{name:<20}{id:>10}{epoch:>10}{members:>10}{height:>8}{note}");
-            let causes = group["ended"].as_object().into_iter().flatten().filter(|(_, count)| **count != json!(0));
-            let ended: Vec<String> = causes.map(|(cause, count)| format!("{cause} {count}")).collect();
-            if !ended.is_empty() {
-                println!("{:<20}memberships ended in this term: {}", "", ended.join(", "));
+        if status["registrar"].is_string() {
+            registrar(status);
+        } else {
+            key_server(status);
+        }
+        for (what, readings) in status["files"].as_object().into_iter().flatten() {
+            if let Some(why) = readings["error"].as_str() {
+                println!("on disk and NOT IN FORCE: {what}: {why}");
             }
         }
     })
+}
+
+fn registrar(status: &Value) {
+    let key_server = status["key_server"].as_str().unwrap_or("none");
+    let [name, days, clients, under_way] =
+        ["registrar", "certificate_days", "clients", "under_way"].map(|field| text(&status[field]));
+    println!("registrar {name}, certificate for {days} days, key server {key_server}, clients {clients}");
+    let [registered, refused, unproved, failed] =
+        ["registered", "refused", "unproved", "failed"].map(|field| text(&status[field]));
+    println!(
+        "since the start: registered {registered}, refused {refused}, unproved {unproved}, failed {failed}; under way {under_way}"
+    );
+}
+
+fn key_server(status: &Value) {
+    println!(
+        "key server {}, term {}, clients {}, registrars connected {}, denied {}, misbehaved {}",
+        text(&status["name"]),
+        text(&status["term"]),
+        text(&status["clients"]),
+        text(&status["registrars"]),
+        text(&status["denied"]),
+        text(&status["misbehaved"])
+    );
+    let [sealed, exported] = ["sealed", "exported"].map(|way| text(&status["registrations"][way]));
+    println!("registrations in this term: sealed {sealed}, exported {exported}");
+    let days = &status["site_certificate"]["days_left"];
+    let certificate = if days.is_null() { "none".into() } else { format!("for {days} days") };
+    println!("signs with {}, site certificate {certificate}", text(&status["signing_key"]));
+    println!("{:<20}{:>10}{:>10}{:>10}{:>8}", "group", "id", "epoch", "members", "height");
+    for group in status["groups"].as_array().into_iter().flatten() {
+        let [name, id, epoch, members, height] =
+            ["name", "id", "epoch", "members", "height"].map(|field| text(&group[field]));
+        let stopped = &group["stopped"];
+        let note = match stopped.is_null() {
+            true => String::new(),
+            false => format!("  STOPPED: term {}, epoch {} was seen", stopped["term"], stopped["epoch"]),
+        };
+        println!("{name:<20}{id:>10}{epoch:>10}{members:>10}{height:>8}{note}");
+        let causes = group["ended"].as_object().into_iter().flatten().filter(|(_, count)| **count != json!(0));
+        let ended: Vec<String> = causes.map(|(cause, count)| format!("{cause} {count}")).collect();
+        if !ended.is_empty() {
+            println!("{:<20}memberships ended in this term: {}", "", ended.join(", "));
+        }
+    }
 }
 
 pub(crate) fn members(args: &GroupArgs) -> ExitCode {

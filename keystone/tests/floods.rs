@@ -28,6 +28,8 @@ const TIME: Duration = Duration::from_secs(2);
 /// Places of all doors of a daemon for who is not known and who is, who was told there to come again, and some for what is on its
 /// way.
 const DESCRIPTORS: usize = 2 * 150 + 256 + 20;
+/// A task for each place of all doors, and some for members and for what is let go.
+const TASKS: u64 = 2 * 150 + 20;
 /// So many handshakes, each with 64 KiB in our frames and as much in the library.
 const KIB: usize = 2 * 150 * 128;
 /// A key is late, and an answer, after this time. A machine that tests has other work.
@@ -123,8 +125,11 @@ fn members_are_rekeyed_and_answered_while_strangers_fill_the_doors() {
         ("replayed requests", site.requests, &first, false),
         ("malformed registrars", site.registrars, &hello, false),
     ];
+    let tasks = || ["ks.sock", "r1.sock"].map(|socket| site.wait(socket, |_| true)["tasks"].as_u64().unwrap());
+    let quiet = tasks();
     for (name, to, what, is_slow) in floods {
         let before = (used(&key_server), used(&registrar), logs());
+        let mut most = [0; 2];
         let flood: Vec<_> =
             (0..FLOOD).map(|number| runtime.spawn(flooder(number, to, what.to_vec(), is_slow))).collect();
         // Until the door is full.
@@ -149,8 +154,19 @@ fn members_are_rekeyed_and_answered_while_strangers_fill_the_doors() {
                 assert!(now.0 <= before.0 + DESCRIPTORS, "{name}: {} descriptors, {} before", now.0, before.0);
                 assert!(now.1 <= before.1 + KIB, "{name}: {} kB, {} before", now.1, before.1);
             }
+            for (at, now) in tasks().into_iter().enumerate() {
+                assert!(now <= quiet[at] + TASKS, "{name}: {now} tasks, {} before", quiet[at]);
+                most[at] = now.max(most[at]);
+            }
         }
-        println!("{name}: {answered} keys and answers, {:?} {:?}", used(&key_server), used(&registrar));
+        println!(
+            "{name}: {answered} keys and answers, {:?} {:?}, tasks {most:?} and {quiet:?} before",
+            used(&key_server),
+            used(&registrar)
+        );
+        // What waits at a door is counted: the flood is there.
+        let busy = usize::from(to == site.clients);
+        assert!(!is_slow || most[busy] > quiet[busy] + 50, "{name}: {most:?} tasks, {quiet:?} before");
         flood.into_iter().for_each(|flooder| flooder.abort());
         // What every key and each registration say, and a line for all strangers together.
         assert!(logs() - before.2 < 1_000 * answered + 16_384, "{name}: {} octets in the logs", logs() - before.2);

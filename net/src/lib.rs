@@ -23,6 +23,7 @@ pub mod frame;
 pub mod identity;
 pub mod line;
 mod listen;
+pub mod local;
 pub mod logs;
 pub mod multicast;
 pub mod noise;
@@ -31,6 +32,7 @@ pub mod secret_file;
 pub mod seldom;
 pub mod shutdown;
 pub mod site;
+pub mod tcp;
 pub mod tls;
 
 pub use args::Args;

@@ -92,6 +92,13 @@ pub struct NoiseStream<S> {
     state: TransportState,
 }
 
+impl<S> NoiseStream<S> {
+    /// What it runs over.
+    pub fn get_ref(&self) -> &S {
+        &self.stream
+    }
+}
+
 impl<S> std::fmt::Debug for NoiseStream<S> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("NoiseStream(***)")

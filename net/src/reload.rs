@@ -1,11 +1,13 @@
-//! What is read from files is read again when they change, while the daemon runs.
+//! What is read from files is read again when they change, while the daemon runs; and how often that went well is counted.
 
+use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use serde::Serialize;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -45,22 +47,82 @@ impl<T> Reloaded<T> {
     }
 }
 
-impl<T: Send + Sync + 'static> Reloaded<T> {
+/// What became of one thing that is read again, since the start of the daemon.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Readings {
+    /// How often what was read came into force.
+    pub taken: u64,
+    /// How often it was refused; the last good one stayed in force.
+    pub refused: u64,
+    /// Why the last one was refused; nothing once a good one has come. As long as it is there, the files differ from what is in force.
+    pub error: Option<String>,
+}
+
+/// All that a daemon reads again, by name. Clones are the same.
+#[derive(Debug, Clone, Default)]
+pub struct Reloads(Arc<Mutex<BTreeMap<&'static str, Readings>>>);
+
+impl Reloads {
+    /// How it went so far.
+    pub fn readings(&self) -> BTreeMap<&'static str, Readings> {
+        self.all().clone()
+    }
+
+    /// `what` was read again and is in force.
+    pub fn taken(&self, what: &'static str) {
+        let mut all = self.all();
+        let readings = all.entry(what).or_default();
+        readings.taken += 1;
+        readings.error = None;
+    }
+
+    /// `what` was read again and is no good, which is in the log too.
+    pub fn refused(&self, what: &'static str, error: &dyn Display) {
+        tracing::error!(%error, "{what}: refused; the last good ones stay in force");
+        let mut all = self.all();
+        let readings = all.entry(what).or_default();
+        readings.refused += 1;
+        readings.error = Some(error.to_string());
+    }
+
+    fn all(&self) -> MutexGuard<'_, BTreeMap<&'static str, Readings>> {
+        // Nothing panics while it is held.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Keeps `value`, which was read from `files`, up to date: `load`, given the value in force, reads it again on SIGHUP and
-    /// when a file changes. An error leaves the value in force and is in the log. `remind` is called for every new value, and
-    /// once a day. Needs a tokio runtime.
+    /// when a file changes. An error leaves the value in force, is in the log and counted. `remind` is called for every new
+    /// value, and once a day. Needs a tokio runtime.
     ///
     /// # Errors
     /// The system refuses the signal handler.
-    pub fn follow<E: Display>(
+    pub fn follow<T: Send + Sync + 'static, E: Display + Send>(
+        &self,
         what: &'static str,
         value: T,
         files: Vec<PathBuf>,
         mut load: impl FnMut(&T) -> Result<T, E> + Send + 'static,
         remind: impl Fn(&T) + Send + 'static,
-    ) -> std::io::Result<Self> {
+    ) -> std::io::Result<Reloaded<T>> {
+        self.follow_asking(what, value, files, move |now| std::future::ready(load(&now)), remind)
+    }
+
+    /// As [`Reloads::follow`], for what somebody else has a word in.
+    ///
+    /// # Errors
+    /// The same.
+    pub fn follow_asking<T: Send + Sync + 'static, E: Display + Send, F: Future<Output = Result<T, E>> + Send>(
+        &self,
+        what: &'static str,
+        value: T,
+        files: Vec<PathBuf>,
+        mut load: impl FnMut(Arc<T>) -> F + Send + 'static,
+        remind: impl Fn(&T) + Send + 'static,
+    ) -> std::io::Result<Reloaded<T>> {
         let mut hangup = signal(SignalKind::hangup())?;
-        let (replace, followed) = Self::new(value);
+        let (replace, followed) = Reloaded::new(value);
+        let reloads = self.clone();
+        reloads.all().entry(what).or_default();
         let mut seen = marks(&files);
         tokio::spawn(async move {
             let mut reminded = Instant::now();
@@ -76,14 +138,15 @@ impl<T: Send + Sync + 'static> Reloaded<T> {
                 if told || now != seen {
                     // Seen before it is read: what changes meanwhile is read again.
                     seen = now;
-                    match load(&in_force) {
+                    match load(in_force.clone()).await {
                         Ok(value) => {
                             tracing::info!("{what}: read again, in force");
+                            reloads.taken(what);
                             replace.send_replace(Arc::new(value));
                             reminded = Instant::now();
                             remind(&replace.borrow().clone());
                         }
-                        Err(error) => tracing::error!(%error, "{what}: refused; the last good ones stay in force"),
+                        Err(error) => reloads.refused(what, &error),
                     }
                 } else if reminded.elapsed() >= REMIND {
                     reminded = Instant::now();
@@ -124,19 +187,26 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("n");
         std::fs::write(&path, "1").unwrap();
-        let (file, reminders) = (path.clone(), Arc::new(std::sync::Mutex::new(Vec::new())));
+        let (file, reminders) = (path.clone(), Arc::new(Mutex::new(Vec::new())));
         let kept = reminders.clone();
         let remind = move |n: &u32| kept.lock().unwrap().push(*n);
-        let mut followed = Reloaded::follow("a number", 1, vec![path.clone()], move |_| number(&file), remind).unwrap();
+        let reloads = Reloads::default();
+        let mut followed = reloads.follow("a number", 1, vec![path.clone()], move |_| number(&file), remind).unwrap();
+        let readings = || reloads.readings()["a number"].clone();
+        assert_eq!(readings(), Readings::default());
         std::fs::write(&path, "many").unwrap();
         tokio::time::sleep(3 * LOOK).await;
         assert_eq!(*followed.get(), 1);
+        let why = format!("{}: not a number", path.display());
+        assert_eq!(readings(), Readings { taken: 0, refused: 1, error: Some(why) });
         std::fs::write(&path, "22").unwrap();
         followed.changed().await;
         assert_eq!(*followed.get(), 22);
+        assert_eq!(readings(), Readings { taken: 1, refused: 1, error: None });
         std::fs::remove_file(&path).unwrap();
         tokio::time::sleep(REMIND + 2 * LOOK).await;
         assert_eq!((*followed.get(), &*reminders.lock().unwrap()), (22, &vec![1, 22, 22]));
+        assert_eq!(readings().refused, 2, "a file that is gone");
     }
 
     #[tokio::test(start_paused = true)]
@@ -147,7 +217,7 @@ mod tests {
             n += 1;
             Ok::<_, String>(n)
         };
-        let mut followed = Reloaded::follow("a number", 0, Vec::new(), load, |_| {}).unwrap();
+        let mut followed = Reloads::default().follow("a number", 0, Vec::new(), load, |_| {}).unwrap();
         rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::HUP).unwrap();
         followed.changed().await;
         assert_eq!(*followed.get(), 1);

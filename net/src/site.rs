@@ -9,7 +9,7 @@ use protocol::VerifyingKey;
 use protocol::site::{SiteCertificate, SiteError};
 
 use crate::ConfigError;
-use crate::reload::Reloaded;
+use crate::reload::{Reloaded, Reloads};
 use crate::tls::ENDS_SOON;
 
 /// Keys of the site that are trusted: the present one, and another while it is rolled.
@@ -101,13 +101,13 @@ impl SiteFiles {
         Ok(Site { certificate, octets })
     }
 
-    /// Keeps `site` up to date while the daemon runs, see [`Reloaded::follow`] and [`Site::succeed`].
+    /// Keeps `site` up to date while the daemon runs, see [`Reloads::follow`] and [`Site::succeed`].
     ///
     /// # Errors
     /// The system refuses the signal handler.
-    pub fn follow(self, site: Site) -> io::Result<Reloaded<Site>> {
+    pub fn follow(self, site: Site, reloads: &Reloads) -> io::Result<Reloaded<Site>> {
         let files = self.all();
-        Reloaded::follow("site certificate", site, files, move |now| now.succeed(self.load()?), Site::remind)
+        reloads.follow("site certificate", site, files, move |now| now.succeed(self.load()?), Site::remind)
     }
 
     fn keys(&self) -> Result<Vec<VerifyingKey>, ConfigError> {

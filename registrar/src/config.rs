@@ -36,6 +36,9 @@ pub struct FileConfig {
     pub clients: Vec<String>,
     /// Certificate, key and roots. Required.
     pub tls: CredentialFiles,
+    /// Unix socket, mode 0660, that answers `GET /v1/status`. Default: none.
+    #[serde(default)]
+    pub status_socket: Option<PathBuf>,
     /// Takes clients without certificates too, by signed token. Default: it does not.
     #[serde(default)]
     pub token: Option<TokenConfig>,
@@ -104,6 +107,7 @@ impl Checked {
         let mut file: FileConfig = load(path)?;
         let folder = path.parent().unwrap_or(Path::new(""));
         file.tls = file.tls.within(folder);
+        file.status_socket = file.status_socket.map(|path| folder.join(path));
         in_range("clients: number of entries", file.clients.len(), 1..=10_000)?;
         in_range("standby_addresses: number of entries", file.standby_addresses.len(), 0..=4)?;
         let clients = (file.clients.iter())

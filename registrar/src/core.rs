@@ -169,9 +169,19 @@ impl Core {
         self.tally
     }
 
-    /// Whether no registration is under way.
-    pub fn is_idle(&self) -> bool {
-        self.sessions.is_empty()
+    /// Registrations that are under way.
+    pub fn under_way(&self) -> usize {
+        self.sessions.len()
+    }
+
+    /// The key server's name, while it is connected and has sent its list.
+    pub fn key_server(&self) -> Option<&str> {
+        self.key_server.as_deref()
+    }
+
+    /// Clients in its list.
+    pub fn clients(&self) -> usize {
+        self.clients.len()
     }
 
     fn client_up(&mut self, now: Now, session: u64, identity: Identity, credential: Credential) {

@@ -9,15 +9,17 @@ use std::time::Duration;
 
 use net::config::ConfigError;
 use net::exit::Exit;
-use net::reload::Reloaded;
+use net::local::Callers;
+use net::reload::{Reloaded, Reloads};
 use net::seldom::Seldom;
 use net::shutdown::Shutdown;
 use net::tls::{CredentialFiles, Credentials, TlsError};
 use protocol::identity::Identity;
 use protocol::registration::{ALPN_CLIENT, ALPN_REGISTRAR, Refusal};
 use protocol::{Credential, IndividualKey};
+use serde_json::Value;
 use thiserror::Error;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 use tokio_rustls::rustls::{ClientConfig, ServerConfig};
 use zeroize::Zeroizing;
@@ -29,6 +31,7 @@ use crate::core::{Core, Event, Input, Output, Tally};
 mod clients;
 mod fetch;
 mod link;
+mod status;
 
 /// Why the registrar does not run.
 #[derive(Debug, Error)]
@@ -101,6 +104,8 @@ enum Command {
     Unproved(u64, Refusal, mpsc::Sender<ForClient>),
     /// A handshake, or the first frame after it, failed.
     Failed,
+    /// Somebody on this host asks how it goes.
+    Status(oneshot::Sender<Value>),
     Exported(u64, IndividualKey),
     ClientDown(u64),
 }
@@ -114,17 +119,25 @@ enum ForClient {
 pub async fn run(checked: Checked, shutdown: Shutdown) -> Result<(), RunError> {
     let Checked { core, file, key_server, credentials, token } = checked;
     let own = credentials.identity().clone();
-    let doors = Doors::follow(file.tls.clone(), credentials, key_server, token.is_some())?;
-    let methods = Methods::new(token.map(by_token).transpose()?);
+    let reloads = Reloads::default();
+    let doors = Doors::follow(file.tls.clone(), credentials, key_server, token.is_some(), &reloads)?;
+    let methods = Methods::new(token.map(|token| by_token(token, &reloads)).transpose()?);
     let listener =
         net::listen(file.listen).map_err(|source| RunError::Listen { what: file.listen.to_string(), source })?;
+    let told = file.status_socket.as_deref().map(|path| {
+        let opened = net::local::Door::open(path, Callers::Anybody);
+        opened.map_err(|source| RunError::Listen { what: path.display().to_string(), source })
+    });
+    let told = told.transpose()?;
     tracing::info!(listen = %file.listen, identity = %own, "registrar is up");
     let (commands, queue) = mpsc::channel(QUEUE);
     let engine = Engine::new(Core::new(core), queue);
     let door = Arc::new(clients::Door { doors: doors.clone(), methods, commands: commands.clone() });
+    let sources = status::Sources { commands: commands.clone(), doors: doors.clone(), reloads };
     tokio::select! {
         () = engine.run(shutdown.clone()) => {}
         () = clients::serve(listener, door, shutdown) => {}
+        () = status::serve(told, sources) => {}
         () = link::keep([vec![file.key_server_address], file.standby_addresses].concat(), doors, commands) => {}
     }
     Ok(())
@@ -152,6 +165,7 @@ impl Doors {
         credentials: Credentials,
         key_server: Identity,
         open: bool,
+        reloads: &Reloads,
     ) -> Result<Reloaded<Self>, RunError> {
         let doors = Self::new(credentials, key_server.clone(), open)?;
         let watched = files.all();
@@ -160,7 +174,7 @@ impl Doors {
             Self::new(fresh, key_server.clone(), open).map_err(|error| error.to_string())
         };
         let remind = |doors: &Self| doors.credentials.remind();
-        Reloaded::follow("TLS credentials", doors, watched, load, remind).map_err(signals)
+        reloads.follow("TLS credentials", doors, watched, load, remind).map_err(signals)
     }
 }
 
@@ -168,15 +182,15 @@ fn signals(source: std::io::Error) -> RunError {
     RunError::Listen { what: "signals".into(), source }
 }
 
-fn by_token((rules, keys): (Rules, TokenKeys)) -> Result<ByToken, RunError> {
+fn by_token((rules, keys): (Rules, TokenKeys), reloads: &Reloads) -> Result<ByToken, RunError> {
     let keys = match keys {
         TokenKeys::File(path, set) => {
             let files = vec![path.clone()];
-            Reloaded::follow("token keys", set, files, move |_| read_keys(&path), |_| {}).map_err(signals)?
+            reloads.follow(fetch::KEYS, set, files, move |_| read_keys(&path), |_| {}).map_err(signals)?
         }
         TokenKeys::Address(address, roots, tls) => {
             let (replace, keys) = Reloaded::new(KeySet::default());
-            tokio::spawn(fetch::follow(address, (roots, tls), replace));
+            tokio::spawn(fetch::follow(address, (roots, tls), replace, reloads.clone()));
             keys
         }
     };
@@ -266,6 +280,8 @@ impl Engine {
                 self.feed(Input::Unproved { session, refusal });
             }
             Command::Failed => self.feed(Input::Failed),
+            // Who asked may have gone.
+            Command::Status(answer) => drop(answer.send(status::of(&self.core))),
             Command::Exported(session, key) => self.feed(Input::Exported { session, key }),
             Command::ClientDown(session) => {
                 self.sessions.remove(&session);

@@ -130,6 +130,7 @@ refresh_s = 0
 key_server_address = "{link}"
 key_server_identity = "spiffe://bench/keyserver/ks"
 clients = ["spiffe://bench/member/*"]
+status_socket = "r{number}.sock"
 tls = {{ certificate = "pki/r{number}.pem", key = "pki/r{number}.key", roots = "pki/ca.pem" }}
 "#
             )
@@ -190,10 +191,13 @@ tls = {{ certificate = "pki/r{number}.pem", key = "pki/r{number}.key", roots = "
         Ok(())
     }
 
-    /// The processes, key server first.
-    pub(crate) fn processes(&self) -> impl Iterator<Item = u32> {
-        self.daemons.iter().filter_map(|daemon| match daemon {
-            Daemon::Process(child) => Some(child.id()),
+    /// The processes, key server first, each with the socket that tells how it is.
+    pub(crate) fn processes(&self) -> impl Iterator<Item = (u32, PathBuf)> {
+        self.daemons.iter().enumerate().filter_map(|(number, daemon)| match daemon {
+            Daemon::Process(child) => {
+                let name = number.checked_sub(1).map_or("ks.sock".to_owned(), |number| format!("r{number}.sock"));
+                Some((child.id(), self.folder.path().join(name)))
+            }
             Daemon::Thread(_) => None,
         })
     }
@@ -330,13 +334,18 @@ tls = {{ certificate = "pki/r{number}.pem", key = "pki/r{number}.key", roots = "
 
     /// An operator's command.
     fn ask(&self, method: &str, path: &str) -> Result<Value, Failure> {
-        let mut stream = UnixStream::connect(self.folder.path().join("ks.sock"))?;
-        write!(stream, "{method} {path} HTTP/1.1\r\nhost: ks\r\nconnection: close\r\ncontent-length: 0\r\n\r\n")?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer)?;
-        let (_, body) = answer.split_once("\r\n\r\n").ok_or("an answer without a body")?;
-        Ok(serde_json::from_str(body)?)
+        ask(&self.folder.path().join("ks.sock"), method, path)
     }
+}
+
+/// What a daemon answers on its socket.
+pub(crate) fn ask(socket: &Path, method: &str, path: &str) -> Result<Value, Failure> {
+    let mut stream = UnixStream::connect(socket)?;
+    write!(stream, "{method} {path} HTTP/1.1\r\nhost: k\r\nconnection: close\r\ncontent-length: 0\r\n\r\n")?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    let (_, body) = answer.split_once("\r\n\r\n").ok_or("an answer without a body")?;
+    Ok(serde_json::from_str(body)?)
 }
 
 impl Drop for Site {

@@ -1,4 +1,4 @@
-//! What another process needs, as the system counts it (`proc(5)`).
+//! What another process needs, as the system counts it (`proc(5)`), and its tasks, as it counts them itself.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -7,13 +7,15 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use crate::Failure;
+use crate::crowd::site::ask;
 
-/// Time between counts of descriptors and threads.
+/// Time between counts of descriptors, threads and tasks.
 const LOOK: Duration = Duration::from_millis(50);
 
 /// A process that is watched from one call of `begin` to the next of `end`.
 pub(super) struct Process {
     folder: PathBuf,
+    socket: PathBuf,
     watch: Option<(Arc<Seen>, JoinHandle<()>)>,
 }
 
@@ -21,6 +23,7 @@ pub(super) struct Process {
 struct Seen {
     descriptors: AtomicUsize,
     threads: AtomicUsize,
+    tasks: AtomicUsize,
     is_over: AtomicBool,
 }
 
@@ -31,11 +34,12 @@ pub(super) struct Used {
     pub(super) memory: f64,
     pub(super) descriptors: usize,
     pub(super) threads: usize,
+    pub(super) tasks: usize,
 }
 
 impl Process {
-    pub(super) fn new(id: u32) -> Self {
-        Self { folder: format!("/proc/{id}").into(), watch: None }
+    pub(super) fn new((id, socket): (u32, PathBuf)) -> Self {
+        Self { folder: format!("/proc/{id}").into(), socket, watch: None }
     }
 
     /// What it needs now; from here on the most is looked for.
@@ -46,13 +50,15 @@ impl Process {
             memory: self.memory()?,
             descriptors: count(&self.folder, "fd"),
             threads: count(&self.folder, "task"),
+            tasks: tasks(&self.socket).ok_or("it does not say how many tasks it has")?,
         };
-        let (seen, folder) = (Arc::new(Seen::default()), self.folder.clone());
+        let (seen, folder, socket) = (Arc::new(Seen::default()), self.folder.clone(), self.socket.clone());
         let watched = Arc::clone(&seen);
         let watch = move || {
             while !watched.is_over.load(Ordering::Relaxed) {
                 watched.descriptors.fetch_max(count(&folder, "fd"), Ordering::Relaxed);
                 watched.threads.fetch_max(count(&folder, "task"), Ordering::Relaxed);
+                watched.tasks.fetch_max(tasks(&socket).unwrap_or(0), Ordering::Relaxed);
                 std::thread::sleep(LOOK);
             }
         };
@@ -68,6 +74,7 @@ impl Process {
             memory: self.memory()?,
             descriptors: seen.descriptors.load(Ordering::Relaxed),
             threads: seen.threads.load(Ordering::Relaxed),
+            tasks: seen.tasks.load(Ordering::Relaxed),
         })
     }
 
@@ -81,4 +88,8 @@ impl Process {
 
 fn count(folder: &std::path::Path, what: &str) -> usize {
     std::fs::read_dir(folder.join(what)).map_or(0, Iterator::count)
+}
+
+fn tasks(socket: &std::path::Path) -> Option<usize> {
+    ask(socket, "GET", "/v1/status").ok()?["tasks"].as_u64()?.try_into().ok()
 }

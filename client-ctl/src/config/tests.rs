@@ -150,10 +150,13 @@ fn a_client_with_a_token_keeps_the_last_good_roots() {
     let text = text.replace("certificate = \"member.pem\"", "token_file = \"token\"");
     let text = text.replace("private_key = \"member.key\"", "identity = \"spiffe://example.org/member/m1\"");
     let settings = files.load(&text).unwrap();
-    let begins = || settings.credential.begin(&Identity::parse(REGISTRAR).unwrap(), "ks", Vec::new()).is_ok();
+    let (registrar, reloads) = (Identity::parse(REGISTRAR).unwrap(), &settings.reloads);
+    let begins = || settings.credential.begin(&registrar, "ks", Vec::new(), reloads).is_ok();
     assert!(begins());
     write("ca.pem", "nothing");
     assert!(begins(), "with those before");
+    let readings = &reloads.readings()["TLS credentials"];
+    assert!(readings.refused == 1 && readings.error.as_ref().is_some_and(|why| why.contains("ca.pem")), "{readings:?}");
     std::fs::remove_file(files.folder.path().join("token")).unwrap();
     assert!(!begins(), "a token is good for one registration, so the one before is worth nothing");
 }

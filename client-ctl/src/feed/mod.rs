@@ -12,30 +12,29 @@
 //! GET  /healthz                    200 while the daemon runs
 //! ```
 //!
-//! There is no password: the kernel says which user calls. A watcher that reads slowly misses states, never the newest.
+//! There is no password: the kernel says which user calls. A watcher that reads slowly misses states, never the newest; one that reads
+//! nothing at all for 30 s, with its buffer full, is cut off.
 #![allow(
     clippy::disallowed_methods,
     reason = "this is shell: it spawns its server and reads the clock for relative times"
 )]
 
 mod line;
-mod listener;
 mod watch;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
 use axum::extract::rejection::JsonRejection;
-use axum::extract::{ConnectInfo, DefaultBodyLimit, Json, Path as Part, Request, State};
+use axum::extract::{DefaultBodyLimit, Json, Path as Part, State};
 use axum::http::{HeaderValue, StatusCode, header};
-use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
+use net::local::{Callers, Door};
 use protocol::MAX_NAME;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -47,14 +46,11 @@ use tokio::time::Instant;
 pub use line::{kid, line};
 
 use crate::core::{Input, MAX_CONSUMER, MAX_GROUPS, Now, Snapshot};
-use listener::{Caller, Door};
 
 /// Octets of a request's body: a report has under 200.
 const MAX_BODY: usize = 4_096;
 /// Requests of data processors that wait for the core.
 pub const MAX_WAITING: usize = 64;
-/// Time for connections to end when the daemon does.
-const CLOSE_TIME: Duration = Duration::from_millis(500);
 
 /// What a data processor asks of the daemon.
 #[derive(Debug)]
@@ -123,7 +119,7 @@ impl Shared {
 pub struct Feed {
     shared: Shared,
     close: oneshot::Sender<()>,
-    server: JoinHandle<io::Result<()>>,
+    server: JoinHandle<()>,
 }
 
 impl Feed {
@@ -137,15 +133,15 @@ impl Feed {
         clock: Clock,
         commands: mpsc::Sender<Command>,
     ) -> Result<Self, FeedError> {
-        let door = Door::open(path, allowed).map_err(|source| FeedError { path: path.to_owned(), source })?;
+        let opened = Door::open(path, Callers::Users(allowed));
+        let door = opened.map_err(|source| FeedError { path: path.to_owned(), source })?;
         let shared = Shared { clock, groups: Arc::default(), commands };
         let (close, closed) = oneshot::channel::<()>();
-        let service = router(shared.clone()).into_make_service_with_connect_info::<Caller>();
-        let server = axum::serve(door, service).with_graceful_shutdown(async {
+        let server = door.serve(router(shared.clone()), async {
             // A dropped sender closes too.
             let _ = closed.await;
         });
-        Ok(Self { shared, close, server: tokio::spawn(server.into_future()) })
+        Ok(Self { shared, close, server: tokio::spawn(server) })
     }
 
     /// Tells everybody who watches this group.
@@ -162,10 +158,8 @@ impl Feed {
     pub async fn close(self) {
         self.shared.groups().clear();
         let _ = self.close.send(());
-        let abort = self.server.abort_handle();
-        if tokio::time::timeout(CLOSE_TIME, self.server).await.is_err() {
-            abort.abort();
-        }
+        // The door has a time for that.
+        let _ = self.server.await;
     }
 }
 
@@ -182,17 +176,7 @@ fn router(shared: Shared) -> Router {
         .route("/healthz", get(|| async { "ok\n" }))
         .fallback(|| async { (StatusCode::NOT_FOUND, "no such path\n") })
         .layer(DefaultBodyLimit::max(MAX_BODY))
-        .layer(middleware::from_fn(check_caller))
         .with_state(shared)
-}
-
-async fn check_caller(ConnectInfo(caller): ConnectInfo<Caller>, request: Request, next: Next) -> Response {
-    if caller.is_allowed {
-        return next.run(request).await;
-    }
-    tracing::warn!(uid = caller.uid, "a user that may not use the feed has called");
-    let close = [(header::CONNECTION, HeaderValue::from_static("close"))];
-    (StatusCode::FORBIDDEN, close, "this user may not use the feed (allow_uids)\n").into_response()
 }
 
 async fn groups(State(shared): State<Shared>) -> Json<Value> {

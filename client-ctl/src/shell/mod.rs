@@ -34,6 +34,7 @@ pub use request::{RequestFailed, request};
 use crate::config::{OnStop, Settings};
 use crate::core::{Core, Event, Input, Output};
 use crate::feed::{Clock, Command, Feed, FeedError};
+use crate::trust::SITE;
 
 /// Datagrams and answers that wait for the core: more than a socket's buffer holds, so the socket is where loss happens.
 const MAX_HAPPENED: usize = 4_096;
@@ -110,9 +111,9 @@ pub async fn run(settings: Settings, shutdown: Shutdown) -> Result<(), RunError>
         tracing::warn!(loss = settings.impairment.loss, "rekey datagrams are dropped on purpose");
     }
     let published = settings.published.clone().map(|options| Arc::new(Session::new(options)));
-    let mut renewed = settings.credential.follow().map_err(RunError::Signals)?;
-    let _roots = settings.credential.follow_roots().map_err(RunError::Signals)?;
-    let mut trusted = settings.trust.follow().map_err(RunError::Signals)?;
+    let mut renewed = settings.credential.follow(&settings.reloads).map_err(RunError::Signals)?;
+    let _roots = settings.credential.follow_roots(&settings.reloads).map_err(RunError::Signals)?;
+    let mut trusted = settings.trust.follow(&settings.reloads).map_err(RunError::Signals)?;
     let mut shell = Shell {
         settings: Arc::new(settings),
         feed,
@@ -226,9 +227,7 @@ impl Shell {
             }
             Output::Certificate(octets) => match self.settings.trust.take(octets) {
                 Ok(()) => self.begin(async { Happened::Trusted }),
-                Err(error) => {
-                    tracing::error!(%error, "the key server's site certificate: refused; the one before stays")
-                }
+                Err(error) => self.settings.reloads.refused(SITE, &error),
             },
             Output::Subscribe(destination) => {
                 let lost = Arc::clone(self.lost.entry(destination).or_default());
@@ -323,6 +322,8 @@ impl Shell {
             "registration": registration,
             "foreign_datagrams": core.foreign_datagrams(),
             "site_certificate": { "begins": site.certificate.not_before, "days_left": site.days_left() },
+            "files": self.settings.reloads.readings(),
+            "tasks": net::local::tasks(),
             "tcp": { "open": is_open, "ended": ended },
             "groups": groups,
         })

@@ -151,7 +151,7 @@ pub(super) async fn attempt(
         }
         KeyMaking::Exported => (None, Vec::new()),
     };
-    let (config, message) = credential.begin(registrar, &site.key_server, offers)?;
+    let (config, message) = credential.begin(registrar, &site.key_server, offers, &settings.reloads)?;
     let message = Zeroizing::new(message.encode());
     let mut stream = tls::connect_or_hear(found, config, &message).await.map_err(in_clear)?;
     let registered = match (answer(&mut stream).await?, offered) {

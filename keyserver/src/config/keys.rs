@@ -1,12 +1,10 @@
 //! The key server's own keys, and the site certificate that names them: files that are read again, all together, while it runs.
 
 use std::fmt::Display;
-use std::io;
 use std::path::{Path, PathBuf};
 
 use net::config::ConfigError;
 use net::noise::StaticKeys;
-use net::reload::Reloaded;
 use net::secret_file;
 use net::site::{Site, SiteFiles};
 use protocol::SigningKey;
@@ -73,24 +71,23 @@ impl KeyFiles {
         Ok(Keys { noise, signing, site })
     }
 
-    /// Keeps `keys` up to date while the key server runs. They are taken together or not at all: a key is used when the site
-    /// certificate that names it is here, in whatever order the files come.
+    /// All files.
+    pub fn all(&self) -> Vec<PathBuf> {
+        let paths = [&self.noise, &self.signing].into_iter().chain(&self.rsa).chain(&self.paper).cloned();
+        paths.chain(self.site.iter().flat_map(SiteFiles::all)).collect()
+    }
+
+    /// Reads them again, to follow those in force. They are taken together or not at all: a key is used when the site certificate that
+    /// names it is here, in whatever order the files come.
     ///
     /// # Errors
-    /// The system refuses the signal handler.
-    pub fn follow(self, keys: Keys) -> io::Result<Reloaded<Keys>> {
-        let paths = [&self.noise, &self.signing].into_iter().chain(&self.rsa).chain(&self.paper).cloned();
-        let files = paths.chain(self.site.iter().flat_map(SiteFiles::all)).collect();
-        let load = move |now: &Keys| {
-            let mut fresh = self.load()?;
-            if let (Some(old), Some(new)) = (&now.site, fresh.site.take()) {
-                fresh.site = Some(old.succeed(new)?);
-            }
-            Ok::<_, ConfigError>(fresh)
-        };
-        Reloaded::follow("Noise and signing keys", keys, files, load, |keys| {
-            keys.site.as_ref().inspect(|site| site.remind());
-        })
+    /// As [`KeyFiles::load`]; or the site certificate may not follow the one in force.
+    pub fn reload(&self, now: &Keys) -> Result<Keys, ConfigError> {
+        let mut fresh = self.load()?;
+        if let (Some(old), Some(new)) = (&now.site, fresh.site.take()) {
+            fresh.site = Some(old.succeed(new)?);
+        }
+        Ok(fresh)
     }
 
     fn signing(&self) -> Result<SigningKey, ConfigError> {

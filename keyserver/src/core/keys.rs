@@ -3,8 +3,10 @@
 
 use std::time::Duration;
 
+use protocol::Suite;
 use protocol::request::Outcome;
 use protocol::sign::{SigningKey, VerifyingKey};
+use thiserror::Error;
 
 use super::{Core, Event, Now};
 
@@ -32,11 +34,31 @@ pub struct Issued {
     pub octets: Vec<u8>,
 }
 
+/// No key for a group's suite. Nothing was changed: the keys before are used.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error("there is no signing key for suite `{suite}` of group `{group}`")]
+pub struct KeysError {
+    /// The group.
+    pub group: String,
+    /// Its suite.
+    pub suite: Suite,
+}
+
 impl Core {
+    /// Whether these keys can follow those that are used.
+    ///
+    /// # Errors
+    /// [`KeysError`]: the first group that they leave without.
+    pub fn check_keys(&self, keys: &Keys) -> Result<(), KeysError> {
+        match self.config.groups.iter().find(|group| !keys.signing.signs(group.suite)) {
+            Some(group) => Err(KeysError { group: group.name.clone(), suite: group.suite }),
+            None => Ok(()),
+        }
+    }
+
     pub(super) fn new_keys(&mut self, now: Now, keys: Keys) {
-        if let Some(group) = self.config.groups.iter().find(|group| !keys.signing.signs(group.suite)) {
-            let why = format!("there is none for suite `{}` of group `{}`", group.suite, group.name);
-            return self.event(Event::KeysRefused { why });
+        if let Err(error) = self.check_keys(&keys) {
+            return self.event(Event::KeysRefused { why: error.to_string() });
         }
         let is_other = keys.signing.all_public() != self.config.signing.all_public();
         (self.config.signing, self.config.others, self.issued) = (keys.signing, keys.others, keys.certificate);

@@ -49,7 +49,7 @@ pub use access::{Access, Contradiction, Grant, Rule, Verdict};
 pub use admin::{Admin, AdminError, AdminReply, Endings, GroupStatus, MemberStatus, Members, Status};
 pub use admission::Cause;
 pub use io::{EpochEvent, Event, Input, Output};
-pub use keys::{Issued, Keys};
+pub use keys::{Issued, Keys, KeysError};
 pub use policy::PolicyError;
 pub use publish::{Publication, Published};
 pub use recover::{LEAP, Recovery as RecoveryPlan};

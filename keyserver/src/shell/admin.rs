@@ -1,27 +1,21 @@
 //! The operator's Unix socket: HTTP/1.1 and JSON; the kernel says who asks.
 
 use std::io;
-use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::path::PathBuf;
 use std::time::Duration;
 
-use axum::extract::connect_info::Connected;
-use axum::extract::{ConnectInfo, DefaultBodyLimit, Path as UrlPath, Request, State};
+use axum::extract::{DefaultBodyLimit, Path as UrlPath, State};
 use axum::http::StatusCode;
-use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use axum::serve::{IncomingStream, Listener};
 use axum::{Json, Router};
 use net::entropy::OsEntropy;
-use net::reload::Reloaded;
+use net::local::{Callers, Door};
+use net::reload::{Reloaded, Reloads};
 use protocol::credential::NO_END;
 use protocol::identity::Identity;
 use serde::Deserialize;
 use serde_json::{Value, json};
-use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::engine::{Command, Handle};
 use crate::config::FileConfig;
@@ -31,113 +25,25 @@ use crate::store::write_backup;
 
 /// Octets of a command's body: an identity and a little JSON.
 const MAX_BODY: usize = 4_096;
-/// Connections at once: operators, and what watches for them.
-const MAX_OPERATORS: usize = 64;
-/// Connections at once of those who may not give commands, and hear so: they cannot take the others' places.
-const MAX_STRANGERS: usize = 8;
 
-/// The bound socket; the file goes when this goes.
-pub(super) struct Socket {
-    listener: UnixListener,
-    path: PathBuf,
+/// The operator's socket.
+pub(super) fn bind(file: &FileConfig) -> io::Result<Door> {
+    Door::open(&file.admin_socket, Callers::Users(file.admin_uids.iter().copied().collect()))
 }
 
-impl Socket {
-    pub(super) fn bind(path: &Path) -> io::Result<Self> {
-        // A socket file that a killed process left behind answers nobody.
-        if path.exists() && std::os::unix::net::UnixStream::connect(path).is_err() {
-            std::fs::remove_file(path)?;
-        }
-        let listener = UnixListener::bind(path)?;
-        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660))?;
-        Ok(Self { listener, path: path.to_owned() })
-    }
-
-    pub(super) async fn serve(self, file: &FileConfig, keys: Reloaded<Keys>, engine: Handle) {
-        let (uids, backup_key, backed_up) = (file.admin_uids.clone(), file.backup_key.clone(), engine.clone());
-        let Self { listener, path } = self;
-        let _remove = Remove(path);
-        let own = std::fs::metadata("/proc/self").map(|me| std::os::unix::fs::MetadataExt::uid(&me)).unwrap_or(0);
-        let allowed = move |uid: u32| uid == 0 || uid == own || uids.contains(&uid);
-        let door = Door {
-            listener,
-            allowed: allowed.clone(),
-            places: places(MAX_OPERATORS),
-            strangers: places(MAX_STRANGERS),
-        };
-        let router = Router::new()
-            .route("/v1/status", get(move |State(engine): State<Handle>| status(engine, keys)))
-            .route("/v1/backup", post(move |Json(to): Json<To>| backup(backed_up, backup_key, to)))
-            .route("/v1/groups/{group}/members", get(members))
-            .route("/v1/groups/{group}/evict", post(evict))
-            .route("/v1/groups/{group}/admit", post(admit))
-            .route("/v1/groups/{group}/refresh", post(refresh))
-            .layer(DefaultBodyLimit::max(MAX_BODY))
-            .layer(middleware::from_fn(move |peer: ConnectInfo<Peer>, request: Request, next: Next| {
-                let allowed = peer.0.uid.is_some_and(&allowed);
-                async move { if allowed { next.run(request).await } else { StatusCode::FORBIDDEN.into_response() } }
-            }))
-            .with_state(engine);
-        if let Err(error) = axum::serve(door, router.into_make_service_with_connect_info::<Peer>()).await {
-            tracing::error!(%error, "the operator's socket is gone");
-        }
-    }
-}
-
-struct Remove(PathBuf);
-
-impl Drop for Remove {
-    fn drop(&mut self) {
-        drop(std::fs::remove_file(&self.0));
-    }
-}
-
-fn places(count: usize) -> Arc<Semaphore> {
-    Arc::new(Semaphore::new(count))
-}
-
-struct Door<A> {
-    listener: UnixListener,
-    allowed: A,
-    places: Arc<Semaphore>,
-    strangers: Arc<Semaphore>,
-}
-
-/// Who is at the other end, by `SO_PEERCRED`, and its place, given back with the connection.
-#[derive(Debug, Clone)]
-struct Peer {
-    uid: Option<u32>,
-    _place: Option<Arc<OwnedSemaphorePermit>>,
-}
-
-impl<A: Fn(u32) -> bool + Send + 'static> Listener for Door<A> {
-    type Io = UnixStream;
-    type Addr = Peer;
-
-    async fn accept(&mut self) -> (UnixStream, Peer) {
-        loop {
-            let Ok((stream, _)) = self.listener.accept().await else {
-                // The cause, mostly a lack of descriptors, stays for a while; do not spin on it.
-                tokio::time::sleep(Duration::from_millis(50)).await;
-                continue;
-            };
-            let uid = stream.peer_cred().ok().map(|credentials| credentials.uid());
-            let places = if uid.is_some_and(&self.allowed) { &self.places } else { &self.strangers };
-            if let Ok(place) = Arc::clone(places).try_acquire_owned() {
-                return (stream, Peer { uid, _place: Some(Arc::new(place)) });
-            }
-        }
-    }
-
-    fn local_addr(&self) -> io::Result<Peer> {
-        Ok(Peer { uid: None, _place: None })
-    }
-}
-
-impl<A: Fn(u32) -> bool + Send + 'static> Connected<IncomingStream<'_, Door<A>>> for Peer {
-    fn connect_info(stream: IncomingStream<'_, Door<A>>) -> Self {
-        stream.remote_addr().clone()
-    }
+/// Answers operators for ever.
+pub(super) async fn serve(door: Door, file: &FileConfig, (keys, reloads): (Reloaded<Keys>, Reloads), engine: Handle) {
+    let (backup_key, backed_up) = (file.backup_key.clone(), engine.clone());
+    let router = Router::new()
+        .route("/v1/status", get(move |State(engine): State<Handle>| status(engine, keys, reloads)))
+        .route("/v1/backup", post(move |Json(to): Json<To>| backup(backed_up, backup_key, to)))
+        .route("/v1/groups/{group}/members", get(members))
+        .route("/v1/groups/{group}/evict", post(evict))
+        .route("/v1/groups/{group}/admit", post(admit))
+        .route("/v1/groups/{group}/refresh", post(refresh))
+        .layer(DefaultBodyLimit::max(MAX_BODY))
+        .with_state(engine);
+    door.serve(router, std::future::pending()).await;
 }
 
 #[derive(Deserialize)]
@@ -173,8 +79,8 @@ async fn backup(engine: Handle, key: Option<PathBuf>, To { path }: To) -> Respon
     }
 }
 
-/// What the core says of itself, and which key signs.
-async fn status(engine: Handle, keys: Reloaded<Keys>) -> Response {
+/// What the core says of itself, which key signs, and what became of files that were read again.
+async fn status(engine: Handle, keys: Reloaded<Keys>, reloads: Reloads) -> Response {
     let keys = keys.get();
     let more = json!({
         "signing_key": hex::encode(keys.signing.public().octets()),
@@ -182,6 +88,8 @@ async fn status(engine: Handle, keys: Reloaded<Keys>) -> Response {
         "site_certificate": keys.site.as_ref().map(|site| json!({
             "begins": site.certificate.not_before, "days_left": site.days_left(),
         })),
+        "files": reloads.readings(),
+        "tasks": net::local::tasks(),
     });
     match ask(&engine, Admin::Status).await {
         Ok(Value::Object(mut status)) => {
@@ -300,36 +208,5 @@ fn render(reply: AdminReply) -> Value {
                 "slowest_eviction_us": group.eviction.map(|(_, slowest)| micros(slowest)),
             })).collect::<Vec<_>>(),
         }),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// So many connections find a place; whether one more does when one of them has ended.
-    async fn places_of(allowed: bool) -> (usize, bool) {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("sock");
-        let listener = UnixListener::bind(&path).unwrap();
-        let mut door = Door { listener, allowed: move |_| allowed, places: places(5), strangers: places(2) };
-        let mut inside = Vec::new();
-        let limit = Duration::from_millis(100);
-        for _ in 0..8 {
-            let client = UnixStream::connect(&path).await.unwrap();
-            if let Ok(accepted) = tokio::time::timeout(limit, door.accept()).await {
-                inside.push((client, accepted));
-            }
-        }
-        let count = inside.len();
-        inside.pop();
-        let _client = UnixStream::connect(&path).await.unwrap();
-        (count, tokio::time::timeout(limit, door.accept()).await.is_ok())
-    }
-
-    #[tokio::test]
-    async fn strangers_take_no_operator_s_place() {
-        assert_eq!(places_of(true).await, (5, true));
-        assert_eq!(places_of(false).await, (2, true));
     }
 }

@@ -3,6 +3,7 @@
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use net::multicast::{MulticastError, SendOptions, Sender};
@@ -20,8 +21,9 @@ use zeroize::Zeroizing;
 use super::RunError;
 use super::events::log;
 use super::publisher::Publisher;
+use super::queues::{Cut, Pushed, Queue, Queues, queue};
 use super::relays::Relays;
-use super::subscribers::{Pushed, Queues};
+use super::subscribers;
 use super::turn::Turn;
 use crate::config::keys;
 use crate::core::{Admin, AdminError, AdminReply, Core, Event, GroupConfig, Input, Keys, Output};
@@ -29,9 +31,6 @@ use crate::store::{Store, StoreError};
 
 /// Commands that wait for the core: what all doors together let in at once. Beyond it they wait, and so do peers.
 const QUEUE: usize = 1_024;
-/// Frames that wait for one registrar; one that does not read is cut off.
-const REGISTRAR_QUEUE: usize = 16_384;
-
 /// The answer to a request.
 pub(super) enum Answer {
     /// It was none.
@@ -39,21 +38,23 @@ pub(super) enum Answer {
     /// Everything.
     Reply(Zeroizing<Vec<u8>>),
     /// The beginning: what is pushed follows. Whoever ends it says so by the number of the session.
-    Subscribed(u64, Zeroizing<Vec<u8>>, Pushed),
+    Subscribed(u64, Zeroizing<Vec<u8>>, Pushed<Arc<[u8]>>),
 }
 
 type Reply = oneshot::Sender<Answer>;
+/// Whether something is in force now, and otherwise why not.
+type Verdict = oneshot::Sender<Result<(), String>>;
 
 pub(super) enum Command {
     Key(MemberId, u64, oneshot::Sender<Option<IndividualKey>>),
     Request(MemberId, u64, Zeroizing<Vec<u8>>, Reply),
     Admin(Admin, oneshot::Sender<Result<AdminReply, AdminError>>),
-    RegistrarUp(u64, Identity, mpsc::Sender<Vec<u8>>),
+    RegistrarUp(u64, Identity, Queue<Vec<u8>>),
     RegistrarDown(u64),
     FromRegistrar(u64, Zeroizing<Vec<u8>>),
     Answered(u64, (MemberId, u64), Option<Box<registration::Answer>>),
-    Policy(Vec<GroupConfig>),
-    Keys(Keys),
+    Policy(Vec<GroupConfig>, Verdict),
+    Keys(Keys, Verdict),
     Revoked(BTreeSet<Vec<u8>>),
     SubscriberGone(u64),
 }
@@ -74,15 +75,17 @@ impl Handle {
         answered.await.ok()
     }
 
-    /// A channel for frames to a registrar.
-    pub(super) fn registrar_channel() -> (mpsc::Sender<Vec<u8>>, mpsc::Receiver<Vec<u8>>) {
-        mpsc::channel(REGISTRAR_QUEUE)
+    /// Waits until the core has taken something.
+    ///
+    /// # Errors
+    /// Why it has not.
+    pub(super) async fn verdict(&self, command: impl FnOnce(Verdict) -> Command) -> Result<(), String> {
+        self.ask(command).await.unwrap_or_else(|| Err("the key server is stopping".into()))
     }
 }
 
-/// A handle whose commands a test reads.
-#[cfg(test)]
-pub(super) fn test_handle() -> (Handle, mpsc::Receiver<Command>) {
+/// Both ends of what waits for an engine.
+pub(super) fn commands() -> (Handle, mpsc::Receiver<Command>) {
     let (commands, queue) = mpsc::channel(QUEUE);
     (Handle(commands), queue)
 }
@@ -98,21 +101,27 @@ pub(super) struct Engine {
     write: Option<Write>,
     pub(super) started: Instant,
     senders: BTreeMap<SocketAddr, Sender>,
-    multicast: SendOptions,
     /// When the core is told the wall clock's time next.
     next_clock: Instant,
-    relays: Relays,
-    registrars: BTreeMap<u64, mpsc::Sender<Vec<u8>>>,
-    subscribers: Queues,
+    ways: Ways,
+    registrars: Queues<Vec<u8>>,
+    subscribers: Queues<Arc<[u8]>>,
     replies: BTreeMap<u64, Reply>,
     answers: BTreeMap<u64, oneshot::Sender<Result<AdminReply, AdminError>>>,
     numbers: u64,
-    pub(super) queue: (mpsc::Sender<Command>, mpsc::Receiver<Command>),
+    handle: Handle,
+    pub(super) queue: mpsc::Receiver<Command>,
     halted: bool,
     pub(super) turn: Box<dyn Turn>,
-    publisher: Publisher,
     /// The static key, for sealed registrations.
     keys: Reloaded<keys::Keys>,
+}
+
+/// Where goes what is for everybody.
+pub(super) struct Ways {
+    pub(super) multicast: SendOptions,
+    pub(super) relays: Relays,
+    pub(super) publisher: Publisher,
 }
 
 impl Engine {
@@ -120,10 +129,9 @@ impl Engine {
         core: Core,
         store: Box<dyn Store>,
         turn: Box<dyn Turn>,
-        relays: Relays,
-        multicast: SendOptions,
-        publisher: Publisher,
+        ways: Ways,
         keys: Reloaded<keys::Keys>,
+        (handle, queue): (Handle, mpsc::Receiver<Command>),
     ) -> Self {
         Self {
             core,
@@ -131,31 +139,26 @@ impl Engine {
             write: None,
             started: Instant::now(),
             senders: BTreeMap::new(),
-            multicast,
             next_clock: Instant::now(),
-            relays,
-            registrars: BTreeMap::new(),
+            ways,
+            registrars: Queues::default(),
             subscribers: Queues::default(),
             replies: BTreeMap::new(),
             answers: BTreeMap::new(),
             numbers: 0,
-            queue: mpsc::channel(QUEUE),
+            handle,
+            queue,
             halted: false,
             turn,
-            publisher,
             keys,
         }
     }
 
     pub(super) fn add_destination(&mut self, destination: SocketAddr) -> Result<(), MulticastError> {
         if let Entry::Vacant(place) = self.senders.entry(destination) {
-            place.insert(Sender::open(destination, &self.multicast)?);
+            place.insert(Sender::open(destination, &self.ways.multicast)?);
         }
         Ok(())
-    }
-
-    pub(super) fn handle(&self) -> Handle {
-        Handle(self.queue.0.clone())
     }
 
     /// Stands by until it is this key server's turn, then reigns, until `shutdown`.
@@ -179,7 +182,7 @@ impl Engine {
             }
             let over = stopping.is_some_and(|since| since.elapsed() >= drain);
             if stopping.is_some() && (over || (self.core.is_idle() && self.write.is_none())) {
-                self.publisher.flush().await;
+                self.ways.publisher.flush().await;
                 tracing::info!(complete = !over, "drained; key server ends");
                 return Ok(());
             }
@@ -188,7 +191,7 @@ impl Engine {
             let wake = stopping.map_or(wake, |since| wake.min(since + drain));
             tokio::select! {
                 result = finished(&mut self.write) => self.written(result)?,
-                command = self.queue.1.recv(), if stopping.is_none() => match command {
+                command = self.queue.recv(), if stopping.is_none() => match command {
                     Some(command) => self.command(command),
                     None => return Ok(()),
                 },
@@ -217,16 +220,21 @@ impl Engine {
         self.feed(Input::Clock { seconds });
     }
 
-    fn take_policy(&mut self, groups: Vec<GroupConfig>) {
+    fn take_policy(&mut self, groups: Vec<GroupConfig>) -> Result<(), String> {
         // A policy that is refused opens nothing.
-        if self.core.check_policy(&groups).is_ok() {
-            for group in &groups {
-                if let Err(error) = self.add_destination(group.destination) {
-                    return tracing::error!(%error, group = group.name, "the policy before stays in force");
-                }
-            }
+        self.core.check_policy(&groups).map_err(|error| error.to_string())?;
+        for group in &groups {
+            let opened = self.add_destination(group.destination);
+            opened.map_err(|error| format!("group `{}`: {error}", group.name))?;
         }
         self.feed(Input::Policy(groups));
+        Ok(())
+    }
+
+    pub(super) fn take_keys(&mut self, keys: Keys) -> Result<(), String> {
+        self.core.check_keys(&keys).map_err(|error| error.to_string())?;
+        self.feed(Input::Keys(keys));
+        Ok(())
     }
 
     fn feed(&mut self, input: Input<'_>) {
@@ -259,15 +267,16 @@ impl Engine {
                 self.feed(Input::RegistrarUp { link, identity });
             }
             Command::RegistrarDown(link) => {
-                self.registrars.remove(&link);
+                self.registrars.close(link);
                 self.feed(Input::RegistrarDown { link });
             }
             Command::FromRegistrar(link, frame) => self.feed(Input::FromRegistrar { link, frame: &frame }),
             Command::Answered(link, (client, registration), answer) => {
                 self.feed(Input::Answered { link, client, registration, answer });
             }
-            Command::Policy(groups) => self.take_policy(groups),
-            Command::Keys(keys) => self.feed(Input::Keys(keys)),
+            // Who asked goes only with the process.
+            Command::Policy(groups, verdict) => drop(verdict.send(self.take_policy(groups))),
+            Command::Keys(keys, verdict) => drop(verdict.send(self.take_keys(keys))),
             Command::Revoked(names) => self.feed(Input::Revoked(names)),
             Command::SubscriberGone(session) => {
                 self.subscribers.close(session);
@@ -298,14 +307,12 @@ impl Engine {
                 Output::Persist(records) => self.start_write(move |store| store.append(&slices(&records))),
                 Output::Snapshot(snapshot) => self.start_write(move |store| store.snapshot(&snapshot)),
                 Output::ToRegistrar { link, frame } => {
-                    let sent = self.registrars.get(&link).map(|frames| frames.try_send(frame));
-                    if sent.is_some_and(|sent| sent.is_err()) {
+                    if self.registrars.push(link, frame) == Err(Cut::TooSlow) {
                         tracing::warn!(link, "a registrar does not read; its connection is cut");
-                        self.registrars.remove(&link);
                     }
                 }
                 Output::Answer { link, parties, offers, grant } => {
-                    let (noise, handle) = (self.keys.get().noise.clone(), self.handle());
+                    let (noise, handle) = (self.keys.get().noise.clone(), self.handle.clone());
                     // Some public-key cryptography, which the engine has no time for.
                     tokio::spawn(async move {
                         let answer = sealed::answer(noise.as_ref(), &parties.prologue(), &offers, &grant.encode());
@@ -313,7 +320,7 @@ impl Engine {
                         handle.send(Command::Answered(link, (grant.client, grant.registration), answer)).await;
                     });
                 }
-                Output::CloseRegistrar { link } => drop(self.registrars.remove(&link)),
+                Output::CloseRegistrar { link } => self.registrars.close(link),
                 Output::Reply { session, message } => {
                     // A client that went away asks again, and gets the same answer.
                     self.replies.remove(&session).map(|reply| reply.send(Answer::Reply(message)));
@@ -322,7 +329,9 @@ impl Engine {
                     self.replies.remove(&session).map(|reply| reply.send(Answer::Refused));
                 }
                 Output::Subscribed { session, message } => {
-                    let answer = Answer::Subscribed(session, message, self.subscribers.open(session));
+                    let (queue, pushed) = queue(subscribers::WAITING);
+                    self.subscribers.insert(session, queue);
+                    let answer = Answer::Subscribed(session, message, pushed);
                     let taken = self.replies.remove(&session).is_some_and(|reply| reply.send(answer).is_ok());
                     if !taken {
                         self.command(Command::SubscriberGone(session));
@@ -334,10 +343,10 @@ impl Engine {
                 Output::AdminReply { ticket, result } => {
                     self.answers.remove(&ticket).map(|answer| answer.send(result));
                 }
-                Output::Publish(publication) => self.publisher.publish(*publication),
+                Output::Publish(publication) => self.ways.publisher.publish(*publication),
                 Output::Event(event) => {
                     if let Event::Reign { term, .. } = event {
-                        self.publisher.reign(term);
+                        self.ways.publisher.reign(term);
                     }
                     log(&event);
                 }
@@ -346,12 +355,17 @@ impl Engine {
         }
         for (destination, datagrams) in leaving {
             self.multicast(destination, &datagrams).await;
-            self.relays.send(&datagrams).await;
+            self.ways.relays.send(&datagrams).await;
         }
     }
 
     fn push(&mut self, sessions: &[u64], octets: Vec<u8>) {
-        for (session, too_slow) in self.subscribers.push(sessions, &octets.into()) {
+        let octets: Arc<[u8]> = octets.into();
+        for session in sessions.iter().copied() {
+            let Err(cut) = self.subscribers.push(session, Arc::clone(&octets)) else {
+                continue;
+            };
+            let too_slow = cut == Cut::TooSlow;
             if too_slow {
                 tracing::warn!(session, "a subscriber does not read fast enough; its connection is cut");
             }

@@ -9,6 +9,7 @@ mod offline;
 mod policy;
 mod presence;
 mod publisher;
+mod queues;
 mod registrars;
 mod relays;
 mod requests;
@@ -25,6 +26,7 @@ use std::time::Duration;
 use net::config::ConfigError;
 use net::entropy::OsEntropy;
 use net::exit::Exit;
+use net::reload::Reloads;
 use net::secret_file::SecretFileError;
 use net::shutdown::Shutdown;
 use thiserror::Error;
@@ -33,7 +35,7 @@ use tokio::net::TcpListener;
 use crate::config::{Checked, Place};
 use crate::core::{Core, RestoreError};
 use crate::store::{BackupError, Badge, Journal, RedbBackend, SiteKey, Stopping, Store, StoreError, ZooKeeperBackend};
-use engine::Engine;
+use engine::{Command, Engine, Ways};
 use latch::ByLatch;
 pub use offline::{recover, restore};
 use presence::Presence;
@@ -179,19 +181,25 @@ pub async fn run(checked: Checked, shutdown: Shutdown) -> Result<(), RunError> {
 
     let requests = listen("requests", file.listen_requests)?;
     let registrars = listen("registrars", file.listen_registrars)?;
-    let admin = admin::Socket::bind(&file.admin_socket)
+    let admin = admin::bind(&file)
         .map_err(|source| RunError::Listen { what: file.admin_socket.display().to_string(), source })?;
-    let (relays, publisher) = (Relays::open(&file.relays, file.dscp)?, Publisher::start(publish));
-    let keys = key_files.follow(keys).map_err(|source| RunError::Listen { what: "signals".into(), source })?;
-    let mut engine = Engine::new(core, store, turn, relays, file.multicast(), publisher, keys.clone());
+    let ways = Ways {
+        multicast: file.multicast(),
+        relays: Relays::open(&file.relays, file.dscp)?,
+        publisher: Publisher::start(publish),
+    };
+    let (reloads, commands) = (Reloads::default(), engine::commands());
+    let handle = commands.0.clone();
+    let keys = policy::follow_keys(key_files, keys, handle.clone(), &reloads)?;
+    let mut engine = Engine::new(core, store, turn, ways, keys.clone(), commands);
     groups.iter().try_for_each(|group| engine.add_destination(group.destination))?;
-    let handle = engine.handle();
     let identity = credentials.identity().clone();
-    let door = registrars::Door::follow(file.tls.clone(), credentials)?;
-    let policy = policy::follow(policy, groups)?;
+    let door = registrars::Door::follow(file.tls.clone(), credentials, &reloads)?;
+    let _policy = policy::follow(policy, handle.clone(), &reloads)?;
     // Before anybody is answered.
-    engine.command(engine::Command::Revoked(policy::revoked(&door)));
-    engine.command(engine::Command::Keys(policy::for_core(&keys.get())));
+    engine.command(Command::Revoked(policy::revoked(&door)));
+    let taken = engine.take_keys(policy::for_core(&keys.get()));
+    taken.map_err(|why| ConfigError::invalid("signing_key", why))?;
     tracing::info!(
         name = %file.name,
         requests = %file.listen_requests,
@@ -204,9 +212,7 @@ pub async fn run(checked: Checked, shutdown: Shutdown) -> Result<(), RunError> {
             requests::serve(requests, file.name.clone(), keys.clone(), handle.clone()),
             registrars::serve(registrars, door.clone(), handle.clone()),
             policy::tell_revoked(door, handle.clone()),
-            admin.serve(&file, keys.clone(), handle.clone()),
-            policy::tell(policy, handle.clone()),
-            policy::tell_keys(keys, handle.clone()),
+            admin::serve(admin, &file, (keys, reloads), handle.clone()),
         )
     };
     let engine = engine.run(shutdown.clone(), DRAIN);

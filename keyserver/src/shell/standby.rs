@@ -74,7 +74,7 @@ impl Engine {
                         (store, followed)
                     }));
                 }
-                command = self.queue.1.recv() => match command {
+                command = self.queue.recv() => match command {
                     Some(command) => self.command(command),
                     None => return Ok(false),
                 },

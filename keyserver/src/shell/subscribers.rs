@@ -1,65 +1,23 @@
 //! Sessions of members without multicast: the reply, then every datagram of their groups, one message each.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use net::frame::FrameError;
 use net::noise::{NoiseError, NoiseStream};
 use tokio::net::TcpStream;
-use tokio::sync::mpsc::error::TrySendError;
-use tokio::sync::{mpsc, oneshot};
 use zeroize::Zeroizing;
+
+use super::queues::Pushed;
 
 /// Datagrams that wait for one subscriber, 5 MB at the most and shared by all of them: two seconds at the default ceiling. One
 /// that does not keep up is cut off, and catches up by itself.
-const WAITING: usize = 4_096;
+pub(super) const WAITING: usize = 4_096;
 /// An empty message goes out when nothing else did for so long, so that either end notices when the other is gone. A client
 /// waits three times as long.
 const QUIET: Duration = Duration::from_secs(15);
 /// A message that cannot be handed to the system within this time has no reader.
 const WRITE: Duration = Duration::from_secs(10);
-
-/// The engine's end of one session. Dropping it ends the session at once.
-struct Queue {
-    datagrams: mpsc::Sender<Arc<[u8]>>,
-    _alive: oneshot::Sender<()>,
-}
-
-/// What is pushed in one session.
-pub(super) struct Pushed {
-    datagrams: mpsc::Receiver<Arc<[u8]>>,
-    ended: oneshot::Receiver<()>,
-}
-
-/// All sessions.
-#[derive(Default)]
-pub(super) struct Queues(BTreeMap<u64, Queue>);
-
-impl Queues {
-    pub(super) fn open(&mut self, session: u64) -> Pushed {
-        let ((datagrams, receiver), (alive, ended)) = (mpsc::channel(WAITING), oneshot::channel());
-        self.0.insert(session, Queue { datagrams, _alive: alive });
-        Pushed { datagrams: receiver, ended }
-    }
-
-    pub(super) fn close(&mut self, session: u64) {
-        self.0.remove(&session);
-    }
-
-    /// Never waits. Returns the sessions that had to be closed, and whether because they do not keep up.
-    pub(super) fn push(&mut self, sessions: &[u64], datagram: &Arc<[u8]>) -> Vec<(u64, bool)> {
-        let mut closed = Vec::new();
-        for session in sessions {
-            let pushed = self.0.get(session).map(|queue| queue.datagrams.try_send(Arc::clone(datagram)));
-            if let Some(Err(error)) = pushed {
-                closed.push((*session, matches!(error, TrySendError::Full(_))));
-                self.close(*session);
-            }
-        }
-        closed
-    }
-}
 
 /// A session that stays open.
 pub(super) struct Session {
@@ -67,12 +25,13 @@ pub(super) struct Session {
     pub(super) stream: NoiseStream<TcpStream>,
     /// The reply.
     pub(super) first: Zeroizing<Vec<u8>>,
-    pub(super) pushed: Pushed,
+    pub(super) pushed: Pushed<Arc<[u8]>>,
 }
 
 /// Until the engine ends it or the client is gone.
 pub(super) async fn serve(session: Session) {
-    let Session { number, mut stream, first, pushed: Pushed { mut datagrams, ended } } = session;
+    let Session { number, mut stream, first, pushed: Pushed { items: mut datagrams, ended } } = session;
+    net::tcp::notice_death(stream.get_ref());
     let sending = async {
         send(&mut stream, &first).await?;
         loop {
@@ -101,6 +60,7 @@ mod tests {
     use net::noise::{StaticKey, accept, connect, read_preamble};
     use tokio::net::TcpListener;
 
+    use super::super::queues::{Cut, Queues, queue};
     use super::*;
 
     /// Both ends of a session.
@@ -127,7 +87,8 @@ mod tests {
         for number in [1, 2] {
             let (stream, client) = session().await;
             let first = Zeroizing::new(b"reply".to_vec());
-            let pushed = queues.open(number);
+            let (queue, pushed) = queue(WAITING);
+            queues.insert(number, queue);
             serving.push(tokio::spawn(serve(Session { number, stream, first, pushed })));
             clients.push(client);
         }
@@ -136,19 +97,21 @@ mod tests {
         // Far more than a queue and the system's buffers hold.
         let mut pushed = 0;
         let closed = loop {
-            let closed = queues.push(&[1, 2], &datagram);
+            queues.push(1, Arc::clone(&datagram)).unwrap();
+            let closed = queues.push(2, Arc::clone(&datagram));
             assert_eq!(reader.receive(1_000).await.unwrap()[..], datagram[..]);
             pushed += 1;
-            if !closed.is_empty() {
+            if let Err(closed) = closed {
                 break closed;
             }
             assert!(pushed < 100_000, "a session takes whatever it is given");
         };
-        assert_eq!(closed, [(2, true)]);
+        assert_eq!(closed, Cut::TooSlow);
         assert!(pushed > WAITING);
         // Although a write is under way that nobody reads.
         tokio::time::timeout(Duration::from_secs(2), serving.remove(1)).await.unwrap().unwrap();
-        assert!(queues.push(&[1, 2], &datagram).is_empty(), "the other goes on");
+        queues.push(1, Arc::clone(&datagram)).expect("the other goes on");
+        queues.push(2, Arc::clone(&datagram)).expect("nobody is there");
         assert_eq!(reader.receive(1_000).await.unwrap().len(), 1_000);
         queues.close(1);
         assert!(reader.receive(1_000).await.is_err());

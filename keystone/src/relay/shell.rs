@@ -4,6 +4,7 @@
     reason = "this is shell: its purpose are tasks, sockets and the clock; the tasks end with their set"
 )]
 
+use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -11,7 +12,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use net::Shutdown;
+use net::local::{Callers, Door};
 use net::multicast::{MulticastError, Receiver, Sender};
+use net::reload::{Readings, Reloads};
 use protocol::unit::MAX_DATAGRAM;
 use serde::Serialize;
 use thiserror::Error;
@@ -50,6 +53,8 @@ pub(super) struct Report {
     pub(super) counters: Counters,
     /// Days for which the site certificate still holds.
     pub(super) site_certificate_days: u64,
+    /// What became of files that were read again.
+    pub(super) files: BTreeMap<&'static str, Readings>,
     /// Groups and blocks remembered.
     pub(super) groups: usize,
     pub(super) blocks: usize,
@@ -95,11 +100,12 @@ pub(super) async fn run(settings: Settings, shutdown: Shutdown) -> Result<(), Ru
         tasks.spawn(receive(Arc::clone(&inputs), at, receiver, arrives.clone(), Arc::clone(&errors)));
     }
     if let Some(path) = &settings.status_socket {
-        let socket = status::Socket::bind(path).map_err(RunError::Status)?;
-        tasks.spawn(socket.serve(reports));
+        let door = Door::open(path, Callers::Anybody).map_err(RunError::Status)?;
+        tasks.spawn(status::serve(door, reports));
     }
     let mut core = Core::new(keys(&settings.site));
-    let mut site = settings.site_files.follow(settings.site).map_err(RunError::Signals)?;
+    let reloads = Reloads::default();
+    let mut site = settings.site_files.follow(settings.site, &reloads).map_err(RunError::Signals)?;
     let started = Instant::now();
     let mut log = tokio::time::interval_at((started + settings.report).into(), settings.report);
     log.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -133,6 +139,7 @@ pub(super) async fn run(settings: Settings, shutdown: Shutdown) -> Result<(), Ru
         report.send_replace(Report {
             counters: core.counters(),
             site_certificate_days,
+            files: reloads.readings(),
             groups,
             blocks,
             inputs,

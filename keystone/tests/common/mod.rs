@@ -2,6 +2,8 @@
 #![allow(dead_code, reason = "every test file uses another part")]
 #![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "a test of processes has a clock and sockets")]
 
+pub(crate) mod ours;
+
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener};
@@ -112,6 +114,7 @@ beacon_ms = 300
 key_server_address = "{}"
 key_server_identity = "spiffe://demo/keyserver/ks"
 clients = ["spiffe://demo/member/*"]
+status_socket = "r1.sock"
 tls = {{ certificate = "pki/r1.pem", key = "pki/r1.key", roots = "pki/ca.pem" }}
 "#,
             self.clients, self.registrars

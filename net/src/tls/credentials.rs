@@ -199,10 +199,14 @@ impl Credentials {
         &self.identity
     }
 
+    /// For how many days the certificate is still good.
+    pub fn days_left(&self) -> u64 {
+        self.ends.saturating_sub(UnixTime::now().as_secs()) / 86_400
+    }
+
     /// Says in the log for how many days the certificate is still good, and which revocation lists are old.
     pub fn remind(&self) {
-        let now = UnixTime::now().as_secs();
-        let days = self.ends.saturating_sub(now) / 86_400;
+        let (now, days) = (UnixTime::now().as_secs(), self.days_left());
         match days < ENDS_SOON {
             true => tracing::warn!(identity = %self.identity, days, "THE CERTIFICATE ENDS SOON: renew it"),
             false => tracing::info!(identity = %self.identity, days, "certificate is good"),

@@ -20,6 +20,8 @@ use zeroize::Zeroizing;
 use super::{Command, Doors, Failure, ForClient};
 use crate::authentication::{Methods, Shown};
 
+/// A client that has not taken a frame in this time does not read.
+const TAKEN: Duration = Duration::from_secs(10);
 /// After the last frame the client has this long to close its end.
 const LINGER: Duration = Duration::from_secs(1);
 
@@ -108,7 +110,9 @@ impl Door {
                     let key = net::tls::individual_key_from(stream.get_ref().1, &context)?;
                     self.commands.send(Command::Exported(session, key)).await?;
                 }
-                ForClient::Frame(frame, false) => write_frame(&mut stream, &frame).await?,
+                ForClient::Frame(frame, false) => {
+                    tokio::time::timeout(TAKEN, write_frame(&mut stream, &frame)).await??;
+                }
                 ForClient::Frame(frame, true) => {
                     drop(ticket);
                     return last(stream, &frame).await;
@@ -134,9 +138,11 @@ async fn last(mut stream: TlsStream<TcpStream>, frame: &[u8]) -> Result<(), Fail
     // Frame and goodbye leave together: each packet costs as much as some cryptography.
     let length = u32::try_from(frame.len())?.to_be_bytes();
     stream.get_mut().1.writer().write_all(&[&length, frame].concat())?;
-    stream.shutdown().await?;
     let mut unread = [0; 512];
-    let rest = async { while stream.read(&mut unread).await.is_ok_and(|octets| octets > 0) {} };
-    let _ = tokio::time::timeout(LINGER, rest).await;
-    Ok(())
+    let rest = async {
+        stream.shutdown().await?;
+        while stream.read(&mut unread).await.is_ok_and(|octets| octets > 0) {}
+        Ok(())
+    };
+    tokio::time::timeout(LINGER, rest).await.unwrap_or(Ok(()))
 }

@@ -8,6 +8,7 @@ use http_body_util::{BodyExt, Empty, Limited};
 use hyper::body::Bytes;
 use hyper::{Request, StatusCode, Uri};
 use hyper_util::rt::TokioIo;
+use net::reload::Reloads;
 use rustls_pki_types::ServerName;
 use tokio::net::TcpStream;
 use tokio::sync::watch;
@@ -16,6 +17,9 @@ use tokio_rustls::rustls::ClientConfig;
 
 use crate::authentication::{KeySet, MAX_OCTETS};
 
+/// What they are called where readings are counted.
+pub(super) const KEYS: &str = "token keys";
+const ROOTS: &str = "roots for token keys";
 /// Time between fetches: an issuer announces a key at least so long before it signs with it.
 const AGAIN: Duration = Duration::from_secs(300);
 /// Time between tries after a failure.
@@ -31,21 +35,26 @@ pub(super) async fn follow(
     address: Uri,
     (roots, mut tls): (PathBuf, Arc<ClientConfig>),
     keys: watch::Sender<Arc<KeySet>>,
+    reloads: Reloads,
 ) {
     loop {
         match net::tls::web_client_config(&roots) {
-            Ok(fresh) => tls = fresh,
-            Err(error) => tracing::error!(%error, "roots for token keys: refused; the last good ones stay in force"),
+            Ok(fresh) => {
+                reloads.taken(ROOTS);
+                tls = fresh;
+            }
+            Err(error) => reloads.refused(ROOTS, &error),
         }
         let fetched = tokio::time::timeout(LIMIT, fetch(&address, tls.clone())).await;
         let fetched = fetched.unwrap_or_else(|_| Err("it took too long".into()));
         let wait = match fetched.and_then(|octets| Ok(KeySet::parse(&octets)?)) {
             Ok(set) => {
+                reloads.taken(KEYS);
                 keys.send_replace(Arc::new(set));
                 AGAIN
             }
             Err(error) => {
-                tracing::error!(%address, %error, "no token keys; the last good ones stay in force");
+                reloads.refused(KEYS, &format!("{address}: {error}"));
                 RETRY
             }
         };

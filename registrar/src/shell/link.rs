@@ -1,6 +1,7 @@
 //! The connection to the key server.
 
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::time::Duration;
 
 use net::entropy::OsEntropy;
@@ -8,6 +9,7 @@ use net::frame::{read_frame, write_frames};
 use net::reload::Reloaded;
 use protocol::Entropy;
 use protocol::registration::MAX_FRAME;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use zeroize::Zeroizing;
@@ -50,10 +52,21 @@ async fn connection(
 ) -> Result<(), Failure> {
     let stream = net::tls::connect(address, doors.get().to_key_server.clone(), CONNECT).await?;
     tracing::info!(%address, "connected to the key server");
-    let (frames, mut to_send) = mpsc::channel::<Zeroizing<Vec<u8>>>(QUEUE);
+    let (frames, to_send) = mpsc::channel::<Zeroizing<Vec<u8>>>(QUEUE);
     commands.send(Command::LinkUp(frames)).await?;
-    let (mut reader, mut writer) = tokio::io::split(stream);
+    net::tcp::notice_death(stream.get_ref().0);
+    converse(stream, to_send, commands).await
+}
+
+/// Until either end has enough.
+async fn converse<S: AsyncRead + AsyncWrite>(
+    stream: S,
+    mut to_send: mpsc::Receiver<Zeroizing<Vec<u8>>>,
+    commands: &mpsc::Sender<Command>,
+) -> Result<(), Failure> {
+    let (mut reader, writer) = tokio::io::split(stream);
     let write = async {
+        let mut writer = pin!(net::tcp::impatient(writer));
         // The engine drops its end to cut the connection.
         let mut waiting = Vec::new();
         while to_send.recv_many(&mut waiting, TOGETHER).await > 0 {
@@ -71,5 +84,26 @@ async fn connection(
     tokio::select! {
         result = write => result,
         result = read => result,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_key_server_that_does_not_read_is_given_up_and_so_is_one_that_the_engine_cuts() {
+        let ((commands, _queue), (near, _far)) = (mpsc::channel(1), tokio::io::duplex(1_000));
+        let (frames, to_send) = mpsc::channel(10);
+        frames.try_send(Zeroizing::new(vec![1; 5_000])).unwrap();
+        let since = Instant::now();
+        let why = converse(near, to_send, &commands).await.unwrap_err().to_string();
+        assert!(why.contains("timed out") && since.elapsed() < 2 * CONNECT, "{why}");
+        let (near, _far) = tokio::io::duplex(1_000);
+        let (frames, to_send) = mpsc::channel(10);
+        drop(frames);
+        converse(near, to_send, &commands).await.unwrap();
     }
 }

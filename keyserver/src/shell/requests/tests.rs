@@ -5,7 +5,7 @@ use protocol::{IndividualKey, SigningKey};
 use tokio::net::TcpSocket;
 use zeroize::Zeroizing;
 
-use super::super::engine::test_handle;
+use super::super::engine::commands;
 use super::*;
 
 const GREEDY: u32 = 1;
@@ -14,9 +14,9 @@ const GREEDY: u32 = 1;
 async fn open() -> (SocketAddr, [u8; 32]) {
     let key = StaticKey::generate().unwrap();
     let public = *key.public();
-    let (engine, mut commands) = test_handle();
+    let (engine, mut queue) = commands();
     tokio::spawn(async move {
-        while let Some(command) = commands.recv().await {
+        while let Some(command) = queue.recv().await {
             match command {
                 Command::Key(client, _, answer) => drop(answer.send(Some(individual_key(client.0)))),
                 Command::Request(_, _, message, reply) => drop(reply.send(Answer::Reply(message))),

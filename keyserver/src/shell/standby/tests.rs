@@ -11,15 +11,16 @@ use protocol::identity::{Identity, IdentityPattern};
 use protocol::registration::{FromRegistrar, ToRegistrar};
 use protocol::request::{Act, Denial, Losses, Operations, Outcome, Reply, Request, RequestId, Resync};
 use protocol::{Authentication, Beacon, Entropy, GroupId, IndividualKey, MemberId, SigningKey};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 use zeroize::Zeroizing;
 
 use super::*;
 use crate::config::keys::Keys;
 use crate::core::{Access, Admin, AdminReply, Config, GroupConfig, Status};
-use crate::shell::engine::{Answer, Command, Handle};
+use crate::shell::engine::{Answer, Command, Handle, Ways, commands};
 use crate::shell::publisher::Publisher;
+use crate::shell::queues::queue;
 use crate::shell::relays::Relays;
 use crate::shell::turn::{Turn, Waiting};
 use crate::store::{Journal, Loaded, MemoryBackend, SiteKey};
@@ -108,9 +109,11 @@ impl Server {
         let relays = Relays::open(&[], 0).unwrap();
         let noise = StaticKey::generate().unwrap().into();
         let keys = Keys { noise, signing: SigningKey::from_seed(&[1; 32]).unwrap(), site: None };
-        let ((_, keys), options) = (Reloaded::new(keys), SendOptions::default());
-        let engine = Engine::new(core, store, Box::new(turn.clone()), relays, options, Publisher::default(), keys);
-        let (handle, stop) = (engine.handle(), shutdown.clone());
+        let (_, keys) = Reloaded::new(keys);
+        let ways = Ways { multicast: SendOptions::default(), relays, publisher: Publisher::default() };
+        let (commands, stop) = (commands(), shutdown.clone());
+        let handle = commands.0.clone();
+        let engine = Engine::new(core, store, Box::new(turn.clone()), ways, keys, commands);
         let ended = tokio::task::spawn_local(engine.run(stop, Duration::from_secs(1)));
         Self { engine: handle, turn, shutdown, ended }
     }
@@ -141,7 +144,8 @@ impl Server {
     }
 
     pub(in crate::shell) async fn register(&self) -> (MemberId, u64) {
-        let (frames, mut read) = mpsc::channel(10);
+        let (frames, pushed) = queue(10);
+        let mut read = pushed.items;
         self.engine.send(Command::RegistrarUp(1, identity("registrar"), frames)).await;
         let tell = async |frame: FromRegistrar| {
             self.engine.send(Command::FromRegistrar(1, Zeroizing::new(frame.encode().to_vec()))).await;
