@@ -115,6 +115,7 @@ resync_wait_ms = 300
 key_server_address = "{address("ks")}:7002"
 key_server_identity = "spiffe://demo/keyserver/ks"
 clients = ["spiffe://demo/member/*"]
+status_socket = "r1.sock"
 {netns.tls("r1")}''')
     for name in members:
         member(name, 'carrier = "tcp"\n' if name == "t1" else "")
@@ -135,9 +136,13 @@ def counters(name):
     return report["counters"], sum(output["datagrams"] for output in report["outputs"])
 
 
+def server():
+    return ask("ks", "/v1/status")[1]
+
+
 def place():
-    server = ask("ks", "/v1/status")[1]
-    return server["term"], server["groups"][0]["epoch"]
+    now = server()
+    return now["term"], now["groups"][0]["epoch"]
 
 
 def up():
@@ -252,3 +257,21 @@ def scenario():
         for epoch, digest in epochs.items():
             check(f"{name} agrees on epoch {epoch}", held.setdefault(epoch, digest) == digest)
     check("b2 holds nothing from its eviction on", all(epoch < evicted for epoch in netns.keys["b2"]))
+
+    say("r1 and t1 are cut off without a word")
+    before = server()
+    check("a registrar and a member over TCP are connected", (before["registrars"], before["subscribers"]) == (1, 1))
+    cut = ("r1", "t1")
+    for host in cut:
+        run("ip", "netns", "exec", host, "nft",
+            "add table ip cut; add chain ip cut in { type filter hook input priority 0; policy drop; }; "
+            "add chain ip cut out { type filter hook output priority 0; policy drop; }")
+    refresh(1)
+    wait("the key server notices that they are gone", lambda: server()["registrars"] + server()["subscribers"] == 0, 45)
+    say("the key server has noticed")
+    wait("r1 notices that the key server is gone", lambda: ask("r1", "/v1/status")[1]["key_server"] is None, 15)
+    for host in cut:
+        run("ip", "netns", "exec", host, "nft", "delete table ip cut")
+    wait("both are connected again", lambda: (server()["registrars"], server()["subscribers"]) == (1, 1), 60)
+    follow(members, "all networks follow again")
+    say("both are back")
