@@ -209,7 +209,7 @@ pub async fn run(checked: Checked, shutdown: Shutdown) -> Result<(), RunError> {
     );
     let doors = async {
         tokio::join!(
-            requests::serve(requests, file.name.clone(), keys.clone(), handle.clone()),
+            requests::serve(requests, requests::Door::new(file.name.clone(), keys.clone(), handle.clone())),
             registrars::serve(registrars, door.clone(), handle.clone()),
             policy::tell_revoked(door, handle.clone()),
             admin::serve(admin, &file, (keys, reloads), handle.clone()),

@@ -22,7 +22,7 @@ const REPLY: Duration = Duration::from_secs(30);
 /// more than one every few seconds. Ten a second are a four-hundredth of what a core can serve.
 const SHARE: Ration = Ration { burst: 100, each: Duration::from_millis(100) };
 
-struct Door {
+pub(super) struct Door {
     name: String,
     keys: Reloaded<Keys>,
     engine: Handle,
@@ -30,11 +30,12 @@ struct Door {
     /// in ten seconds.
     shares: Mutex<Rations<MemberId>>,
     started: Instant,
+    /// [`REPLY`].
+    reply: Duration,
 }
 
-pub(super) async fn serve(listener: TcpListener, name: String, keys: Reloaded<Keys>, engine: Handle) {
-    let admission = Admission::default();
-    let door = Arc::new(Door { name, keys, engine, shares: Mutex::default(), started: Instant::now() });
+pub(super) async fn serve(listener: TcpListener, door: Door) {
+    let (admission, door) = (Admission::default(), Arc::new(door));
     loop {
         let (stream, from, ticket) = admission.next(&listener).await;
         let (door, admission) = (door.clone(), admission.clone());
@@ -43,7 +44,7 @@ pub(super) async fn serve(listener: TcpListener, name: String, keys: Reloaded<Ke
             match session {
                 Ok(Ok(Some(session))) => {
                     admission.remember(from.ip());
-                    match tokio::time::timeout(REPLY, answer(session, &door.engine)).await {
+                    match tokio::time::timeout(door.reply, answer(session, &door.engine)).await {
                         Ok(Ok(Some(subscriber))) => {
                             let number = subscriber.number;
                             subscribers::serve(subscriber).await;
@@ -68,6 +69,10 @@ struct Session {
 }
 
 impl Door {
+    pub(super) fn new(name: String, keys: Reloaded<Keys>, engine: Handle) -> Self {
+        Self { name, keys, engine, shares: Mutex::default(), started: Instant::now(), reply: REPLY }
+    }
+
     /// Up to the request: all of it is bounded by the time of a handshake. `None`: the client asks too often, and was reset as if
     /// there were no place; that is seen before the handshake, which is what costs.
     async fn handshake(&self, mut stream: TcpStream) -> Result<Option<Session>, noise::NoiseError> {

@@ -9,16 +9,28 @@ use super::super::engine::commands;
 use super::*;
 
 const GREEDY: u32 = 1;
+const FORGOTTEN: u32 = 2;
 
-/// A door before an engine that knows everybody and answers at once with the request itself.
+#[tokio::test]
+async fn a_request_that_is_not_answered_is_given_up() {
+    let (door, public) = open().await;
+    let key = individual_key(FORGOTTEN);
+    let asked = ask(door, &public, FORGOTTEN, &key);
+    assert!(!tokio::time::timeout(Duration::from_secs(10), asked).await.expect("the connection is held"));
+    assert!(ask(door, &public, 3, &individual_key(3)).await);
+}
+
+/// A door before an engine that knows everybody and answers at once with the request itself, or the one who is forgotten never.
 async fn open() -> (SocketAddr, [u8; 32]) {
     let key = StaticKey::generate().unwrap();
     let public = *key.public();
     let (engine, mut queue) = commands();
     tokio::spawn(async move {
+        let mut unanswered = Vec::new();
         while let Some(command) = queue.recv().await {
             match command {
                 Command::Key(client, _, answer) => drop(answer.send(Some(individual_key(client.0)))),
+                Command::Request(MemberId(FORGOTTEN), .., reply) => unanswered.push(reply),
                 Command::Request(_, _, message, reply) => drop(reply.send(Answer::Reply(message))),
                 _ => {}
             }
@@ -27,7 +39,8 @@ async fn open() -> (SocketAddr, [u8; 32]) {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     let address = listener.local_addr().unwrap();
     let keys = Keys { noise: key.into(), signing: SigningKey::from_seed(&[1; 32]).unwrap(), site: None };
-    tokio::spawn(serve(listener, "ks".into(), Reloaded::new(keys).1, engine));
+    let door = Door::new("ks".into(), Reloaded::new(keys).1, engine);
+    tokio::spawn(serve(listener, Door { reply: Duration::from_millis(300), ..door }));
     (address, public)
 }
 
