@@ -87,6 +87,13 @@ fn registrar(status: &Value) {
     println!(
         "since the start: registered {registered}, refused {refused}, unproved {unproved}, failed {failed}; under way {under_way}"
     );
+    println!("door: {}", door(&status["door"]));
+}
+
+/// What became of those who came to one.
+fn door(tally: &Value) -> String {
+    let [let_in, proved, sent_away] = ["let_in", "proved", "sent_away"].map(|field| text(&tally[field]));
+    format!("{let_in} let in, of whom {proved} proved who they are; {sent_away} without a place")
 }
 
 fn key_server(status: &Value) {
@@ -103,6 +110,8 @@ fn key_server(status: &Value) {
     println!("registrations in this term: sealed {sealed}, exported {exported}");
     let days = &status["site_certificate"]["days_left"];
     let certificate = if days.is_null() { "none".into() } else { format!("for {days} days") };
+    println!("door for requests: {}", door(&status["doors"]["requests"]));
+    println!("door for registrars: {}", door(&status["doors"]["registrars"]));
     println!("signs with {}, site certificate {certificate}", text(&status["signing_key"]));
     println!("{:<20}{:>10}{:>10}{:>10}{:>8}", "group", "id", "epoch", "members", "height");
     for group in status["groups"].as_array().into_iter().flatten() {

@@ -120,11 +120,21 @@ fn running_daemons_survive_whatever_comes_and_change_nothing() {
     let with_garbage = [preamble.as_slice(), &[0, 0, 0, 48], &noise[..48]].concat();
     let nonsense: [&[u8]; 8] =
         [b"", b"GET / HTTP/1.1\r\n\r\n", &[0xff; 4], &[0, 0, 0, 0], &noise, &hello, &preamble, &with_garbage];
+    let before = site.wait("ks.sock", |_| true)["doors"].clone();
     for address in [site.requests, site.registrars, site.clients] {
         for octets in nonsense {
             throw(address, octets);
         }
     }
+    // Each is counted, and none has proved anything.
+    let thrown = u64::try_from(nonsense.len()).unwrap();
+    let after = site.wait("ks.sock", |_| true)["doors"].clone();
+    for door in ["requests", "registrars"] {
+        let more = |of: &str| after[door][of].as_u64().unwrap() - before[door][of].as_u64().unwrap();
+        assert!(more("let_in") >= thrown && more("proved") == 0, "{before} {after}");
+    }
+    let registrar_door = site.wait("r1.sock", |status| status["failed"].as_u64() >= Some(thrown));
+    assert_eq!(registrar_door["registered"], 1, "{registrar_door}");
     for socket in ["ks.sock", "m1.sock"] {
         for octets in nonsense {
             let mut stream = UnixStream::connect(site.path(socket)).unwrap();

@@ -164,9 +164,17 @@ fn members_are_rekeyed_and_answered_while_strangers_fill_the_doors() {
             used(&key_server),
             used(&registrar)
         );
-        // What waits at a door is counted: the flood is there.
+        // What waits at a door is counted, and who found no place: the flood is there.
         let busy = usize::from(to == site.clients);
         assert!(!is_slow || most[busy] > quiet[busy] + 50, "{name}: {most:?} tasks, {quiet:?} before");
+        let doors = [site.wait("ks.sock", |_| true)["doors"].clone(), site.wait("r1.sock", |_| true)["door"].clone()];
+        let door = match to {
+            _ if to == site.requests => &doors[0]["requests"],
+            _ if to == site.registrars => &doors[0]["registrars"],
+            _ => &doors[1],
+        };
+        assert!(door["sent_away"].as_u64() > Some(100), "{name}: {doors:?}");
+        assert!(door["let_in"].as_u64() > Some(100), "{name}: {doors:?}");
         flood.into_iter().for_each(|flooder| flooder.abort());
         // What every key and each registration say, and a line for all strangers together.
         assert!(logs() - before.2 < 1_000 * answered + 16_384, "{name}: {} octets in the logs", logs() - before.2);

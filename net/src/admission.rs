@@ -9,6 +9,7 @@ use std::net::{IpAddr, Ipv6Addr, Shutdown, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use serde::Serialize;
 use socket2::SockRef;
 use thiserror::Error;
 use tokio::net::{TcpListener, TcpStream};
@@ -44,6 +45,17 @@ impl Default for Limits {
 #[error("the handshake did not end within {} s", .0.as_secs_f32())]
 pub struct TimedOut(pub Duration);
 
+/// What became of connections at a door since the start of the daemon.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct Tally {
+    /// They had a place for a handshake.
+    pub let_in: u64,
+    /// Of these: they proved who they are. The others are still at it, or failed.
+    pub proved: u64,
+    /// They had no place.
+    pub sent_away: u64,
+}
+
 /// What is said in clear to who is to come again so much later, all of it.
 pub type Notice = fn(Duration) -> Vec<u8>;
 
@@ -70,6 +82,7 @@ struct Inside {
     /// Those who were told to come again, and when.
     lingering: VecDeque<(Instant, TcpStream)>,
     known: Known,
+    tally: Tally,
 }
 
 /// A place for one handshake, given back when dropped.
@@ -89,8 +102,14 @@ impl Admission {
     /// A door with these limits, which resets whoever finds no place.
     pub fn new(limits: Limits) -> Self {
         let line = Line::new(limits.in_flight);
-        let inside =
-            Inside { all: 0, by_source: BTreeMap::new(), line, lingering: VecDeque::new(), known: Known::default() };
+        let inside = Inside {
+            all: 0,
+            by_source: BTreeMap::new(),
+            line,
+            lingering: VecDeque::new(),
+            known: Known::default(),
+            tally: Tally::default(),
+        };
         Self { limits, notice: None, started: Instant::now(), inside: Arc::new(Mutex::new(inside)) }
     }
 
@@ -143,9 +162,11 @@ impl Admission {
                 None => all < self.limits.in_flight + more,
             };
         if !has_place {
+            inside.tally.sent_away += 1;
             return Err(self.notice.map(|_| inside.line.send_away(now, source)));
         }
         inside.all += 1;
+        inside.tally.let_in += 1;
         inside.by_source.insert(source, here + 1);
         Ok(Ticket { admission: self.clone(), source })
     }
@@ -179,9 +200,16 @@ impl Admission {
         self.inside().lingering.retain(|(since, _)| since.elapsed() < LINGER);
     }
 
-    /// Somebody has proved who it is, from this source.
+    /// Somebody who was let in has proved who it is, from this source.
     pub fn remember(&self, source: IpAddr) {
-        self.inside().known.remember(aggregate(source));
+        let mut inside = self.inside();
+        inside.known.remember(aggregate(source));
+        inside.tally.proved += 1;
+    }
+
+    /// What became of those who came.
+    pub fn tally(&self) -> Tally {
+        self.inside().tally
     }
 
     fn inside(&self) -> MutexGuard<'_, Inside> {
@@ -272,6 +300,7 @@ mod tests {
         door.remember(v4(1));
         let _another = door.enter(v4(1)).unwrap();
         assert!(door.enter(v4(9)).is_none(), "these places end too");
+        assert_eq!(door.tally(), Tally { let_in: 6, proved: 2, sent_away: 3 });
     }
 
     #[tokio::test]

@@ -132,8 +132,10 @@ pub async fn run(checked: Checked, shutdown: Shutdown) -> Result<(), RunError> {
     tracing::info!(listen = %file.listen, identity = %own, "registrar is up");
     let (commands, queue) = mpsc::channel(QUEUE);
     let engine = Engine::new(Core::new(core), queue);
-    let door = Arc::new(clients::Door { doors: doors.clone(), methods, commands: commands.clone() });
-    let sources = status::Sources { commands: commands.clone(), doors: doors.clone(), reloads };
+    let admission = clients::admission();
+    let sources =
+        status::Sources { commands: commands.clone(), doors: doors.clone(), reloads, admission: admission.clone() };
+    let door = Arc::new(clients::Door { doors: doors.clone(), methods, commands: commands.clone(), admission });
     tokio::select! {
         () = engine.run(shutdown.clone()) => {}
         () = clients::serve(listener, door, shutdown) => {}

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use certs::{Authority, TokenIssuer};
-use common::{LIMIT, Manner, Site, answer, ask, code};
+use common::{FAILED, LIMIT, Manner, Site, UNPROVED, answer, ask, code};
 use net::frame::{read_frame, write_frame};
 use net::tls::{Credentials, anonymous_client_config, load_roots};
 use protocol::identity::Identity;
@@ -67,6 +67,11 @@ impl Site {
         write_frame(&mut stream, &hello.encode()).await.map_err(|error| error.to_string())?;
         let answer = timeout(LIMIT, read_frame(&mut stream, MAX_FRAME)).await.unwrap();
         answer.map(drop).map_err(|error| error.to_string())
+    }
+
+    /// How often its TLS credentials, of which lists of revoked certificates are a part, were refused when they were read again.
+    async fn refused_files(&self) -> u64 {
+        self.status().await["files"]["TLS credentials"]["refused"].as_u64().unwrap()
     }
 
     /// The number of the registrar's certificate.
@@ -126,13 +131,19 @@ async fn with_and_without_certificate_side_by_side() {
     assert_eq!(answer(&mut stream).await, ToClient::Registered);
     assert_eq!(site.keys.lock().unwrap().last(), Some(&key));
     // Without either, with nonsense, with a token that nobody takes, and with both.
+    let before = site.counts().await;
     assert_eq!(code(ask(&mut site.anonymous().await.unwrap()).await), RefusalCode::Credential);
+    site.counts_one(before, UNPROVED).await;
     for token in ["", "nonsense", &TokenIssuer::generate().unwrap().sign(&me, Duration::from_secs(60)).unwrap()] {
+        let before = site.counts().await;
         let refused = site.say(&mut site.anonymous().await.unwrap(), token).await;
         assert_eq!(code(refused), RefusalCode::Credential, "{token}");
+        site.counts_one(before, UNPROVED).await;
     }
+    let before = site.counts().await;
     let long = site.say(&mut site.anonymous().await.unwrap(), &"t".repeat(8_193)).await;
     assert_eq!(code(long), RefusalCode::Malformed);
+    site.counts_one(before, UNPROVED).await;
     assert_eq!(code(site.say(&mut site.member().await, &token).await), RefusalCode::Malformed);
     assert_eq!(site.keys.lock().unwrap().len(), 2, "nobody else got anywhere");
     // A certificate that is shown counts, even if none is needed.
@@ -154,12 +165,14 @@ async fn with_and_without_certificate_side_by_side() {
 #[tokio::test]
 async fn a_registrar_that_takes_no_tokens_wants_a_certificate() {
     let (site, _daemons) = Site::up().await;
+    let before = site.counts().await;
     if let Ok(mut stream) = site.anonymous().await {
         let _ =
             write_frame(&mut stream, &FromClient::Register { key_server: "ks".into(), offers: vec![] }.encode()).await;
         let error = timeout(LIMIT, read_frame(&mut stream, MAX_FRAME)).await.unwrap().unwrap_err();
         assert!(error.to_string().contains("CertificateRequired"), "{error}");
     }
+    site.counts_one(before, FAILED).await;
     assert_eq!(site.keys.lock().unwrap().len(), 1);
 }
 
@@ -179,16 +192,22 @@ async fn a_revoked_certificate_gets_no_further_than_the_handshake() {
     assert_eq!(site.lets_in(&m1).await, Ok(()));
     list(&[&serial(&site.pki().join("m1.pem"))], now() - 50);
     hang_up().await;
+    let before = site.counts().await;
     assert!(site.lets_in(&m1).await.unwrap_err().contains("CertificateRevoked"));
+    site.counts_one(before, FAILED).await;
     // Neither an older list, nor a damaged one, nor another authority's, nor none at all brings it back.
+    let before = site.refused_files().await;
     list(&[], now() - 60);
     hang_up().await;
     assert!(site.lets_in(&m1).await.is_err(), "older");
+    assert!(site.refused_files().await > before);
     let good = authority.revoke(&[], (now() - 10, now() + 3_600)).unwrap();
     let foreign = Authority::new("kept", 1).unwrap().revoke(&[], (now() - 10, now() + 3_600)).unwrap();
     for bad in [&good[..good.len() / 2], &good.replace('M', "N"), &foreign, "", authority.pem()] {
+        let before = site.refused_files().await;
         fs::write(site.pki().join("ca.crl"), bad).unwrap();
         hang_up().await;
+        assert!(site.refused_files().await > before, "{bad}");
         assert!(site.lets_in(&m1).await.is_err(), "{bad}");
         let error = Checked::load(&site.config()).unwrap_err().to_string();
         assert!(error.contains("ca.crl"), "{error}");
@@ -224,8 +243,10 @@ async fn a_new_certificate_is_used_without_a_new_start_and_a_bad_one_is_not() {
     let another = authority.issue(&Identity::parse("spiffe://demo/registrar/r1").unwrap(), 1).unwrap().certificate;
     let expired = authority.issue_uris(&["spiffe://demo/registrar/r1"], &(now() - 9, now() - 1)).unwrap().certificate;
     for bad in [another, expired, "nonsense".into(), String::new()] {
+        let before = site.refused_files().await;
         fs::write(&pem, bad).unwrap();
         hang_up().await;
+        assert!(site.refused_files().await > before);
         assert_eq!(site.serial().await, second, "the last good one stays");
     }
     // A daemon does not become another one.
@@ -263,6 +284,7 @@ async fn a_certificate_of_the_authority_that_names_nobody_registers_nobody() {
         let provider = tokio_rustls::rustls::crypto::aws_lc_rs::default_provider();
         let shown = CertifiedKey::from_der(chain, key, &provider).unwrap();
         config.client_auth_cert_resolver = Arc::new(SingleCertAndKey::from(shown));
+        let before = site.counts().await;
         // TLS 1.3: the client may learn only with its first read that it is refused.
         let said = match net::tls::connect(site.listen, Arc::new(config), LIMIT).await {
             Ok(mut stream) => {
@@ -274,6 +296,7 @@ async fn a_certificate_of_the_authority_that_names_nobody_registers_nobody() {
         };
         assert!(said.contains("CertificateUnknown"), "{uris:?}: {said}");
         assert_eq!(site.keys.lock().unwrap().len(), 1, "{uris:?}");
+        site.counts_one(before, FAILED).await;
     }
     site.register_soon().await;
 }
@@ -285,7 +308,11 @@ async fn chains_that_are_too_long_are_not_looked_at() {
     let (leaf, root) = (fs::read_to_string(&pem).unwrap(), fs::read_to_string(site.pki().join("ca.pem")).unwrap());
     for (certificates, goes) in [(6, true), (7, false), (400, false)] {
         fs::write(&pem, leaf.clone() + &root.repeat(certificates)).unwrap();
+        let before = site.counts().await;
         assert_eq!(site.lets_in(&site.credentials("m1")).await.is_ok(), goes, "{certificates}");
+        if !goes {
+            site.counts_one(before, FAILED).await;
+        }
     }
     fs::write(&pem, leaf).unwrap();
     site.register_soon().await;

@@ -14,7 +14,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
-use common::{LIMIT, Manner, Site, answer, ask, ask_with, code, parties};
+use common::{FAILED, LIMIT, Manner, REFUSED, Site, UNPROVED, answer, ask, ask_with, code, parties};
 use net::frame::{read_frame, write_frame};
 use net::noise::sealed;
 use protocol::MemberId;
@@ -88,8 +88,10 @@ async fn another_than_the_configured_key_server_is_no_key_server() {
 async fn who_is_not_served_hears_it_however_the_frames_cross() {
     let (site, _daemons) = Site::up().await;
     for _ in 0..50 {
+        let before = site.counts().await;
         let mut stream = site.connect(&site.credentials("r2")).await.unwrap();
         assert_eq!(code(ask(&mut stream).await), RefusalCode::Identity);
+        site.counts_one(before, REFUSED).await;
     }
 }
 
@@ -98,6 +100,7 @@ async fn strangers_get_no_further_than_the_handshake() {
     let (site, _daemons) = Site::up().await;
     let foreign = certs::Authority::new("foreign", 1).unwrap();
     let stranger = site.issue(&foreign, "spiffe://demo/member/m1");
+    let before = site.counts().await;
     // TLS 1.3: the client may learn only with its first read that it is refused.
     if let Ok(mut stream) = site.connect(&stranger).await {
         let _ =
@@ -106,6 +109,7 @@ async fn strangers_get_no_further_than_the_handshake() {
         assert!(error.to_string().contains("UnknownCA"), "{error}");
     }
     assert_eq!(site.keys.lock().unwrap().len(), 1);
+    site.counts_one(before, FAILED).await;
     site.register_soon().await;
 }
 
@@ -116,12 +120,14 @@ async fn frames_of_a_wrong_size_or_content_are_refused_and_the_connection_ends()
     let oversized = [&[0, 1, 0, 0][..], &[7; 4_000]].concat();
     let wrong: [&[u8]; 4] = [&oversized, &[0xff; 8], &[0; 4], &[0, 0, 0, 3, 1, 9, 9]];
     for octets in wrong {
+        let before = site.counts().await;
         let mut stream = site.member().await;
         stream.write_all(octets).await.unwrap();
         stream.flush().await.unwrap();
         assert_eq!(code(answer(&mut stream).await), RefusalCode::Malformed, "{:?}", &octets[..4]);
         let end = timeout(LIMIT, read_frame(&mut stream, MAX_FRAME)).await.expect("closed");
         assert!(matches!(end, Ok(None)), "{end:?}");
+        site.counts_one(before, UNPROVED).await;
     }
     // One that ends inside a frame just goes.
     let mut stream = site.member().await;

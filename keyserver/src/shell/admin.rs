@@ -9,6 +9,7 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
+use net::admission::Admission;
 use net::entropy::OsEntropy;
 use net::local::{Callers, Door};
 use net::reload::{Reloaded, Reloads};
@@ -31,11 +32,20 @@ pub(super) fn bind(file: &FileConfig) -> io::Result<Door> {
     Door::open(&file.admin_socket, Callers::Users(file.admin_uids.iter().copied().collect()))
 }
 
+/// What the shell knows of itself.
+#[derive(Clone)]
+pub(super) struct About {
+    pub(super) keys: Reloaded<Keys>,
+    pub(super) reloads: Reloads,
+    pub(super) requests: Admission,
+    pub(super) registrars: Admission,
+}
+
 /// Answers operators for ever.
-pub(super) async fn serve(door: Door, file: &FileConfig, (keys, reloads): (Reloaded<Keys>, Reloads), engine: Handle) {
+pub(super) async fn serve(door: Door, file: &FileConfig, about: About, engine: Handle) {
     let (backup_key, backed_up) = (file.backup_key.clone(), engine.clone());
     let router = Router::new()
-        .route("/v1/status", get(move |State(engine): State<Handle>| status(engine, keys, reloads)))
+        .route("/v1/status", get(move |State(engine): State<Handle>| status(engine, about)))
         .route("/v1/backup", post(move |Json(to): Json<To>| backup(backed_up, backup_key, to)))
         .route("/v1/groups/{group}/members", get(members))
         .route("/v1/groups/{group}/evict", post(evict))
@@ -79,16 +89,18 @@ async fn backup(engine: Handle, key: Option<PathBuf>, To { path }: To) -> Respon
     }
 }
 
-/// What the core says of itself, which key signs, and what became of files that were read again.
-async fn status(engine: Handle, keys: Reloaded<Keys>, reloads: Reloads) -> Response {
-    let keys = keys.get();
+/// What the core says of itself, which key signs, what became of files that were read again, and of
+/// those who came.
+async fn status(engine: Handle, about: About) -> Response {
+    let keys = about.keys.get();
     let more = json!({
         "signing_key": hex::encode(keys.signing.public().octets()),
         "noise_keys": keys.noise.public().map(hex::encode).collect::<Vec<_>>(),
         "site_certificate": keys.site.as_ref().map(|site| json!({
             "begins": site.certificate.not_before, "days_left": site.days_left(),
         })),
-        "files": reloads.readings(),
+        "files": about.reloads.readings(),
+        "doors": { "requests": about.requests.tally(), "registrars": about.registrars.tally() },
         "tasks": net::local::tasks(),
     });
     match ask(&engine, Admin::Status).await {

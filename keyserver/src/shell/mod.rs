@@ -23,6 +23,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
+use net::admission::Admission;
 use net::config::ConfigError;
 use net::entropy::OsEntropy;
 use net::exit::Exit;
@@ -207,12 +208,15 @@ pub async fn run(checked: Checked, shutdown: Shutdown) -> Result<(), RunError> {
         %identity,
         "key server is up"
     );
+    let about =
+        admin::About { keys: keys.clone(), reloads, requests: Admission::default(), registrars: Admission::default() };
+    let request_door = requests::Door::new(file.name.clone(), keys, handle.clone(), about.requests.clone());
     let doors = async {
         tokio::join!(
-            requests::serve(requests, requests::Door::new(file.name.clone(), keys.clone(), handle.clone())),
-            registrars::serve(registrars, door.clone(), handle.clone()),
+            requests::serve(requests, request_door),
+            registrars::serve(registrars, door.clone(), handle.clone(), about.registrars.clone()),
             policy::tell_revoked(door, handle.clone()),
-            admin::serve(admin, &file, (keys, reloads), handle.clone()),
+            admin::serve(admin, &file, about.clone(), handle.clone()),
         )
     };
     let engine = engine.run(shutdown.clone(), DRAIN);

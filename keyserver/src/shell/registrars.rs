@@ -59,8 +59,7 @@ impl Door {
     }
 }
 
-pub(super) async fn serve(listener: TcpListener, doors: Reloaded<Door>, engine: Handle) {
-    let admission = Admission::default();
+pub(super) async fn serve(listener: TcpListener, doors: Reloaded<Door>, engine: Handle, admission: Admission) {
     let (links, strangers) = (Arc::new(AtomicU64::new(1)), Arc::new(Seldom::default()));
     loop {
         let (stream, from, ticket) = admission.next(&listener).await;

@@ -26,6 +26,7 @@ pub(super) struct Door {
     name: String,
     keys: Reloaded<Keys>,
     engine: Handle,
+    admission: Admission,
     /// What clients have used up. Only who has proved its key pays, so nobody can use up another's, and no more enter than are served
     /// in ten seconds.
     shares: Mutex<Rations<MemberId>>,
@@ -35,7 +36,7 @@ pub(super) struct Door {
 }
 
 pub(super) async fn serve(listener: TcpListener, door: Door) {
-    let (admission, door) = (Admission::default(), Arc::new(door));
+    let (admission, door) = (door.admission.clone(), Arc::new(door));
     loop {
         let (stream, from, ticket) = admission.next(&listener).await;
         let (door, admission) = (door.clone(), admission.clone());
@@ -69,8 +70,8 @@ struct Session {
 }
 
 impl Door {
-    pub(super) fn new(name: String, keys: Reloaded<Keys>, engine: Handle) -> Self {
-        Self { name, keys, engine, shares: Mutex::default(), started: Instant::now(), reply: REPLY }
+    pub(super) fn new(name: String, keys: Reloaded<Keys>, engine: Handle, admission: Admission) -> Self {
+        Self { name, keys, engine, admission, shares: Mutex::default(), started: Instant::now(), reply: REPLY }
     }
 
     /// Up to the request: all of it is bounded by the time of a handshake. `None`: the client asks too often, and was reset as if

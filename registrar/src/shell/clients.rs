@@ -28,10 +28,16 @@ pub(super) struct Door {
     pub(super) doors: Reloaded<Doors>,
     pub(super) methods: Methods,
     pub(super) commands: mpsc::Sender<Command>,
+    pub(super) admission: Admission,
+}
+
+/// The door's limits, and what it says when it is full.
+pub(super) fn admission() -> Admission {
+    Admission::with_notice(Limits::default(), full)
 }
 
 pub(super) async fn serve(listener: TcpListener, door: Arc<Door>, shutdown: Shutdown) {
-    let admission = Admission::with_notice(Limits::default(), full);
+    let admission = door.admission.clone();
     let mut session = 0;
     loop {
         let (stream, from, ticket) = tokio::select! {

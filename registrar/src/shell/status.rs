@@ -6,6 +6,7 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
+use net::admission::Admission;
 use net::local::Door;
 use net::reload::{Reloaded, Reloads};
 use serde_json::{Value, json};
@@ -20,6 +21,7 @@ pub(super) struct Sources {
     pub(super) commands: mpsc::Sender<Command>,
     pub(super) doors: Reloaded<Doors>,
     pub(super) reloads: Reloads,
+    pub(super) admission: Admission,
 }
 
 /// For ever; without a door it says nothing.
@@ -56,6 +58,7 @@ async fn status(State(sources): State<Sources>) -> Response {
     status["registrar"] = credentials.identity().as_str().into();
     status["certificate_days"] = credentials.days_left().into();
     status["files"] = json!(sources.reloads.readings());
+    status["door"] = json!(sources.admission.tally());
     status["tasks"] = net::local::tasks().into();
     Json(status).into_response()
 }

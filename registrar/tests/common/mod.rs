@@ -21,12 +21,18 @@ use protocol::registration::{
 use protocol::{IndividualKey, MemberId, Share};
 use registrar::RunError;
 use registrar::config::Checked;
-use tokio::net::{TcpListener, TcpStream};
+use serde_json::Value;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream, UnixStream};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_rustls::client::TlsStream;
 
 pub(crate) const LIMIT: Duration = Duration::from_secs(10);
+/// Places in [`Site::counts`].
+pub(crate) const REFUSED: usize = 1;
+pub(crate) const UNPROVED: usize = 2;
+pub(crate) const FAILED: usize = 3;
 
 pub(crate) struct Site {
     pub(crate) folder: tempfile::TempDir,
@@ -79,7 +85,7 @@ impl Site {
     pub(crate) fn text(&self) -> String {
         format!(
             "listen = \"{}\"\nkey_server_address = \"{}\"\nkey_server_identity = \"spiffe://demo/keyserver/ks\"\n\
-             clients = [\"spiffe://demo/member/*\"]\n[tls]\ncertificate = \"pki/r1.pem\"\nkey = \"pki/r1.key\"\n\
+             clients = [\"spiffe://demo/member/*\"]\nstatus_socket = \"r1.sock\"\n[tls]\ncertificate = \"pki/r1.pem\"\nkey = \"pki/r1.key\"\n\
              roots = \"pki/ca.pem\"\n",
             self.listen, self.key_server
         )
@@ -113,6 +119,32 @@ impl Site {
         let mut key = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(pki.join("x.key")).unwrap();
         key.write_all(leaf.key.as_bytes()).unwrap();
         self.credentials("x")
+    }
+
+    /// What the registrar says of itself.
+    pub(crate) async fn status(&self) -> Value {
+        let mut stream = UnixStream::connect(self.folder.path().join("r1.sock")).await.unwrap();
+        stream.write_all(b"GET /v1/status HTTP/1.1\r\nhost: k\r\nconnection: close\r\n\r\n").await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        serde_json::from_str(answer.split_once("\r\n\r\n").unwrap().1).unwrap()
+    }
+
+    /// Clients that were registered, refused, proved nothing, and failed, so far.
+    pub(crate) async fn counts(&self) -> [u64; 4] {
+        let status = self.status().await;
+        ["registered", "refused", "unproved", "failed"].map(|of| status[of].as_u64().unwrap())
+    }
+
+    /// Waits until one more than `before` was counted there, at this place, and nothing else.
+    pub(crate) async fn counts_one(&self, before: [u64; 4], place: usize) {
+        let mut wanted = before;
+        wanted[place] += 1;
+        let since = Instant::now();
+        while self.counts().await != wanted {
+            assert!(since.elapsed() < LIMIT, "{:?}, {wanted:?} expected", self.counts().await);
+            sleep(Duration::from_millis(10)).await;
+        }
     }
 
     /// The key server's static key.

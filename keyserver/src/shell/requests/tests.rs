@@ -39,7 +39,7 @@ async fn open() -> (SocketAddr, [u8; 32]) {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     let address = listener.local_addr().unwrap();
     let keys = Keys { noise: key.into(), signing: SigningKey::from_seed(&[1; 32]).unwrap(), site: None };
-    let door = Door::new("ks".into(), Reloaded::new(keys).1, engine);
+    let door = Door::new("ks".into(), Reloaded::new(keys).1, engine, Admission::default());
     tokio::spawn(serve(listener, Door { reply: Duration::from_millis(300), ..door }));
     (address, public)
 }
