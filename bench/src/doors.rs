@@ -44,7 +44,7 @@ const ON_TIME: Duration = Duration::from_secs(2);
 const ANSWERED: Duration = Duration::from_secs(30);
 /// Time for the members to come.
 const READY: Duration = Duration::from_secs(60);
-/// Connections that a registrar's door has told when to come again and keeps for a moment (`net::admission`).
+/// Connections that a door has told when to come again and keeps for a moment (`net::admission`).
 const LINGERING: usize = 256;
 /// Octets of a handshake that may wait in the library, and as many in our frames.
 const HANDSHAKE_KIB: usize = 2 * 64;
@@ -214,14 +214,14 @@ impl Run {
         here.push(within("a registration, longest", heard.registered.last, ("in the end", ANSWERED)));
         let per_door = Limits::default().in_flight;
         let count = |number: usize| u32::try_from(number).map(f64::from);
-        for (daemon, doors, lingering, before, used) in
-            [("key server", 2, 0, before[0], used[0]), ("registrar", 1, LINGERING, before[1], used[1])]
+        for (daemon, doors, before, used) in
+            [("key server", 2, before[0], used[0]), ("registrar", 1, before[1], used[1])]
         {
             // Those for who is known, too.
             let places = doors * (per_door + per_door / 2);
             // Members' own requests and registrations, and one that is being reset at each door.
             // Each is a task as well.
-            let descriptors = places + lingering + doors + usize::try_from(ASKERS)? + 2;
+            let descriptors = places + LINGERING + doors + usize::try_from(ASKERS)? + 2;
             let mebioctets = count(places * HANDSHAKE_KIB)? / 1_024.0;
             let bound = |limit| ("by the limits", limit);
             here.push(Row::new(

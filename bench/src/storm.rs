@@ -9,12 +9,14 @@ use std::time::{Duration, Instant};
 
 use fec::SplitMix64;
 use net::admission::Limits;
+use net::line::Line;
 use net::noise::{self, StaticKey};
 use protocol::Beacon;
 use protocol::request::{MAX_REPLY, MAX_REQUEST, Outcome, Preamble};
 use snow::Builder;
 
 use crate::Failure;
+use crate::crowd::client::host;
 use crate::keyserver::KeyServer;
 use crate::table::Row;
 
@@ -176,8 +178,7 @@ struct Storm {
 }
 
 /// All members hear the same beacon at time 0 and nothing before it. Requests are served one after the other, each for `cost`, by a
-/// key server that decides as the real one, because it is the real one; those that find as many at the door as are let in at
-/// once are turned away, and come again as clients do after a connection that fails.
+/// key server that decides as the real one, because it is the real one; those that find no place are told when to come again, and do.
 fn storm(server: &mut KeyServer, members: u32, cost: Duration) -> Result<Storm, Failure> {
     let mut dice = SplitMix64::new(SEED);
     let beacon = Beacon::decode(&server.change()?)?;
@@ -185,21 +186,23 @@ fn storm(server: &mut KeyServer, members: u32, cost: Duration) -> Result<Storm, 
     println!("the beacon announces a wait of at most {} ms", beacon.resync_wait_ms);
     let begun = server.now();
     // When who asks, and for which time; in microseconds.
-    let mut coming: BTreeSet<(u64, u32, u32)> = (0..members).map(|member| (dice.below(wait + 1), member, 0)).collect();
+    let mut coming: BTreeSet<(u64, u32)> = (0..members).map(|member| (dice.below(wait + 1), member)).collect();
     let cost = u64::try_from(cost.as_micros())?.max(1);
-    let door = Limits::default().in_flight;
+    let mut line = Line::new(Limits::default().in_flight);
     let mut storm = Storm::default();
     // When those who are inside are done.
     let mut inside: std::collections::VecDeque<u64> = std::collections::VecDeque::new();
-    while let Some((at, member, attempt)) = coming.pop_first() {
-        while inside.front().is_some_and(|done| *done <= at) {
+    while let Some((at, member)) = coming.pop_first() {
+        while let Some(done) = inside.front().copied().filter(|done| *done <= at) {
             inside.pop_front();
+            line.left(Duration::from_micros(done));
         }
         storm.asked += 1;
-        if inside.len() >= door {
+        let (now, source) = (Duration::from_micros(at), host(member).into());
+        if !line.may_enter(now, source, inside.len()) {
             storm.turned_away += 1;
-            let pause = 250_000u64 << attempt.min(6);
-            coming.insert((at + pause / 2 + dice.below(pause / 2), member, attempt + 1));
+            let after = u64::try_from(line.send_away(now, source).as_micros())?;
+            coming.insert((at + after + dice.below((after / 8).min(500_000) + 1), member));
             continue;
         }
         let done = inside.back().copied().unwrap_or(at).max(at) + cost;
@@ -211,7 +214,7 @@ fn storm(server: &mut KeyServer, members: u32, cost: Duration) -> Result<Storm, 
             Some(Outcome::Later { after_ms }) => {
                 storm.later += 1;
                 let after = u64::from(after_ms) * 1_000;
-                coming.insert((done + after + dice.below(after / 8 + 1), member, 0));
+                coming.insert((done + after + dice.below(after / 8 + 1), member));
             }
             _ => storm.lost += 1,
         }

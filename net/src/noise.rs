@@ -6,7 +6,7 @@
 //! ```text
 //! client -> server   preamble, in clear, 1 to 128 octets: says which pre-shared key; bound by the prologue
 //! client -> server   48 octets: psk, e, es
-//! server -> client   48 octets: e, ee
+//! server -> client   48 octets: e, ee; or, in clear, 5 octets: when there is a place
 //! both ways          transport messages of at most 65,535 octets
 //! ```
 //!
@@ -17,6 +17,8 @@
 mod key;
 pub mod sealed;
 mod x25519;
+
+use std::time::Duration;
 
 use snow::{Builder, HandshakeState, TransportState};
 use thiserror::Error;
@@ -34,6 +36,10 @@ const PROLOGUE: &[u8] = b"keystone request 1";
 
 /// Longest preamble in octets: anybody may send one, and it has to hold three numbers.
 pub const MAX_PREAMBLE: usize = 128;
+
+/// Octets of what is said in clear in the place of the server's handshake message: a version, and a u32 of milliseconds.
+const NOTICE: usize = 5;
+const NOTICE_VERSION: u8 = 1;
 
 /// Octets of both handshake messages: a public key and the tag of an empty payload.
 const HANDSHAKE: usize = 32 + TAG;
@@ -62,6 +68,9 @@ pub enum NoiseError {
     /// The two ends do not hold the same pre-shared key, static key and preamble.
     #[error("Noise handshake refused: the pre-shared key, the static key or the preamble differ at the two ends")]
     Handshake,
+    /// The server has no place, and says in clear that it has one so much later. Anybody on the way can say it.
+    #[error("the key server has no place now, and has one in {} s", .0.as_secs_f32())]
+    Busy(Duration),
     /// A transport message is not the peer's next one.
     #[error("a Noise message was altered, repeated or left out")]
     Message,
@@ -264,8 +273,17 @@ async fn write_handshake<S: AsyncWrite + Unpin>(stream: &mut S, state: &mut Hand
     Ok(write_frame(stream, &message[..length]).await?)
 }
 
+/// What a server without a place says, frame and all: there is one so much later.
+pub fn notice(wait: Duration) -> Vec<u8> {
+    let wait = u32::try_from(wait.as_millis()).unwrap_or(u32::MAX).max(1);
+    [&[0, 0, 0, 5, NOTICE_VERSION][..], &wait.to_be_bytes()].concat()
+}
+
 async fn read_handshake<S: AsyncRead + Unpin>(stream: &mut S, state: &mut HandshakeState) -> Result<(), NoiseError> {
     let message = read_frame(stream, HANDSHAKE).await?.ok_or(NoiseError::Closed)?;
+    if let Ok([NOTICE_VERSION, wait @ ..]) = <[u8; NOTICE]>::try_from(message.as_slice()) {
+        return Err(NoiseError::Busy(Duration::from_millis(u32::from_be_bytes(wait).into())));
+    }
     if is_read(state, &message) { Ok(()) } else { Err(NoiseError::Handshake) }
 }
 

@@ -8,7 +8,7 @@
 use std::time::Duration;
 
 use net::admission::{Admission, Limits, TimedOut};
-use net::noise::{NoiseError, NoiseStream, StaticKey, StaticKeys, accept, connect, read_preamble, refuse};
+use net::noise::{NoiseError, NoiseStream, StaticKey, StaticKeys, accept, connect, notice, read_preamble, refuse};
 use net::secret_file;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 
@@ -61,6 +61,27 @@ async fn a_wrong_key_at_either_end_or_an_altered_preamble_ends_it() {
     for (server, expected, psks, seen) in cases {
         let (server, client) = shake(server, expected, psks, seen).await;
         assert!(server.is_err() && client.is_err());
+    }
+}
+
+/// The octets are those of docs/protocol.md, section 4.
+#[tokio::test]
+async fn a_server_without_a_place_says_when_in_clear() {
+    assert_eq!(notice(Duration::from_millis(2_500)), [0, 0, 0, 5, 1, 0, 0, 9, 0xc4]);
+    let key = StaticKey::generate().unwrap();
+    let hear = async |said: &[u8]| {
+        let (near, mut far) = duplex(1 << 12);
+        far.write_all(said).await.unwrap();
+        connect(near, PREAMBLE, key.public(), &[4; 32]).await.unwrap_err()
+    };
+    let wait = |error: NoiseError| if let NoiseError::Busy(wait) = error { Some(wait) } else { None };
+    for (said, heard) in [(2_500, 2_500), (0, 1), (u64::MAX, u64::from(u32::MAX))] {
+        let heard = Some(Duration::from_millis(heard));
+        assert_eq!(wait(hear(&notice(Duration::from_millis(said))).await), heard);
+    }
+    // Of another version, and of another length.
+    for said in [&[0, 0, 0, 5, 2, 0, 0, 9, 0xc4][..], &[0, 0, 0, 4, 1, 0, 0, 9], &[0, 0, 0, 6, 1, 0, 0, 9, 0xc4, 0]] {
+        assert!(matches!(hear(said).await, NoiseError::Handshake), "{said:?}");
     }
 }
 

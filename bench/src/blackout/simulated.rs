@@ -19,7 +19,7 @@ const HANDSHAKE: Duration = Duration::from_micros(750);
 const REQUEST: Duration = Duration::from_micros(250);
 /// A commit of the store (`bench store`).
 const COMMIT: Duration = Duration::from_micros(4_400);
-/// A connection that is reset.
+/// A connection that is told to come again.
 const RESET: Duration = Duration::from_millis(1);
 /// Every so many clients goes on to follow.
 const SAMPLE: u32 = 1_000;
@@ -47,7 +47,7 @@ pub(super) fn rows(members: u32, registrars: usize) -> Result<Vec<Row>, Failure>
         Row::new(name("longest queue at a registrar's door"), count(queue), ("places", places), Some(1.0)),
         Row::new(name("longest queue at the key server's door"), count(waiting), ("places", places), Some(1.0)),
         Row::new(name("requests"), count(requests), ("clients", all), None),
-        Row::new(name("requests turned away"), count(requests_away), of(requests), None),
+        Row::new(name("told to come again at the key server's door"), count(requests_away), of(requests), None),
         Row::new(name("requests told to come back"), count(later), of(requests), None),
         Row::new(name("clients that gave up, members lost"), count(lost), ("clients", all), Some(0.0)),
     ])

@@ -159,6 +159,9 @@ impl Client {
                 self.core.handle(now, Input::RegistrationFailed { retry_after, is_final });
             }
             Home::Replied(id, Ok(message)) => self.core.handle(now, Input::Reply { id, message: &message }),
+            Home::Replied(id, Err(RequestFailed { retry_after: Some(after), .. })) => {
+                self.core.handle(now, Input::RequestLater { id, after });
+            }
             Home::Replied(id, Err(RequestFailed { refused, .. })) => {
                 self.core.handle(now, Input::RequestFailed { id, refused });
             }

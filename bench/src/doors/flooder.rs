@@ -149,7 +149,8 @@ impl Shared {
         stream.write_all(what).await?;
         let mut answer = [0; 4_096];
         // In kind: an alert of TLS, or a notice when to come again, is no answer.
-        if stream.read(&mut answer).await? > 0 && answer.first() == what.first() {
+        let octets = stream.read(&mut answer).await?;
+        if octets > 0 && answer.first() == what.first() && octets != net::noise::notice(Duration::ZERO).len() {
             self.answered.fetch_add(1, Ordering::Relaxed);
         }
         Ok(())

@@ -59,6 +59,13 @@ pub enum Input<'a> {
         /// The reply.
         message: &'a [u8],
     },
+    /// The key server has no place now, and has said when it has one.
+    RequestLater {
+        /// The request.
+        id: RequestId,
+        /// How much later.
+        after: Duration,
+    },
     /// A request found no answer.
     RequestFailed {
         /// The request.

@@ -141,6 +141,7 @@ impl Core {
             Input::Trusted { signing, begins } => self.trust(now, signing, begins),
             Input::Reply { id, message } => self.reply(now, id, message),
             Input::RequestFailed { id, refused } => self.request_failed(now, id, refused),
+            Input::RequestLater { id, after } => self.request_later(now, id, after),
             Input::Subscribed { id, message } => self.subscribed(now, id, message),
             Input::StreamEnded { id } => self.stream_ended(now, id),
             Input::Now { group, octets } => self.found_now(now, group, octets),

@@ -19,7 +19,7 @@ pub(super) const REGISTRATION_TIME: Duration = Duration::from_secs(60);
 /// key server that is just starting.
 const REFUSALS: u32 = 3;
 
-/// The longest random part of the wait for a turn at a registrar.
+/// The longest random part of the wait for a turn.
 const TURN_SPREAD: Duration = Duration::from_millis(500);
 
 /// An operation on one group.
@@ -82,12 +82,9 @@ impl Core {
         self.registration = Registration::Wanted { at, attempt: attempt.saturating_add(1) };
     }
 
-    /// It is this client's turn later: no failure, and the pauses do not grow. All are told different times, so the random part is
-    /// small.
+    /// It is this client's turn later: no failure, and the pauses do not grow.
     pub(super) fn registration_later(&mut self, now: Now, after: Duration) {
-        let random = (after / 8).min(TURN_SPREAD).as_micros();
-        let random = self.entropy.below(u64::try_from(random).unwrap_or(0) + 1);
-        let at = now + after + Duration::from_micros(random);
+        let at = self.turn(now, after);
         match &mut self.registration {
             Registration::Underway { attempt, .. } => {
                 self.registration = Registration::Wanted { at, attempt: *attempt };
@@ -200,8 +197,28 @@ impl Core {
         };
         (flight.is_sent, flight.at) = (false, now + backoff(&mut self.entropy, flight.attempt));
         flight.attempt = flight.attempt.saturating_add(1);
+        self.let_go(now);
+        self.refusals += u32::from(refused);
+        self.event(Event::Unanswered { refused });
+        if self.refusals >= REFUSALS {
+            self.refusals = 0;
+            self.registration = Registration::Wanted { at: now, attempt: 0 };
+        }
+    }
+
+    /// It is this request's turn later: no failure, and the pauses do not grow.
+    pub(super) fn request_later(&mut self, now: Now, id: RequestId, after: Duration) {
+        let at = self.turn(now, after);
+        if let Some(flight) = self.in_flight.as_mut().filter(|flight| flight.request.id == id && flight.is_sent) {
+            (flight.is_sent, flight.at) = (false, at);
+            self.let_go(now);
+        }
+    }
+
+    /// A request that was not answered and is not worth asking again must not keep anything else waiting.
+    fn let_go(&mut self, now: Now) {
         self.give_back_published(now);
-        // A report is not worth asking again, and must not keep anything else waiting. A certificate is asked for later.
+        // A certificate is asked for later.
         let waits_for_nothing = |flight: &mut InFlight| {
             use Operations::{Certificate, Reports, Witnesses};
             matches!(flight.request.operations, Reports(_) | Witnesses(_) | Certificate(_))
@@ -211,12 +228,12 @@ impl Core {
             Some(_) => self.was_not_heard(now),
             None => {}
         }
-        self.refusals += u32::from(refused);
-        self.event(Event::Unanswered { refused });
-        if self.refusals >= REFUSALS {
-            self.refusals = 0;
-            self.registration = Registration::Wanted { at: now, attempt: 0 };
-        }
+    }
+
+    /// A turn comes so much later. All are told different times, so the random part is small.
+    fn turn(&mut self, now: Now, after: Duration) -> Now {
+        let random = (after / 8).min(TURN_SPREAD).as_micros();
+        now + after + Duration::from_micros(self.entropy.below(u64::try_from(random).unwrap_or(0) + 1))
     }
 
     /// What could be read in place of asking is not asked for again as it was.

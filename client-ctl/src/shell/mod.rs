@@ -16,6 +16,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use net::{Exit, OsEntropy, Shutdown};
 use protocol::request::RequestId;
@@ -38,6 +39,14 @@ use crate::trust::SITE;
 
 /// Datagrams and answers that wait for the core: more than a socket's buffer holds, so the socket is where loss happens.
 const MAX_HAPPENED: usize = 4_096;
+
+/// What a client believes of a door that has no place: that it has one in so long a time. Below, asking again would cost more
+/// than is won; above, anybody who can answer first could keep clients away.
+const BELIEVED: [Duration; 2] = [Duration::from_millis(50), net::line::LONGEST];
+
+fn believed(wait: Duration) -> Duration {
+    wait.clamp(BELIEVED[0], BELIEVED[1])
+}
 
 /// Why the daemon ended.
 #[derive(Debug, Error)]
@@ -285,6 +294,9 @@ impl Shell {
                 core.handle(now, Input::RegistrationFailed { retry_after, is_final });
             }
             Happened::Replied { id, reply: Ok(message) } => core.handle(now, Input::Reply { id, message: &message }),
+            Happened::Replied { id, reply: Err(RequestFailed { retry_after: Some(after), .. }) } => {
+                core.handle(now, Input::RequestLater { id, after });
+            }
             Happened::Replied { id, reply: Err(RequestFailed { refused, .. }) } => {
                 core.handle(now, Input::RequestFailed { id, refused });
             }

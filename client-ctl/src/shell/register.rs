@@ -14,6 +14,7 @@ use thiserror::Error;
 use tokio::io::AsyncWriteExt;
 use zeroize::Zeroizing;
 
+use super::believed;
 use crate::config::{KeyMaking, Settings};
 
 /// Time for one registrar: TLS, two answers, and a durable write at the key server between them.
@@ -66,10 +67,6 @@ pub(super) enum RegisterError {
     TimedOut,
 }
 
-/// What a client believes of a registrar that has no place: that it has one in so long a time. Below, asking again would cost more
-/// than is won; above, anybody who can answer first could keep clients away.
-const BELIEVED: [Duration; 2] = [Duration::from_millis(50), net::line::LONGEST];
-
 /// Registers this client: tries each registrar once, for at most 9 s. One that has no place and says when it has one is believed
 /// once: its turn there is waited for, and none is taken at the others, where others come. Told so twice, the client asks all.
 ///
@@ -121,7 +118,7 @@ fn in_clear(error: TlsError) -> RegisterError {
         TlsError::InClear(frame) => match ToClient::decode(frame) {
             Ok(ToClient::Refused(refusal)) if refusal.code == RefusalCode::Busy => {
                 let wait = Duration::from_millis(refusal.retry_after_ms.into());
-                RegisterError::Full(wait.clamp(BELIEVED[0], BELIEVED[1]))
+                RegisterError::Full(believed(wait))
             }
             _ => error.into(),
         },

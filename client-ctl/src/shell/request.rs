@@ -12,6 +12,7 @@ use thiserror::Error;
 use tokio::net::TcpStream;
 use zeroize::Zeroizing;
 
+use super::believed;
 use crate::config::Settings;
 
 /// Time for all of it: less than the core waits, so that it hears why.
@@ -25,11 +26,14 @@ pub struct RequestFailed {
     pub error: NoiseError,
     /// The key server was there and refused the handshake; otherwise it was not reached, had no place, or did not answer.
     pub refused: bool,
+    /// It had no place, and said when it has one.
+    pub retry_after: Option<Duration>,
 }
 
 impl From<NoiseError> for RequestFailed {
     fn from(error: NoiseError) -> Self {
-        Self { error, refused: false }
+        let retry_after = if let NoiseError::Busy(wait) = error { Some(believed(wait)) } else { None };
+        Self { error, refused: false, retry_after }
     }
 }
 
@@ -84,12 +88,18 @@ pub(super) async fn converse<D: Future<Output = io::Result<TcpStream>>>(
             // A standby may not have heard of this registration yet, so only all of them together can refuse it.
             Err(error) => {
                 let refused = error.refused && failed.as_ref().is_none_or(|before| before.refused);
-                failed = Some(RequestFailed { refused, ..error });
+                let before = failed.as_ref().and_then(|before| before.retry_after);
+                let retry_after = [before, error.retry_after].into_iter().flatten().min();
+                failed = Some(RequestFailed { refused, retry_after, ..error });
             }
         }
     }
-    let unasked = || RequestFailed::from(NoiseError::Closed);
-    standby.ok_or_else(|| failed.unwrap_or_else(unasked))
+    let failed = failed.unwrap_or_else(|| RequestFailed::from(NoiseError::Closed));
+    // The one that has no place may be the one that others stand by for.
+    match standby {
+        Some(session) if failed.retry_after.is_none() => Ok(session),
+        _ => Err(failed),
+    }
 }
 
 fn stands_by(reply: &[u8]) -> bool {
@@ -112,8 +122,8 @@ async fn connect<D: Future<Output = io::Result<TcpStream>>>(
         match noise::connect(stream, preamble, server_key, key.expose()).await {
             Ok(stream) => return Ok(stream),
             // A reset is a door without a place for now, and no verdict on any key.
-            Err(error @ NoiseError::Frame(FrameError::Io(_))) => return Err(error.into()),
-            Err(error) => failed = RequestFailed { error, refused: true },
+            Err(error @ (NoiseError::Frame(FrameError::Io(_)) | NoiseError::Busy(_))) => return Err(error.into()),
+            Err(error) => failed = RequestFailed { error, refused: true, retry_after: None },
         }
     }
     Err(failed)

@@ -14,7 +14,7 @@ use protocol::identity::Identity;
 use protocol::registration::{
     ALPN_CLIENT, ANSWER, FromClient, Grant, MAX_FRAME, Offer, Parties, Refusal, RefusalCode, ToClient, exporter_context,
 };
-use protocol::request::{Act, MAX_REQUEST, Operations, Outcome, Preamble, Reply, Request};
+use protocol::request::{Act, Denial, MAX_REQUEST, Operations, Outcome, Preamble, Reply, Request, RequestId};
 use protocol::{Reason, Share};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, UnixStream};
@@ -276,6 +276,48 @@ async fn a_full_door_is_no_refusal() {
         }
     }
     drop(held);
+}
+
+/// A key server that has no place has the last word on when to come again, whatever others say that stand by for it; and whoever says
+/// so in its place keeps a client away for a while, and does no more to it.
+#[tokio::test]
+async fn a_key_server_without_a_place_says_when_it_has_one() {
+    let static_key = StaticKey::generate().unwrap();
+    let (files, full, standby) = (Files::new(*static_key.public()), listen().await, listen().await);
+    let (key, id) = (IndividualKey::new([4; 32]), RequestId([3; 16]));
+    let text = files.text(&address(&full), "127.0.0.1:1");
+    let alone = files.load(&text).unwrap();
+    let both = files.load(&format!("standby_addresses = [\"{}\"]\n{text}", address(&standby))).unwrap();
+    let message = Request { id, operations: Operations::Reports(Vec::new()) }.encode();
+    let say = async |settings: &Settings, wait: u64| {
+        let answer = async {
+            let (mut stream, _) = full.accept().await.unwrap();
+            stream.write_all(&noise::notice(Duration::from_millis(wait))).await.unwrap();
+            stream.shutdown().await.unwrap();
+            stream
+        };
+        let stands_by = async {
+            let (mut stream, _) = standby.accept().await.unwrap();
+            let preamble = noise::read_preamble(&mut stream).await.unwrap();
+            let mut stream = noise::accept(stream, &preamble, &static_key, key.expose()).await.unwrap();
+            stream.receive(1_000).await.unwrap();
+            let reply = Reply { id, outcomes: vec![Outcome::Denied(Denial::Standby)] };
+            stream.send(&reply.encode()).await.unwrap();
+            std::future::pending::<()>().await;
+        };
+        let asked = request(settings, TcpStream::connect::<String>, (ME, 1), &key, &message);
+        let asked = async { tokio::join!(in_time(asked), answer).0 };
+        let failed = tokio::select! {
+            asked = asked => asked.unwrap_err(),
+            () = stands_by => panic!("it has no end"),
+        };
+        (failed.refused, failed.retry_after.map(|after| after.as_millis()))
+    };
+    for settings in [&alone, &both] {
+        assert_eq!(say(settings, 700).await, (false, Some(700)));
+        assert_eq!(say(settings, 0).await, (false, Some(50)));
+        assert_eq!(say(settings, 1 << 40).await, (false, Some(60_000)));
+    }
 }
 
 /// Whoever can answer first may keep a client away for a while, and do no more to it.

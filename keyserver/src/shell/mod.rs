@@ -209,7 +209,7 @@ pub async fn run(checked: Checked, shutdown: Shutdown) -> Result<(), RunError> {
         "key server is up"
     );
     let about =
-        admin::About { keys: keys.clone(), reloads, requests: Admission::default(), registrars: Admission::default() };
+        admin::About { keys: keys.clone(), reloads, requests: requests::admission(), registrars: Admission::default() };
     let request_door = requests::Door::new(file.name.clone(), keys, handle.clone(), about.requests.clone());
     let doors = async {
         tokio::join!(

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use net::admission::Admission;
+use net::admission::{Admission, Limits};
 use net::noise;
 use net::reload::Reloaded;
 use protocol::request::{MAX_REQUEST, Preamble};
@@ -17,6 +17,11 @@ use crate::config::keys::Keys;
 
 /// Time for the reply to be made and taken: a write to the store, a queue before it, and a slow reader.
 const REPLY: Duration = Duration::from_secs(30);
+
+/// The door's limits, and what it says when it is full.
+pub(super) fn admission() -> Admission {
+    Admission::with_notice(Limits::default(), noise::notice)
+}
 
 /// Requests of one client, of every kind: a start in thousands of groups at once takes some tens, and in the long run nobody needs
 /// more than one every few seconds. Ten a second are a four-hundredth of what a core can serve.
@@ -74,8 +79,8 @@ impl Door {
         Self { name, keys, engine, admission, shares: Mutex::default(), started: Instant::now(), reply: REPLY }
     }
 
-    /// Up to the request: all of it is bounded by the time of a handshake. `None`: the client asks too often, and was reset as if
-    /// there were no place; that is seen before the handshake, which is what costs.
+    /// Up to the request: all of it is bounded by the time of a handshake. `None`: the client asks too often, and is reset;
+    /// that is seen before the handshake, which is what costs.
     async fn handshake(&self, mut stream: TcpStream) -> Result<Option<Session>, noise::NoiseError> {
         let (keys, octets) = (self.keys.get().noise.clone(), noise::read_preamble(&mut stream).await?);
         let preamble = Preamble::decode(&octets).ok().filter(|preamble| preamble.key_server == self.name);

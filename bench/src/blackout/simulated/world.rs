@@ -34,10 +34,11 @@ enum Happening {
         id: RequestId,
         message: Vec<u8>,
     },
-    Unasked {
+    /// A client was told to ask so much later.
+    AskedAway {
         number: u32,
         id: RequestId,
-        refused: bool,
+        after: Duration,
     },
 }
 
@@ -54,7 +55,7 @@ pub(super) struct World {
     number: u64,
     server: server::Core,
     server_timer: Option<Duration>,
-    requests: Desk,
+    requests: (Desk, Line),
     registrars: Vec<(door::Core, Desk, Line)>,
     /// By number; `None`: back, and not of the sample.
     clients: Vec<Option<Client>>,
@@ -89,7 +90,7 @@ impl World {
             number: 0,
             server: core,
             server_timer: None,
-            requests: Desk::default(),
+            requests: (Desk::default(), Line::new(Limits::default().in_flight)),
             registrars: (0..registrars)
                 .map(|_| {
                     (door::Core::new(of_registrar.clone()), Desk::default(), Line::new(Limits::default().in_flight))
@@ -165,8 +166,8 @@ impl World {
                 self.tell_client(number, client::Input::RegistrationLater { after });
             }
             Happening::Asked { number, id, message } => self.asked(number, id, &message),
-            Happening::Unasked { number, id, refused } => {
-                self.tell_client(number, client::Input::RequestFailed { id, refused });
+            Happening::AskedAway { number, id, after } => {
+                self.tell_client(number, client::Input::RequestLater { id, after });
             }
         }
     }
@@ -193,6 +194,7 @@ impl World {
     }
 
     fn asked(&mut self, number: u32, id: RequestId, message: &[u8]) {
+        self.requests.1.left(self.now);
         let Some(&(client, registration)) = self.numbers.get(&number) else { return };
         if self.server.individual_key(client, registration).is_none() {
             return self.tell_client(number, client::Input::RequestFailed { id, refused: true });
@@ -259,11 +261,15 @@ impl World {
 
     fn asks(&mut self, number: u32, id: RequestId, message: Vec<u8>) {
         self.tally.requests += 1;
-        match self.requests.take(self.now, REQUEST, &mut self.tally.waiting) {
+        let (desk, line) = &mut self.requests;
+        let source = crate::crowd::client::host(number).into();
+        let may_enter = line.may_enter(self.now, source, desk.inside(self.now));
+        match may_enter.then(|| desk.take(self.now, REQUEST, &mut self.tally.waiting)).flatten() {
             Some(done) => self.later(done - self.now, Happening::Asked { number, id, message }),
             None => {
+                let after = line.send_away(self.now, source);
                 self.tally.requests_away += 1;
-                self.later(RESET, Happening::Unasked { number, id, refused: false });
+                self.later(RESET, Happening::AskedAway { number, id, after });
             }
         }
     }

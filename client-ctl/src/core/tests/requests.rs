@@ -146,6 +146,23 @@ fn the_same_request_until_it_is_answered() {
 }
 
 #[test]
+fn a_request_comes_at_its_turn_and_what_is_not_worth_a_turn_keeps_nothing_waiting() {
+    let mut client = Client::new(&["g"]);
+    client.register();
+    let id = client.requests[0].id;
+    for turn in 1..=10 {
+        client.handle(Input::RequestLater { id, after: Duration::from_secs(4) });
+        client.pass(3_900);
+        assert_eq!(client.requests.len(), turn, "not before, and the pauses do not grow");
+        client.pass(100 + 500);
+        assert_eq!((client.requests.len(), client.requests[turn].id), (turn + 1, id));
+    }
+    client.handle(Input::RequestLater { id: RequestId([0; 16]), after: Duration::ZERO });
+    assert!(!client.has_event(|event| matches!(event, Event::Unanswered { .. })), "no failure");
+    assert_eq!(client.registers, 1);
+}
+
+#[test]
 fn three_refusals_register_anew_and_keep_the_membership() {
     let (mut client, mut server) = Client::member(4, 9);
     server.refresh();
