@@ -16,7 +16,7 @@ use net::multicast::{self, Interface, MAX_DSCP, SendOptions};
 use net::secret_file;
 use net::tls::{CredentialFiles, Credentials};
 use protocol::identity::{Identity, IdentityPattern};
-use protocol::{Authentication, MAX_NAME, SigningKey};
+use protocol::{Authentication, MAX_NAME, Ration, SigningKey};
 use serde::Deserialize;
 
 pub use self::store::{Place, PublishConfig, StoreConfig, ZooKeeperConfig};
@@ -50,6 +50,13 @@ pub struct FileConfig {
     /// Members beyond are told when to come back.
     #[serde(default = "resyncs_per_second")]
     pub resyncs_per_second: u32,
+    /// Registrations that one client may have at once, 1 to 1,000; default 20. Each costs a handshake, a write, and a rekey of its groups, and
+    /// needs to be when it starts or has another credential. One that registers too often is told when to come again.
+    #[serde(default = "register_burst")]
+    pub register_burst: u32,
+    /// Seconds in which it earns another, 0 (no limit) to 3,600; default 10.
+    #[serde(default = "register_each_s")]
+    pub register_each_s: u64,
     /// Differentiated services code point of multicast, 0 (default) to 63.
     #[serde(default)]
     pub dscp: u8,
@@ -134,6 +141,12 @@ fn ttl() -> u8 {
 }
 fn bits_per_second() -> u64 {
     12_000_000
+}
+fn register_burst() -> u32 {
+    20
+}
+fn register_each_s() -> u64 {
+    10
 }
 fn resyncs_per_second() -> u32 {
     4_000
@@ -253,6 +266,10 @@ impl FileConfig {
             groups,
             bits_per_second: in_range("bits_per_second", self.bits_per_second, 64_000..=100_000_000_000)? / copies,
             resyncs_per_second: in_range("resyncs_per_second", self.resyncs_per_second, 1..=1_000_000)?,
+            registrations: Ration {
+                burst: in_range("register_burst", self.register_burst, 1..=1_000)?,
+                each: Duration::from_secs(in_range("register_each_s", self.register_each_s, 0..=3_600)?),
+            },
             records_per_snapshot: core::RECORDS_PER_SNAPSHOT,
             compact_every: Duration::from_secs(3_600)
                 * in_range("compact_every_hours", self.compact_every_hours, 1..=720)?,

@@ -1,13 +1,15 @@
 //! A registrar is trusted with its own clients, by its own kinds of authentication, and with nothing else.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
+use std::time::Duration;
+
 use crate::common::{World, identity};
 use keyserver::core::{Admin, AdminReply, Config, Event, Input, Output};
 use keyserver::store::{MemoryStore, Store};
 use protocol::credential::NO_END;
 use protocol::identity::IdentityPattern;
 use protocol::registration::{FromRegistrar, RefusalCode, ToRegistrar};
-use protocol::{Authentication, IndividualKey, MemberId};
+use protocol::{Authentication, IndividualKey, MemberId, Ration};
 
 /// The wall clock in seconds since 1970.
 pub(crate) const T0: u64 = 1_800_000_000;
@@ -218,7 +220,7 @@ fn a_token_that_has_ended_or_lives_too_long_is_refused_and_not_remembered() {
     assert_eq!(by_token(&mut world, 2, "member/a", 1, T0 + day), Ok(()), "what was refused was not used");
     assert_eq!(by_token(&mut world, 2, "member/a", 2, T0 + 50), Ok(()));
     // Once it has ended it is refused as such, and the next token takes its place. Earlier data keys are over by then too.
-    world.wait(std::time::Duration::from_secs(70));
+    world.wait(Duration::from_secs(70));
     world.handle(Input::Clock { seconds: T0 + 70 });
     let size = world.core.snapshot(world.now).len();
     assert_eq!(by_token(&mut world, 2, "member/a", 2, T0 + 50), refused);
@@ -295,4 +297,46 @@ fn a_registrar_that_connects_again_and_again_keeps_its_newest_connections() {
     assert_eq!(closed, [1, 10, 11, 12, 13, 14, 15], "four are kept");
     assert!(fetch(&mut world, 19, "member/m1", Authentication::Certificate).is_ok());
     assert!(by_token(&mut world, 2, "member/m2", 4, T0 + 60).is_ok(), "others' stand");
+}
+
+#[test]
+fn a_client_that_registers_again_and_again_waits_at_all_registrars_and_nobody_else_does() {
+    let mut world = World::start_on(MemoryStore::default(), 5, |settings| {
+        config(settings);
+        settings.registrations = Ration { burst: 3, each: Duration::from_secs(10) };
+    });
+    world.handle(Input::RegistrarUp { link: 2, identity: identity("registrar/r2") });
+    world.handle(Input::Clock { seconds: T0 });
+    let ask = |world: &mut World, link, kind, name| match say(
+        world,
+        link,
+        &FromRegistrar::FetchNumber { tag: 7, kind, identity: identity(name) },
+    ) {
+        ToRegistrar::Number { client, registration, .. } => Ok((client, registration)),
+        ToRegistrar::Refused { refusal, .. } => Err((refusal.code, refusal.retry_after_ms)),
+        other => panic!("{other:?}"),
+    };
+    let certificate = |world: &mut World, name| ask(world, 1, Authentication::Certificate, name);
+    // Who has never registered may try as often as it takes.
+    for _ in 0..10 {
+        certificate(&mut world, "member/new").unwrap();
+    }
+    let me = "member/m1";
+    let first = certificate(&mut world, me).unwrap();
+    assert_eq!(outcome(say(&mut world, 1, &hand_over(1, first, NO_END, 1))), Ok(()));
+    certificate(&mut world, me).unwrap();
+    let third = certificate(&mut world, me).unwrap();
+    assert_eq!(third.1, first.1 + 2);
+    let too_often = |world: &mut World| match world.admin(Admin::Status) {
+        Ok(AdminReply::Status(status)) => status.registrations.too_often,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(certificate(&mut world, me), Err((RefusalCode::Busy, 10_000)));
+    assert_eq!(ask(&mut world, 2, Authentication::Token, me), Err((RefusalCode::Busy, 10_000)), "at another one");
+    assert_eq!(too_often(&mut world), 2);
+    assert_eq!(outcome(say(&mut world, 1, &hand_over(3, third, NO_END, 1))), Ok(()), "what was begun may end");
+    certificate(&mut world, "member/m2").expect("another one");
+    world.wait(Duration::from_secs(10));
+    assert_eq!(certificate(&mut world, me).unwrap(), (first.0, first.1 + 3), "no number was used up");
+    assert_eq!(certificate(&mut world, me), Err((RefusalCode::Busy, 10_000)));
 }

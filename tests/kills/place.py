@@ -34,6 +34,7 @@ noise_key = "pki/{name}.noise"
 signing_key = "pki/{name}.signing"
 site_certificate = "pki/ks.site"
 site_key = "{site}"
+register_each_s = 0
 admin_socket = "{name}.sock"
 tls = {{ certificate = "pki/{name}.pem", key = "pki/{name}.key", roots = "pki/ca.pem" }}
 store = {store}

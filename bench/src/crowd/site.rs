@@ -113,6 +113,7 @@ store_key = "ks.store-key"
 noise_key = "pki/ks.noise"
 signing_key = "pki/ks.signing"
 admin_socket = "ks.sock"
+register_each_s = 0
 tls = {{ certificate = "pki/ks.pem", key = "pki/ks.key", roots = "pki/ca.pem" }}
 {top}
 {admitted}[[group]]

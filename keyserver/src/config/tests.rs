@@ -136,6 +136,25 @@ fn the_store_is_compacted_every_day_unless_told_otherwise() {
 }
 
 #[test]
+fn registrations_of_one_client_are_rationed_unless_told_otherwise() {
+    let of = |lines: &str| {
+        let core = parsed(&format!("{lines}\n{}", text("aes256", LOOPBACK))).and_then(|file| checked(&file, ed25519()));
+        core.map(|core| core.registrations)
+    };
+    let share = |burst, seconds| Ok(Ration { burst, each: Duration::from_secs(seconds) });
+    assert_eq!(of(""), share(20, 10));
+    assert_eq!(of("register_burst = 1000\nregister_each_s = 0"), share(1_000, 0));
+    for (line, expected) in [
+        ("register_burst = 0", "1 to 1000"),
+        ("register_burst = 1001", "1 to 1000"),
+        ("register_each_s = 3601", "0 to 3600"),
+    ] {
+        let why = of(line).unwrap_err();
+        assert!(why.contains("register_") && why.contains(expected), "{why}");
+    }
+}
+
+#[test]
 fn joins_of_one_client_are_rationed_unless_told_otherwise() {
     let of = |lines: &str| {
         let text = text("aes256", LOOPBACK).replace("[[group]]", &format!("[[group]]\n{lines}\n"));

@@ -43,7 +43,7 @@ mod transaction;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
-use protocol::{Entropy, GroupId, Incarnation, IndividualKey, MemberId};
+use protocol::{Entropy, GroupId, Incarnation, IndividualKey, MemberId, Rations};
 
 pub use access::{Access, Contradiction, Grant, Rule, Verdict};
 pub use admin::{Admin, AdminError, AdminReply, Endings, GroupStatus, MemberStatus, Members, Status};
@@ -98,6 +98,8 @@ pub struct Core {
     names: BTreeMap<String, GroupId>,
     links: BTreeMap<u64, Link>,
     registrations: Registrations,
+    /// How often clients have registered lately.
+    registering: Rations<MemberId>,
     intents: VecDeque<Intent>,
     /// Requests that wait for batches, by session.
     waiting: BTreeMap<u64, Waiting>,

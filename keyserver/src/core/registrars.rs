@@ -1,6 +1,7 @@
 //! Registrars: who may register whom, the client list, and hand-overs.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use protocol::identity::Identity;
 use protocol::registration::{ClientEntry, FromRegistrar, LIST_CHUNK, Refusal, RefusalCode, ToRegistrar};
@@ -116,11 +117,25 @@ impl Core {
             self.misbehaved(peer, format!("it asked to register {identity} by {kind}"));
             return None;
         }
+        // A first registration is nobody's second one.
+        let share = self.config.registrations;
+        let known = self.clients.find(identity);
+        let wait = known.map_or(Duration::ZERO, |client| self.registering.wait(self.clock, &client, share));
+        if !wait.is_zero() {
+            self.registrations.too_often += 1;
+            let wait = u32::try_from(wait.as_millis()).unwrap_or(u32::MAX).max(1);
+            let refusal = Refusal::new(RefusalCode::Busy, "this client registers too often", wait);
+            self.tell_registrar(link, &ToRegistrar::Refused { tag, refusal });
+            return None;
+        }
         let has_place = registrar.issued.len() + registrar.answering.len() < MAX_ISSUED;
         let number = if has_place { self.clients.number(identity) } else { None };
-        if number.is_none() {
-            let refusal = Refusal::new(RefusalCode::Busy, "too many registrations under way", BUSY_RETRY_MS);
-            self.tell_registrar(link, &ToRegistrar::Refused { tag, refusal });
+        match number {
+            Some((client, _)) => self.registering.charge(self.clock, client, share),
+            None => {
+                let refusal = Refusal::new(RefusalCode::Busy, "too many registrations under way", BUSY_RETRY_MS);
+                self.tell_registrar(link, &ToRegistrar::Refused { tag, refusal });
+            }
         }
         number
     }

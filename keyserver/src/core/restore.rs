@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{Ipv4Addr, SocketAddr};
 
 use protocol::codec::Reader;
-use protocol::{DecodeError, Entropy, GroupId, Incarnation, MemberId, Seed, Suite};
+use protocol::{DecodeError, Entropy, GroupId, Incarnation, MemberId, Rations, Seed, Suite};
 use thiserror::Error;
 use zeroize::Zeroizing;
 
@@ -122,6 +122,7 @@ impl Core {
             groups: BTreeMap::new(),
             links: BTreeMap::new(),
             registrations: Registrations::default(),
+            registering: Rations::default(),
             names,
             intents: VecDeque::new(),
             waiting: BTreeMap::new(),

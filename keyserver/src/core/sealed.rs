@@ -20,6 +20,8 @@ pub struct Registrations {
     pub unopened: u64,
     /// Refused: exported, by a registrar that may not.
     pub exported_refused: u64,
+    /// Refused: by a client that had registered too often.
+    pub too_often: u64,
 }
 
 /// A registration whose answer is being made.

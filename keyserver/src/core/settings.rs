@@ -19,6 +19,8 @@ pub struct Config {
     pub registrars: Vec<(Identity, Prefixes)>,
     /// Those of them that may hand over no key that they know.
     pub sealed_only: Vec<Identity>,
+    /// Registrations of one and the same client, again and again.
+    pub registrations: Ration,
     /// The groups.
     pub groups: Vec<GroupConfig>,
     /// Bits that multicasts may take per second, each counted once however many relays it goes to; without headers of IP and
@@ -96,6 +98,7 @@ impl Config {
             groups: Vec::new(),
             bits_per_second: 8_000_000_000,
             resyncs_per_second: 4_000,
+            registrations: Ration::UNLIMITED,
             records_per_snapshot: RECORDS_PER_SNAPSHOT,
             compact_every: COMPACT_EVERY,
             signing,

@@ -205,6 +205,7 @@ fn render(reply: AdminReply) -> Value {
                 "exported": status.registrations.exported,
                 "unopened": status.registrations.unopened,
                 "exported_refused": status.registrations.exported_refused,
+                "too_often": status.registrations.too_often,
             },
             "subscribers": status.subscribers,
             "subscribers_cut": status.subscribers_cut,
