@@ -1,6 +1,7 @@
 //! A storm of real clients on loopback: each with a core, a multicast socket and requests of its own, before a real key server
 //! with its store and its registrar. All of them miss one message.
 
+pub(crate) mod ask;
 pub(crate) mod client;
 pub(crate) mod site;
 

@@ -1,10 +1,8 @@
 //! A site of its own on loopback: PKI, key server, registrar, and the configurations of its clients.
 
 use std::collections::BTreeSet;
-use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::num::NonZero;
-use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread::{self, JoinHandle};
@@ -19,6 +17,7 @@ use rustix::thread::{CpuSet, sched_setaffinity};
 use serde_json::Value;
 use tempfile::TempDir;
 
+use super::ask::ask;
 use crate::Failure;
 
 /// Name of the only group.
@@ -337,16 +336,6 @@ tls = {{ certificate = "pki/r{number}.pem", key = "pki/r{number}.key", roots = "
     fn ask(&self, method: &str, path: &str) -> Result<Value, Failure> {
         ask(&self.folder.path().join("ks.sock"), method, path)
     }
-}
-
-/// What a daemon answers on its socket.
-pub(crate) fn ask(socket: &Path, method: &str, path: &str) -> Result<Value, Failure> {
-    let mut stream = UnixStream::connect(socket)?;
-    write!(stream, "{method} {path} HTTP/1.1\r\nhost: k\r\nconnection: close\r\ncontent-length: 0\r\n\r\n")?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer)?;
-    let (_, body) = answer.split_once("\r\n\r\n").ok_or("an answer without a body")?;
-    Ok(serde_json::from_str(body)?)
 }
 
 impl Drop for Site {

@@ -7,7 +7,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use crate::Failure;
-use crate::crowd::site::ask;
+use crate::crowd::ask::ask;
 
 /// Time between counts of descriptors, threads and tasks.
 const LOOK: Duration = Duration::from_millis(50);

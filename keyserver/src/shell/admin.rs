@@ -18,7 +18,7 @@ use protocol::identity::Identity;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::engine::{Command, Handle};
+use super::commands::{Command, Handle};
 use crate::config::FileConfig;
 use crate::config::keys::Keys;
 use crate::core::{Admin, AdminError, AdminReply, Cause, Endings, MemberStatus};

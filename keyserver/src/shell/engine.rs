@@ -1,7 +1,7 @@
 //! One task owns the core. Everything else talks to it through a [`Handle`].
 
+use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
-use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -10,85 +10,22 @@ use net::multicast::{MulticastError, SendOptions, Sender};
 use net::noise::sealed;
 use net::reload::Reloaded;
 use net::shutdown::Shutdown;
-use protocol::identity::Identity;
-use protocol::registration;
-use protocol::{IndividualKey, MemberId};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use zeroize::Zeroizing;
 
 use super::RunError;
+use super::commands::{Answer, Command, Handle, Reply};
 use super::events::log;
 use super::publisher::Publisher;
-use super::queues::{Cut, Pushed, Queue, Queues, queue};
+use super::queues::{Cut, Queues, queue};
 use super::relays::Relays;
 use super::subscribers;
 use super::turn::Turn;
 use crate::config::keys;
-use crate::core::{Admin, AdminError, AdminReply, Core, Event, GroupConfig, Input, Keys, Output};
+use crate::core::{AdminError, AdminReply, Core, Event, GroupConfig, Input, Keys, Output};
 use crate::store::{Store, StoreError};
-
-/// Commands that wait for the core: what all doors together let in at once. Beyond it they wait, and so do peers.
-const QUEUE: usize = 1_024;
-/// The answer to a request.
-pub(super) enum Answer {
-    /// It was none.
-    Refused,
-    /// Everything.
-    Reply(Zeroizing<Vec<u8>>),
-    /// The beginning: what is pushed follows. Whoever ends it says so by the number of the session.
-    Subscribed(u64, Zeroizing<Vec<u8>>, Pushed<Arc<[u8]>>),
-}
-
-type Reply = oneshot::Sender<Answer>;
-/// Whether something is in force now, and otherwise why not.
-type Verdict = oneshot::Sender<Result<(), String>>;
-
-pub(super) enum Command {
-    Key(MemberId, u64, oneshot::Sender<Option<IndividualKey>>),
-    Request(MemberId, u64, Zeroizing<Vec<u8>>, Reply),
-    Admin(Admin, oneshot::Sender<Result<AdminReply, AdminError>>),
-    RegistrarUp(u64, Identity, Queue<Vec<u8>>),
-    RegistrarDown(u64),
-    FromRegistrar(u64, Zeroizing<Vec<u8>>),
-    Answered(u64, (MemberId, u64), Option<Box<registration::Answer>>),
-    Policy(Vec<GroupConfig>, Verdict),
-    Keys(Keys, Verdict),
-    Revoked(BTreeSet<Vec<u8>>),
-    SubscriberGone(u64),
-}
-
-/// Talks to the engine. Clones are the same engine.
-#[derive(Clone)]
-pub(super) struct Handle(mpsc::Sender<Command>);
-
-impl Handle {
-    pub(super) async fn send(&self, command: Command) {
-        // The engine ends only with the process.
-        drop(self.0.send(command).await);
-    }
-
-    pub(super) async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Option<T> {
-        let (answer, answered) = oneshot::channel();
-        self.send(command(answer)).await;
-        answered.await.ok()
-    }
-
-    /// Waits until the core has taken something.
-    ///
-    /// # Errors
-    /// Why it has not.
-    pub(super) async fn verdict(&self, command: impl FnOnce(Verdict) -> Command) -> Result<(), String> {
-        self.ask(command).await.unwrap_or_else(|| Err("the key server is stopping".into()))
-    }
-}
-
-/// Both ends of what waits for an engine.
-pub(super) fn commands() -> (Handle, mpsc::Receiver<Command>) {
-    let (commands, queue) = mpsc::channel(QUEUE);
-    (Handle(commands), queue)
-}
 
 /// A call of the store on a thread of its own; it brings the store back.
 pub(super) type Call<T> = JoinHandle<(Box<dyn Store>, Result<T, StoreError>)>;

@@ -2,6 +2,7 @@
 #![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "the shell owns the clock and the sockets")]
 
 mod admin;
+mod commands;
 mod engine;
 mod events;
 mod latch;
@@ -36,7 +37,8 @@ use tokio::net::TcpListener;
 use crate::config::{Checked, Place};
 use crate::core::{Core, RestoreError};
 use crate::store::{BackupError, Badge, Journal, RedbBackend, SiteKey, Stopping, Store, StoreError, ZooKeeperBackend};
-use engine::{Command, Engine, Ways};
+use commands::{Command, commands};
+use engine::{Engine, Ways};
 use latch::ByLatch;
 pub use offline::{recover, restore};
 use presence::Presence;
@@ -189,7 +191,7 @@ pub async fn run(checked: Checked, shutdown: Shutdown) -> Result<(), RunError> {
         relays: Relays::open(&file.relays, file.dscp)?,
         publisher: Publisher::start(publish),
     };
-    let (reloads, commands) = (Reloads::default(), engine::commands());
+    let (reloads, commands) = (Reloads::default(), commands());
     let handle = commands.0.clone();
     let keys = policy::follow_keys(key_files, keys, handle.clone(), &reloads)?;
     let mut engine = Engine::new(core, store, turn, ways, keys.clone(), commands);

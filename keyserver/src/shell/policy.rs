@@ -7,7 +7,7 @@ use std::sync::Arc;
 use net::reload::{Reloaded, Reloads};
 
 use super::RunError;
-use super::engine::{Command, Handle};
+use super::commands::{Command, Handle};
 use super::registrars::Door;
 use crate::config::keys::{KeyFiles, Keys};
 use crate::config::policy::PolicySource;

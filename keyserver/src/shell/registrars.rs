@@ -18,7 +18,7 @@ use tokio_rustls::rustls::ServerConfig;
 use zeroize::Zeroizing;
 
 use super::RunError;
-use super::engine::{Command, Handle};
+use super::commands::{Command, Handle};
 use super::queues::{Pushed, queue};
 
 /// Frames that wait for one registrar; one that does not read is cut off.
@@ -130,7 +130,7 @@ mod tests {
     use tokio::task::JoinHandle;
     use tokio::time::{Instant, timeout};
 
-    use super::super::engine::commands;
+    use super::super::commands::commands;
     use super::super::queues::Queue;
     use super::*;
 

@@ -11,7 +11,7 @@ use protocol::{MemberId, Ration, Rations};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::Instant;
 
-use super::engine::{Answer, Command, Handle};
+use super::commands::{Answer, Command, Handle};
 use super::subscribers;
 use crate::config::keys::Keys;
 

@@ -5,7 +5,7 @@ use protocol::{IndividualKey, SigningKey};
 use tokio::net::TcpSocket;
 use zeroize::Zeroizing;
 
-use super::super::engine::commands;
+use super::super::commands::commands;
 use super::*;
 
 const GREEDY: u32 = 1;
