@@ -191,3 +191,41 @@ fn running_daemons_survive_whatever_comes_and_change_nothing() {
     let _m2 = site.start("client-ctl", "m2");
     site.wait("m2.sock", |status| status["groups"][0]["status"] == "member");
 }
+
+const ASK: &str = "
+import socket, sys
+for path in sys.argv[1:]:
+    stream = socket.socket(socket.AF_UNIX)
+    stream.connect(path)
+    stream.sendall(b'GET /v1/status HTTP/1.1\\r\\nhost: k\\r\\nconnection: close\\r\\n\\r\\n')
+    print(stream.makefile('rb').readline().split()[1].decode())
+";
+
+/// Another user of the host, whom the modes of files let through.
+#[test]
+fn another_user_may_ask_a_registrar_how_it_goes_and_neither_order_nor_read_keys() {
+    use std::os::unix::process::CommandExt;
+    let site = Site::new();
+    let _key_server = site.start("keyserver", "ks");
+    site.wait("ks.sock", |_| true);
+    let _registrar = site.start("registrar", "r1");
+    let _member = site.start("client-ctl", "m1");
+    fs::set_permissions(site.folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let sockets = ["ks.sock", "m1.sock", "r1.sock"];
+    for socket in sockets {
+        site.wait(socket, |_| true);
+        fs::set_permissions(site.path(socket), fs::Permissions::from_mode(0o666)).unwrap();
+    }
+    let ask = |uid: Option<u32>| {
+        let mut command = std::process::Command::new("python3");
+        command.args(["-c", ASK]).args(sockets.map(|socket| site.path(socket))).current_dir("/");
+        uid.map(|uid| command.uid(uid));
+        let output = command.output();
+        output.map(|output| String::from_utf8(output.stdout).unwrap())
+    };
+    assert_eq!(ask(None).unwrap(), "200\n200\n200\n");
+    match ask(Some(65_534)) {
+        Ok(heard) => assert_eq!(heard, "403\n403\n200\n"),
+        Err(error) => println!("NOT CHECKED: this test cannot be another user: {error}"),
+    }
+}
