@@ -53,6 +53,10 @@ fn a_member_with_a_lease_shows_that_it_is_there() {
         client.handle(Input::RequestFailed { id, refused: false });
         assert_eq!(pass(&mut client, &mut server, 4), [sign()]);
     }
+    // It waits for no turn, and nothing waits for it.
+    let id = client.requests.last().unwrap().id;
+    client.handle(Input::RequestLater { id, after: ms(60_000) });
+    assert_eq!(pass(&mut client, &mut server, 4), [sign()]);
     // A standby's answer is no sign that was heard.
     client.answer(vec![Outcome::Denied(Denial::Standby)]);
     assert_eq!(pass(&mut client, &mut server, 4), [sign()]);

@@ -146,7 +146,7 @@ fn the_same_request_until_it_is_answered() {
 }
 
 #[test]
-fn a_request_comes_at_its_turn_and_what_is_not_worth_a_turn_keeps_nothing_waiting() {
+fn a_request_comes_at_its_turn_and_the_pauses_do_not_grow() {
     let mut client = Client::new(&["g"]);
     client.register();
     let id = client.requests[0].id;
